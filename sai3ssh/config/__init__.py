@@ -1,0 +1,1 @@
+"""Workload files: YAML to a validated plan."""

@@ -1,0 +1,386 @@
+"""The values that controller and agents share: the compiled plan, sizes, intervals, states.
+
+Everything here is immutable, plain data; `to_json` and `from_json` carry it over a channel. Standard library only, Python 3.9 and later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+OPERATIONS = ("get", "put", "list", "stat", "delete")
+"""Operation kinds; the position is the code used in shared memory and journals are keyed by the name."""
+
+BUCKET_BOUNDS = (0, 8 * KIB, 64 * KIB, 512 * KIB, 4 * MIB, 32 * MIB, 256 * MIB, 2 * GIB)
+"""Inclusive upper bounds in bytes of size buckets 0 to 7; bucket 8 holds what is larger."""
+
+BUCKET_LABELS = ("zero", "1B-8KiB", "8KiB-64KiB", "64KiB-512KiB", "512KiB-4MiB", "4MiB-32MiB", "32MiB-256MiB", "256MiB-2GiB", ">2GiB")
+
+ERROR_CLASSES = (
+    "http_400", "http_401", "http_403", "http_404", "http_409", "http_412", "http_416", "http_429", "http_4xx",
+    "http_500", "http_502", "http_503", "http_504", "http_5xx", "http_3xx",
+    "timeout_connect", "timeout_first_byte", "timeout_total",
+    "refused", "reset", "dns", "tls", "short_read", "protocol", "verify",
+    "not_found", "permission", "no_space", "io", "other",
+)  # fmt: skip
+"""Classes by which failed attempts are counted; the position is the code in shared memory. The http_* classes with digits are single statuses,
+http_4xx and http_5xx the remaining ones of their hundred; not_found to io are errors of file systems."""
+
+
+def bucket_of(size_bytes: int) -> int:
+    """The size bucket, 0 to 8, of an object of size_bytes."""
+    for bucket, bound in enumerate(BUCKET_BOUNDS):
+        if size_bytes <= bound:
+            return bucket
+    return len(BUCKET_BOUNDS)
+
+
+def http_error_class(status: int) -> str:
+    """The error class of an HTTP status that is not a success."""
+    name = f"http_{status}"
+    return name if name in ERROR_CLASSES else f"http_{status // 100}xx" if 3 <= status // 100 <= 5 else "protocol"
+
+
+class StageKind(str, enum.Enum):
+    """What the agents do in a stage."""
+
+    PREPARE = "prepare"
+    EXECUTE = "execute"
+    CLEANUP = "cleanup"
+
+
+class AgentState(str, enum.Enum):
+    """The controller's view of one agent. UNREACHABLE is of the link, not of the agent: it has a start and an end."""
+
+    CONNECTING = "CONNECTING"
+    READY = "READY"
+    ARMED = "ARMED"
+    COMMITTED = "COMMITTED"
+    RUNNING = "RUNNING"
+    AT_BARRIER = "AT_BARRIER"
+    FINISHED = "FINISHED"
+    UNREACHABLE = "UNREACHABLE"
+    AWAITING_CREDENTIALS = "AWAITING_CREDENTIALS"
+    FAILED = "FAILED"
+    LOST = "LOST"
+
+
+class Outcome(str, enum.Enum):
+    """How one agent's part of a run ended; the `outcome` of the journal's final record."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Verdict(str, enum.Enum):
+    """How a run ended."""
+
+    COMPLETE = "COMPLETE"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the process that reports this verdict."""
+        return {"COMPLETE": 0, "PARTIAL": 3, "FAILED": 4}[self.value]
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeSpec:
+    """The law of object sizes in bytes: fixed (min == max), uniform on [min, max], or lognormal with mean and std_dev of the size itself, clipped to [min, max]."""
+
+    kind: str
+    min: int
+    max: int
+    mean: float = 0.0
+    std_dev: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """A set of objects that prepare creates. Name, size and bytes of each are functions of (population, index), 0 <= index < count."""
+
+    name: str
+    target: str
+    """URI that every key is appended to, for example s3://bucket/prefix/ (ends in '/')."""
+    key_format: str
+    """printf format of the index, for example prepared-%08d.dat."""
+    count: int
+    size: SizeSpec
+    seed: int
+    fill: str = "random"
+    """random (incompressible, no two blocks alike) or zero."""
+    shards: int = 0
+    """With N > 0 the key begins with the two-digit hexadecimal of index modulo N and '/'."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OperationSpec:
+    """One kind of operation in the mix of an execute stage."""
+
+    kind: str
+    weight: int
+    target: str
+    """URI: of the objects (get, stat, delete: the population's), of the prefix that put writes below or that list lists."""
+    population: Optional[str] = None
+    """Name of the population that get, stat and delete draw from."""
+    size: Optional[SizeSpec] = None
+    """put only: the law of the sizes written."""
+    fill: str = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage. All agents enter it together."""
+
+    name: str
+    kind: StageKind
+    concurrency: int
+    """Operations in flight per agent, split over its workers."""
+    duration_s: Optional[float] = None
+    """execute only."""
+    warmup_s: float = 0.0
+    """execute only: the first seconds, measured apart and not in the results."""
+    operations: Tuple[OperationSpec, ...] = ()
+    populations: Tuple[str, ...] = ()
+    """prepare and cleanup: names of the populations."""
+    barrier: str = "all_or_nothing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Retry:
+    """How one operation that met 429, 5xx or a connection error is tried again. Delays are exponential with jitter."""
+
+    max_retries: int = 3
+    initial_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+    multiplier: float = 2.0
+    jitter: float = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadlines:
+    """Deadlines of one attempt, in seconds."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 60.0
+    total_s: float = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorLimits:
+    """When an agent gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off through outages."""
+
+    max_total_errors: int = 100
+    rate_per_s: float = 5.0
+    rate_window_s: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How the storage is reached. Credentials are never part of it."""
+
+    engine: str
+    """s3, file or boto3."""
+    endpoint_url: Optional[str] = None
+    region: str = "us-east-1"
+    path_style: bool = True
+    verify_tls: bool = True
+    ca_file: Optional[str] = None
+    sign_payload: bool = False
+    verify_reads: bool = False
+    """Compare the bytes of each GET of a known object with what was written; size is always compared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one run does: the same for every agent, compiled and validated by the controller. Written to plan.json on both sides."""
+
+    run_id: str
+    name: str
+    target: Target
+    populations: Tuple[Population, ...]
+    stages: Tuple[Stage, ...]
+    retry: Retry = Retry()
+    deadlines: Deadlines = Deadlines()
+    error_limits: ErrorLimits = ErrorLimits()
+    target_outage_timeout_s: float = 600.0
+    heartbeat_s: float = 1.0
+    """The supervisor's heartbeat; a link is given up after three silent intervals."""
+    agent_barrier_timeout_s: float = 120.0
+    workers: int = 0
+    """Worker processes per agent; 0 means one per core."""
+    seed: int = 0
+
+    def population(self, name: str) -> Population:
+        """The population of that name; raises KeyError."""
+        for population in self.populations:
+            if population.name == name:
+                return population
+        raise KeyError(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What one agent owns in a run."""
+
+    agent_id: str
+    index: int
+    """0 to agents - 1."""
+    agents: int
+    ranges: Dict[str, Tuple[Tuple[int, int], ...]]
+    """Population name to half-open index ranges [lo, hi)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandKey:
+    """Identity of a command: the same key twice is one command."""
+
+    run_id: str
+    generation: int
+    controller: str
+    sequence: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """One inventory host: who to connect to and how."""
+
+    name: str
+    address: str
+    port: int = 22
+    user: Optional[str] = None
+    connection: str = "ssh"
+    """ssh or local."""
+    key_file: Optional[str] = None
+    ssh_args: str = ""
+    """ansible_ssh_common_args and ansible_ssh_extra_args, for jump hosts and options."""
+    python: str = "python3"
+    state_dir: Optional[str] = None
+    """Where the agent keeps its runs; None: /var/lib/sai3ssh when deployed, else ~/.local/state/sai3ssh."""
+
+
+def share(count: int, index: int, parts: int) -> Tuple[int, int]:
+    """The half-open range that part `index` of `parts` owns of range(count): contiguous, sizes differ by at most one."""
+    return count * index // parts, count * (index + 1) // parts
+
+
+class Intervals:
+    """A set of integers kept as disjoint, sorted, half-open ranges."""
+
+    __slots__ = ("_ranges",)
+
+    def __init__(self, ranges: Iterable[Iterable[int]] = ()) -> None:
+        self._ranges: List[Tuple[int, int]] = []
+        for lo, hi in ranges:
+            self.add(lo, hi)
+
+    def add(self, lo: int, hi: int) -> None:
+        """Adds [lo, hi); an empty range adds nothing."""
+        if lo >= hi:
+            return
+        keep: List[Tuple[int, int]] = []
+        for a, b in self._ranges:
+            if b < lo or a > hi:
+                keep.append((a, b))
+            else:
+                lo, hi = min(a, lo), max(b, hi)
+        keep.append((lo, hi))
+        keep.sort()
+        self._ranges = keep
+
+    def subtract(self, other: Intervals) -> Intervals:
+        """The numbers that are here and not in the other."""
+        result = Intervals()
+        for lo, hi in self._ranges:
+            for a, b in other._ranges:
+                if b <= lo or a >= hi:
+                    continue
+                if lo < a:
+                    result.add(lo, a)
+                lo = max(lo, b)
+                if lo >= hi:
+                    break
+            result.add(lo, hi)
+        return result
+
+    def split(self, parts: int) -> List[Intervals]:
+        """`parts` sets of nearly equal size, contiguous in order, that together are this one."""
+        total, result = len(self), []
+        bounds = [total * i // parts for i in range(parts + 1)]
+        for first, last in zip(bounds, bounds[1:]):
+            piece, seen = Intervals(), 0
+            for lo, hi in self._ranges:
+                piece.add(max(lo, lo + first - seen), min(hi, lo + last - seen))
+                seen += hi - lo
+            result.append(piece)
+        return result
+
+    def __len__(self) -> int:
+        return sum(hi - lo for lo, hi in self._ranges)
+
+    def __iter__(self) -> Iterator[Tuple[int, int]]:
+        return iter(self._ranges)
+
+    def __contains__(self, number: int) -> bool:
+        return any(lo <= number < hi for lo, hi in self._ranges)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Intervals) and self._ranges == other._ranges
+
+    def __repr__(self) -> str:
+        return f"Intervals({self._ranges})"
+
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """The value as JSON data: dataclasses become objects, enums their values, tuples arrays."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(kind: Type[T], data: Mapping[str, Any]) -> T:
+    """The dataclass that to_json described. Raises ValueError, TypeError or KeyError on anything that does not fit; unknown keys do not fit."""
+    value = _decode(kind, data)
+    assert isinstance(value, kind)
+    return value
+
+
+def _decode(kind: Any, data: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Union:
+        if data is None:
+            return None
+        return _decode(next(a for a in arguments if a is not type(None)), data)
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_decode(arguments[0], item) for item in data)
+        return tuple(_decode(a, item) for a, item in zip(arguments, data))
+    if origin is dict:
+        return {key: _decode(arguments[1], item) for key, item in data.items()}
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        unknown = sorted(set(data) - set(hints))
+        if unknown:
+            raise ValueError(f"{getattr(kind, '__name__', kind)}: unknown {', '.join(unknown)}")
+        return kind(**{name: _decode(hints[name], item) for name, item in data.items()})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(data)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
+        raise TypeError(f"expected {kind.__name__}, found {data!r}")
+    return data
