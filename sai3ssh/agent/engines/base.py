@@ -1,0 +1,111 @@
+"""The contract between an engine, which performs operations on storage, and the work, which decides them and counts them.
+
+All times are time.perf_counter_ns() (CLOCK_MONOTONIC on Linux). Every attempt at an operation ends in exactly one call: done, retried
+or failed. So for each kind of operation
+
+    requests = done + failed(sent) + retried(sent) + page
+
+is the number of requests that the server received, where `sent` says that the request left for the server.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Protocol
+
+from sai3ssh.dataset import Content
+from sai3ssh.model import OPERATIONS
+
+GET, PUT, LIST, STAT, DELETE = range(len(OPERATIONS))
+"""Operation codes: positions in model.OPERATIONS."""
+
+
+class Root:
+    """A target URI that an engine has prepared; keys are appended to it."""
+
+    __slots__ = ("uri",)
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+
+class Task:
+    """One operation on one object.
+
+    The work fills in everything up to start_ns, from which latency is measured: the intended start when the load is paced, else
+    the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys a LIST found.
+    """
+
+    __slots__ = ("attempt", "content", "index", "key", "listed", "op", "root", "size", "start_ns", "state")
+
+    def __init__(self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int) -> None:
+        """`key` is relative to root; `size` is what put writes and what get and stat expect (-1: any size)."""
+        self.op = op
+        self.root = root
+        self.key = key
+        self.size = size
+        self.index = index
+        self.content = content
+        self.start_ns = start_ns
+        self.attempt = 0
+        self.listed = 0
+        self.state: Any = None
+
+    @property
+    def uri(self) -> str:
+        """The whole name of the object, for messages."""
+        return self.root.uri + self.key
+
+
+class Work(Protocol):
+    """What an engine asks for tasks and reports to; never called by two threads at once."""
+
+    @property
+    def finished(self) -> bool:
+        """No more tasks will come; the engine returns from run() once those in flight have ended."""
+
+    @property
+    def wake_ns(self) -> Optional[int]:
+        """When to ask again after next() gave None although the work is not finished; None: after the next event."""
+
+    def next(self, now_ns: int) -> Optional[Task]:
+        """The next task, or None when there is none now."""
+
+    def done(self, task: Task, end_ns: int, size_bytes: int) -> None:
+        """The operation succeeded and moved size_bytes of object data."""
+
+    def retried(self, task: Task, error_class: str, sent: bool) -> None:
+        """An attempt failed and will be made again."""
+
+    def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
+        """The operation failed for good; `detail` is for people and free of secrets."""
+
+    def page(self, task: Task) -> None:
+        """The server answered a LIST with a page that is not the last, so one more request is due for it."""
+
+
+class Engine(Protocol):
+    """Performs operations on one kind of storage. One thread uses it, in one process."""
+
+    def root(self, uri: str) -> Root:
+        """The prepared form of a target URI; keep it and put it into every task below that URI."""
+
+    def check(self, write: bool = False) -> None:
+        """Returns when every prepared root can be used (with `write`: written to, too).
+
+        Raises TargetError when a person has to change something and Transient when it may go away by itself.
+        """
+
+    def run(
+        self,
+        work: Work,
+        concurrency: int,
+        control_fd: Optional[int] = None,
+        on_control: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Performs tasks, at most `concurrency` at once, until the work is finished and none is in flight.
+
+        Calls on_control from the calling thread within 100 ms whenever control_fd is readable. What it raises ends the run at once.
+        """
+
+    def close(self) -> None:
+        """Closes connections; the engine may still be used again."""

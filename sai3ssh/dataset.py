@@ -1,0 +1,180 @@
+"""What the objects of a population are: names, sizes and bytes, each a pure function of (population, index). Standard library only, Python 3.9.
+
+Sizes. h(seed, index) is the SplitMix64 output function of seed + (index + 1) * 0x9E3779B97F4A7C15 (all modulo 2**64):
+`z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9; z = (z ^ z >> 27) * 0x94D049BB133111EB; z ^ z >> 31`.
+uniform: min + (h * (max - min + 1) >> 64). lognormal: with s**2 = ln(1 + (std_dev / mean)**2) and m = ln(mean) - s**2 / 2 the size is
+exp(m + s * q), q the standard normal quantile of (h >> 11 | 1) / 2**53, rounded and clipped to [min, max].
+
+Bytes, fill `random`. BASE is SHAKE-128 of the ASCII text "sai3ssh <seed>", 4 MiB of it, repeated without end. Object `index` has
+g = index * 0x9E3779B97F4A7C15 + c modulo 2**64, c the little-endian first 8 bytes of BASE. Byte p of the object is byte (g >> 42) + p of BASE, except
+that each 4 KiB block b begins with the 8 bytes of g + (b * 0x9E3779B97F4A7C15 << 33) modulo 2**64, little-endian. The map from (index, b) to these
+stamps is one to one for indices below 2**33 and objects up to 8 TiB, so no two blocks of a population are alike. A smaller object
+is a prefix of a larger one of the same index. Fill `zero`: zeros.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import statistics
+from array import array
+from typing import Tuple, Union
+
+from sai3ssh.model import Population, SizeSpec
+
+BLOCK = 4096
+PIECE = 256 * 1024
+"""Objects are made and compared in pieces of at most this many bytes."""
+_BASE = 4 * 1024 * 1024
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_STEP = (_GOLDEN << 33) & _MASK
+_STEPS = tuple(b * _STEP & _MASK for b in range(PIECE // BLOCK + 1))
+_ZEROS = bytes(PIECE)
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+def _hash(seed: int, index: int) -> int:
+    z = (seed + (index + 1) * _GOLDEN) & _MASK
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
+    return z ^ z >> 31
+
+
+@functools.lru_cache(maxsize=64)
+def _lognormal(mean: float, std_dev: float) -> Tuple[float, float]:
+    """Mean and standard deviation of the logarithm of the size."""
+    variance = math.log1p((std_dev / mean) ** 2)
+    return math.log(mean) - variance / 2, math.sqrt(variance)
+
+
+_NORMAL = statistics.NormalDist()
+
+
+def size_of(spec: SizeSpec, seed: int, index: int) -> int:
+    """The size in bytes of object `index`; raises ValueError on an unknown law."""
+    if spec.min == spec.max:
+        return spec.min
+    if spec.kind == "uniform":
+        return spec.min + (_hash(seed, index) * (spec.max - spec.min + 1) >> 64)
+    if spec.kind == "lognormal":
+        mu, sigma = _lognormal(spec.mean, spec.std_dev)
+        quantile = _NORMAL.inv_cdf((_hash(seed, index) >> 11 | 1) / 9007199254740992.0)
+        return min(max(round(math.exp(min(mu + sigma * quantile, 64.0))), spec.min), spec.max)
+    raise ValueError(f"size law {spec.kind!r} with min {spec.min} and max {spec.max} (fixed with min == max, uniform or lognormal)")
+
+
+def mean_size(spec: SizeSpec) -> float:
+    """The expected size in bytes, with the clipping of lognormal taken into account."""
+    if spec.min == spec.max or spec.kind == "uniform":
+        return (spec.min + spec.max) / 2
+    mu, sigma = _lognormal(spec.mean, spec.std_dev)
+    if not sigma:
+        return min(max(spec.mean, spec.min), spec.max)
+    low = (math.log(max(spec.min, 1)) - mu) / sigma
+    high = (math.log(max(spec.max, 1)) - mu) / sigma
+    inside = spec.mean * (_NORMAL.cdf(high - sigma) - _NORMAL.cdf(low - sigma))
+    return spec.min * _NORMAL.cdf(low) + inside + spec.max * (1 - _NORMAL.cdf(high))
+
+
+def total_size(population: Population) -> int:
+    """The expected number of bytes of a whole population; exact for fixed sizes."""
+    return round(population.count * mean_size(population.size))
+
+
+def key_of(population: Population, index: int) -> str:
+    """The key of object `index`, to be appended to the population's target."""
+    key = population.key_format % index
+    return f"{index % population.shards:02x}/{key}" if population.shards else key
+
+
+@functools.lru_cache(maxsize=8)
+def _base(seed: int) -> bytes:
+    # The first bytes are repeated at the end, so that a piece that wraps is still one slice.
+    base = hashlib.shake_128(b"sai3ssh %d" % seed).digest(_BASE)
+    return base + base[: PIECE + BLOCK]
+
+
+class Content:
+    """The bytes of the objects of one seed and fill, as the head of this module defines them."""
+
+    __slots__ = ("_base", "_constant", "_view", "fill", "seed")
+
+    def __init__(self, seed: int, fill: str = "random") -> None:
+        """Raises ValueError on a fill other than random and zero."""
+        if fill not in ("random", "zero"):
+            raise ValueError(f"fill {fill!r} (random or zero)")
+        self.seed = seed
+        self.fill = fill
+        self._base = _base(seed) if fill == "random" else b""
+        self._view = memoryview(self._base)
+        self._constant = int.from_bytes(self._base[:8], "little")
+
+    def head(self, index: int, size: int) -> bytes:
+        """The first bytes of an object of `size` bytes: all of it when it is at most PIECE, else PIECE bytes."""
+        if size > BLOCK or not self._base:
+            return self.piece(index, size, 0, PIECE)
+        g = (index * 0x9E3779B97F4A7C15 + self._constant) & 0xFFFFFFFFFFFFFFFF
+        if size > 8:
+            start = g >> 42
+            return g.to_bytes(8, "little") + self._base[start + 8 : start + size]
+        return g.to_bytes(8, "little")[:size]
+
+    def piece(self, index: int, size: int, offset: int, length: int) -> bytes:
+        """The bytes from `offset` of an object of `size` bytes: `length` of them, fewer at its end, never more than PIECE."""
+        length = min(length, size - offset, PIECE)
+        if length <= 0:
+            return b""
+        if not self._base:
+            return _ZEROS[:length]
+        skip = offset % BLOCK
+        buffer = bytearray(-(-(skip + length) // BLOCK) * BLOCK)
+        self._fill(buffer, index, offset - skip)
+        return bytes(memoryview(buffer)[skip : skip + length])
+
+    def piece_into(self, buffer: bytearray, index: int, size: int, offset: int) -> int:
+        """Writes the piece from `offset`, a multiple of BLOCK, into a buffer of PIECE bytes; returns its length. What follows it is undefined."""
+        length = min(size - offset, PIECE)
+        if length <= 0:
+            return 0
+        if self._base:
+            self._fill(buffer, index, offset)
+        else:
+            buffer[:length] = _ZEROS[:length]
+        return length
+
+    def _fill(self, buffer: bytearray, index: int, offset: int) -> None:
+        """Fills the buffer, whole blocks, from `offset`, a multiple of BLOCK."""
+        g = (index * _GOLDEN + self._constant) & _MASK
+        start = ((g >> 42) + offset) % _BASE
+        length = len(buffer)
+        view = memoryview(buffer)
+        view[:] = self._view[start : start + length]
+        first = g + offset // BLOCK * _STEP
+        # One strided assignment of 64-bit words: stamping block by block would take as long as the copy.
+        words = array("Q", [first + step & 0xFFFFFFFFFFFFFFFF for step in _STEPS[: length // BLOCK]])
+        if _BIG_ENDIAN:
+            words.byteswap()
+        view.cast("Q")[:: BLOCK // 8] = memoryview(words)
+
+    def md5(self, index: int, size: int) -> str:
+        """The MD5 of an object in hexadecimal: its ETag where that is a plain checksum."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for offset in range(0, size, PIECE):
+            digest.update(self.piece(index, size, offset, PIECE))
+        return digest.hexdigest()
+
+    def matches(self, index: int, size: int, offset: int, data: Buffer) -> bool:
+        """Whether `data`, of any length, is what an object of `size` bytes holds from `offset`."""
+        length = len(data)
+        if offset + length > size:
+            return False
+        if length <= PIECE:
+            return self.piece(index, size, offset, length) == data
+        view = memoryview(data)
+        return all(self.piece(index, size, offset + at, PIECE) == view[at : at + PIECE] for at in range(0, length, PIECE))
+
+
+_BIG_ENDIAN = array("H", [1]).tobytes() == b"\x00\x01"
