@@ -134,7 +134,4 @@ def from_dict(error: Dict[str, Any], *, host: Optional[str] = None) -> Sai3sshEr
     return kind(str(error.get("message", "no message")), host=host, remedy=error.get("remedy"))
 
 
-_BY_NAME = {
-    kind.__name__: kind
-    for kind in (Transient, LinkLost, Permanent, AgentError, VersionMismatch, TargetError, JournalLost)
-}
+_BY_NAME = {kind.__name__: kind for kind in (Transient, LinkLost, Permanent, AgentError, VersionMismatch, TargetError, JournalLost)}

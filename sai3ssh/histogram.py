@@ -19,8 +19,9 @@ def _raw(value_ns: int) -> int:
     return (shift << SUB_BITS) + (value_ns >> shift)
 
 
-_OFFSET = _raw(LOWEST_NS)
-CELLS = _raw(HIGHEST_NS) - _OFFSET + 1
+OFFSET = _raw(LOWEST_NS)
+"""What cell_of subtracts: for a value of n bits above LOWEST_NS the cell is ((n - 7) << 6) + (value >> (n - 7)) - OFFSET."""
+CELLS = _raw(HIGHEST_NS) - OFFSET + 1
 """Number of cells of a histogram."""
 
 
@@ -31,12 +32,12 @@ def cell_of(value_ns: int) -> int:
     if value_ns >= HIGHEST_NS:
         return CELLS - 1
     shift = value_ns.bit_length() - 7
-    return (shift << 6) + (value_ns >> shift) - _OFFSET
+    return (shift << 6) + (value_ns >> shift) - OFFSET
 
 
 def value_of(cell: int) -> float:
     """The midpoint, in ns, of the values that a cell counts."""
-    raw = cell + _OFFSET
+    raw = cell + OFFSET
     shift = (raw >> SUB_BITS) - 1
     low = (raw - (shift << SUB_BITS)) << shift
     return low + ((1 << shift) - 1) / 2

@@ -26,7 +26,8 @@ ERROR_CLASSES = (
     "refused", "reset", "dns", "tls", "short_read", "protocol", "verify",
     "not_found", "permission", "no_space", "io", "other",
 )  # fmt: skip
-"""Classes by which failed attempts are counted; the position is the code in shared memory. The http_* classes with digits are single statuses,
+"""Classes by which failed attempts are counted; the position is the code in shared memory. The http_* classes with digits are single
+statuses,
 http_4xx and http_5xx the remaining ones of their hundred; not_found to io are errors of file systems."""
 
 
@@ -91,7 +92,8 @@ class Verdict(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SizeSpec:
-    """The law of object sizes in bytes: fixed (min == max), uniform on [min, max], or lognormal with mean and std_dev of the size itself, clipped to [min, max]."""
+    """The law of object sizes in bytes: fixed (min == max), uniform on [min, max], or lognormal with mean and std_dev of the size itself,
+    clipped to [min, max]."""
 
     kind: str
     min: int
@@ -173,7 +175,8 @@ class Deadlines:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorLimits:
-    """When an agent gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off through outages."""
+    """When an agent gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off
+    through outages."""
 
     max_total_errors: int = 100
     rate_per_s: float = 5.0
@@ -211,7 +214,8 @@ class Plan:
     target_outage_timeout_s: float = 600.0
     heartbeat_s: float = 1.0
     """The supervisor's heartbeat; a link is given up after three silent intervals."""
-    agent_barrier_timeout_s: float = 120.0
+    agent_barrier_timeout_s: float = 900.0
+    """How long an agent that has no link to the controller waits for a release before it stops."""
     workers: int = 0
     """Worker processes per agent; 0 means one per core."""
     seed: int = 0
@@ -353,7 +357,8 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: Type[T], data: Mapping[str, Any]) -> T:
-    """The dataclass that to_json described. Raises ValueError, TypeError or KeyError on anything that does not fit; unknown keys do not fit."""
+    """The dataclass that to_json described. Raises ValueError, TypeError or KeyError on anything that does not fit; unknown keys do not
+    fit."""
     value = _decode(kind, data)
     assert isinstance(value, kind)
     return value
@@ -371,11 +376,11 @@ def _decode(kind: Any, data: Any) -> Any:
         return tuple(_decode(a, item) for a, item in zip(arguments, data))
     if origin is dict:
         return {key: _decode(arguments[1], item) for key, item in data.items()}
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         unknown = sorted(set(data) - set(hints))
         if unknown:
-            raise ValueError(f"{getattr(kind, '__name__', kind)}: unknown {', '.join(unknown)}")
+            raise ValueError(f"{kind.__name__}: unknown {', '.join(unknown)}")
         return kind(**{name: _decode(hints[name], item) for name, item in data.items()})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(data)

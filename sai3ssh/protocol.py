@@ -1,7 +1,8 @@
 """The journal's records and the frames of a channel. Standard library only, Python 3.9 and later; no I/O.
 
 Journal: one JSON object a line, {"seq": 0, "boot": "...", "clock_ns": ..., "wall_ns": ..., "kind": "...", ..., "crc": "1a2b3c4d"}.
-`crc` is the CRC-32 of the line's bytes before the text ',"crc"'. `seq` counts from 0 without gaps. The first record is of kind "epoch", the last of kind "final".
+`crc` is the CRC-32 of the line's bytes before the text ',"crc"'. `seq` counts from 0 without gaps. The first record is of kind "epoch",
+the last of kind "final".
 
 Channel, agent to controller: whatever rc files print, then the preamble line "SAI3SSH/<version> <nonce>\\n", then control lines (one JSON
 object each). A control line {"data": offset, "len": L, "crc": "..."} is followed by exactly L raw bytes of the journal from that offset.

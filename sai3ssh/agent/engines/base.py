@@ -35,10 +35,12 @@ class Task:
     the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys a LIST found.
     """
 
-    __slots__ = ("attempt", "content", "index", "key", "listed", "op", "root", "size", "start_ns", "state")
+    __slots__ = ("attempt", "content", "index", "key", "listed", "op", "owner", "root", "size", "start_ns", "state")
 
-    def __init__(self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int) -> None:
-        """`key` is relative to root; `size` is what put writes and what get and stat expect (-1: any size)."""
+    def __init__(
+        self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int, owner: str = ""
+    ) -> None:
+        """`key` is relative to root; `size` is what put writes and what get and stat expect (-1: any size); `owner` is the work's own note."""
         self.op = op
         self.root = root
         self.key = key
@@ -46,6 +48,7 @@ class Task:
         self.index = index
         self.content = content
         self.start_ns = start_ns
+        self.owner = owner
         self.attempt = 0
         self.listed = 0
         self.state: Any = None
@@ -80,7 +83,7 @@ class Work(Protocol):
         """The operation failed for good; `detail` is for people and free of secrets."""
 
     def page(self, task: Task) -> None:
-        """The server answered a LIST with a page that is not the last, so one more request is due for it."""
+        """The server answered a LIST with a page that is not the last: a request of its own, besides the one that done() stands for."""
 
 
 class Engine(Protocol):

@@ -1,0 +1,54 @@
+"""The agent's verbs. See ARCHITECTURE.md for who calls which."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import List, Optional
+
+from sai3ssh.agent import state
+from sai3ssh.protocol import PROTOCOL
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs one verb and returns the exit code."""
+    if sys.version_info < (3, 9):
+        print(f"sai3ssh agent: Python 3.9 or later is needed, this is {sys.version.split()[0]} ({sys.executable})", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(prog="agent.pyz", description="sai3ssh agent")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("version", help="version, digest and protocol as JSON")
+    serve = verbs.add_parser("serve", help="the daemon; a second start answers 'already running'")
+    serve.add_argument("--state")
+    serve.add_argument("--foreground", action="store_true", help="do not detach (for systemd)")
+    follow = verbs.add_parser("follow", help="one controller's window: commands in, frames out")
+    follow.add_argument("--nonce", required=True)
+    follow.add_argument("--state")
+    supervise = verbs.add_parser("supervise", help="one run (started by the daemon)")
+    supervise.add_argument("directory")
+    verbs.add_parser("work", help="one worker (started by a supervisor)")
+    arguments = parser.parse_args(argv)
+    if arguments.verb == "version":
+        print(json.dumps({**state.version(), "protocol": PROTOCOL}))
+        return 0
+    # Each verb loads only what it needs: a follow process is started at every reconnect.
+    if arguments.verb == "serve":
+        from sai3ssh.agent import daemon
+
+        directory = state.state_dir(arguments.state)
+        if arguments.foreground:
+            return daemon.main(directory)
+        print(daemon.start(directory))
+        return 0
+    if arguments.verb == "follow":
+        from sai3ssh.agent import follow as window
+
+        return window.main(state.state_dir(arguments.state), arguments.nonce)
+    if arguments.verb == "supervise":
+        from sai3ssh.agent import supervisor
+
+        return supervisor.main(arguments.directory)
+    from sai3ssh.agent import worker
+
+    return worker.main()

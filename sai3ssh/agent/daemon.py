@@ -1,0 +1,325 @@
+"""The agent daemon: takes plans, keeps a supervisor for every run that has no final record, stops and forgets runs.
+
+Not in the measured path: a thread per client. Credentials live in this process's memory only, for supervisors that it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from typing import Any, Dict, List, Optional
+
+from sai3ssh.agent import state
+from sai3ssh.agent.tail import last_record
+from sai3ssh.agent.workers import group_members
+from sai3ssh.errors import AgentError, Sai3sshError, VersionMismatch
+from sai3ssh.model import Assignment, CommandKey, Plan, from_json
+from sai3ssh.protocol import MAX_LINE, PROTOCOL, Json, dumps, encode_control
+
+STOP_S = 20.0
+"""How long a supervisor has for its orderly end before its process group is killed."""
+KILL_S = 5.0
+WATCH_S = 0.5
+
+
+class Run:
+    """One run as the daemon holds it."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.lock = threading.RLock()
+        self.credentials: Optional[Dict[str, Any]] = None
+        self.supervisor: Optional[subprocess.Popen[bytes]] = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a supervisor has the run."""
+        return state.is_locked(os.path.join(self.directory, "supervisor.lock"))
+
+    def final(self) -> Optional[Json]:
+        """The final record, if the journal has one."""
+        record = last_record(os.path.join(self.directory, "journal.ndjson"))
+        return record if record is not None and record["kind"] == "final" else None
+
+    def start_supervisor(self) -> None:
+        """Starts a supervisor in a process group of its own; credentials go through its stdin."""
+        with open(os.path.join(self.directory, "supervisor.log"), "ab") as log:
+            self.supervisor = subprocess.Popen(
+                [*state.self_argv(), "supervise", self.directory],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+            )
+        assert self.supervisor.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.supervisor.stdin.write(dumps({"credentials": self.credentials}).encode("ascii") + b"\n")
+            self.supervisor.stdin.close()
+
+    def group(self) -> int:
+        """The process group of the run's last supervisor; 0 when it never had one."""
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(self.directory, "supervisor.lock"), encoding="ascii") as file:
+            return int(file.read())
+        return 0
+
+
+class Daemon:
+    """Serves the Unix socket until `retire` or SIGTERM. Supervisors outlive it."""
+
+    def __init__(self, directory: str) -> None:
+        self._dir = directory
+        self._runs: Dict[str, Run] = {path: Run(path) for _, _, path in state.runs(directory)}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+
+    def serve(self, server: socket.socket) -> None:
+        """Answers clients until told to end."""
+        server.settimeout(WATCH_S)
+        watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watcher.start()
+        while not self._over.is_set():
+            try:
+                client, _ = server.accept()
+            except socket.timeout:
+                continue
+            threading.Thread(target=self._client, args=(client,), daemon=True).start()
+        server.close()
+
+    def end(self) -> None:
+        """Makes `serve` return."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        """Every run without a final record has a supervisor."""
+        while not self._over.wait(WATCH_S):
+            with self._lock:
+                runs = list(self._runs.values())
+            for run in runs:
+                with run.lock:
+                    if run.supervisor is not None:
+                        run.supervisor.poll()
+                    if os.path.exists(run.directory) and not run.alive and run.final() is None:
+                        run.start_supervisor()
+                        self._wait_started(run)
+
+    @staticmethod
+    def _wait_started(run: Run) -> None:
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline and not run.alive and run.supervisor is not None and run.supervisor.poll() is None:
+            time.sleep(0.01)
+
+    def _client(self, client: socket.socket) -> None:
+        client.settimeout(None)
+        with client, client.makefile("rb") as lines:
+            while True:
+                line = lines.readline(MAX_LINE)
+                if not line:
+                    return
+                try:
+                    message = json.loads(line)
+                    answer: Json = {"id": message.get("id"), "ok": self._command(message)}
+                except Sai3sshError as error:
+                    answer = {"id": message.get("id"), "error": error.to_dict()}
+                except (ValueError, KeyError, TypeError, OSError) as error:
+                    failed = AgentError(f"{message.get('cmd')}: {type(error).__name__}: {error}")
+                    answer = {"id": message.get("id"), "error": failed.to_dict()}
+                try:
+                    client.sendall(encode_control(answer))
+                except OSError:
+                    return
+
+    def _command(self, message: Json) -> Json:
+        verb = message.get("cmd")
+        if verb == "hello":
+            return {**state.version(), "protocol": PROTOCOL, "pid": os.getpid()}
+        if verb == "runs":
+            return {"runs": self._list()}
+        if verb == "retire":
+            active = [entry["run_id"] for entry in self._list() if entry["state"] == "active"]
+            if active:
+                raise VersionMismatch(
+                    f"agent {message.get('for', 'of another version')} is wanted, but agent {state.version()['version']} has {', '.join(active)} in progress",
+                    remedy="Wait for that run, or stop it with `sai3ssh stop`",
+                )
+            self._over.set()
+            return {}
+        if verb == "submit":
+            return self._submit(message)
+        if verb in ("stop", "forget"):
+            run = self._find(message)
+            return self._stop(run, message) if verb == "stop" else self._forget(run)
+        raise AgentError(f"unknown command {verb!r}")
+
+    def _find(self, message: Json) -> Run:
+        run_id = message["run_id"] if "run_id" in message else message["key"]["run_id"]
+        path = state.run_dir(self._dir, run_id, message["agent_id"])
+        with self._lock:
+            if path not in self._runs:
+                raise AgentError(f"no run {run_id} of agent {message['agent_id']} in {self._dir}")
+            return self._runs[path]
+
+    def _list(self) -> List[Json]:
+        entries = []
+        for run_id, agent_id, path in state.runs(self._dir):
+            run = self._runs.get(path) or Run(path)
+            final = run.final()
+            journal = os.path.join(path, "journal.ndjson")
+            entries.append(
+                {
+                    "run_id": run_id,
+                    "agent_id": agent_id,
+                    "state": final["outcome"] if final else "active",
+                    "created_wall_ns": int(os.path.getmtime(os.path.join(path, "plan.json")) * 1e9),
+                    "size": os.path.getsize(journal) if os.path.exists(journal) else 0,
+                }
+            )
+        return entries
+
+    def _submit(self, message: Json) -> Json:
+        key = from_json(CommandKey, message["key"])
+        plan = from_json(Plan, message["plan"])
+        assignment = from_json(Assignment, message["assignment"])
+        path = state.run_dir(self._dir, key.run_id, assignment.agent_id)
+        with self._lock:
+            run = self._runs.setdefault(path, Run(path))
+        with run.lock:
+            stored = os.path.join(path, "plan.json")
+            if os.path.exists(stored):
+                with open(stored, encoding="ascii") as file:
+                    earlier = json.load(file)
+                if earlier["key"] != message["key"]:
+                    raise AgentError(
+                        f"run {key.run_id} of agent {assignment.agent_id} is here already, from controller {earlier['key']['controller']}"
+                    )
+                return {"epoch": earlier["epoch"]["epoch"]}
+            try:
+                os.makedirs(path, mode=0o700)
+                epoch = {
+                    "epoch": uuid.uuid4().hex,
+                    "run_id": plan.run_id,
+                    "agent_id": assignment.agent_id,
+                    "generation": key.generation,
+                    **{name: value for name, value in state.version().items() if name != "python"},
+                    "plan_sha256": hashlib.sha256(dumps(message["plan"]).encode("ascii")).hexdigest(),
+                }
+                state.write_json(
+                    stored, {"key": message["key"], "plan": message["plan"], "assignment": message["assignment"], "epoch": epoch}
+                )
+            except OSError as error:
+                shutil.rmtree(path, ignore_errors=True)
+                with self._lock:
+                    self._runs.pop(path, None)
+                raise AgentError(
+                    f"cannot create {path}: {error.strerror}",
+                    remedy="Free space there, or set sai3ssh_agent_state_dir to a directory on a larger file system",
+                ) from error
+            run.credentials = message.get("credentials")
+            run.start_supervisor()
+            self._wait_started(run)
+            return {"epoch": epoch["epoch"]}
+
+    def _stop(self, run: Run, message: Json) -> Json:
+        """Answers when the run's process group is gone and its final record is on disk."""
+        with run.lock:
+            if run.final() is None and run.alive:
+                with contextlib.suppress(OSError):
+                    self._ask_to_stop(run, message)
+                self._wait_gone(run, STOP_S)
+            group = run.group()
+            left = group_members(group) if group else []
+            if left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+                deadline = time.monotonic() + KILL_S
+                while group_members(group) and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                left = group_members(group)
+            if left:
+                raise AgentError(f"processes {left} of run {run.directory} do not end, even when killed")
+            if run.final() is None:
+                self._finalise(run, str(message.get("reason", "stopped")))
+            final = run.final()
+            if final is None:
+                raise AgentError(f"run {run.directory} is stopped but its journal could not be ended", remedy="See supervisor.log there.")
+            return {"outcome": final["outcome"]}
+
+    def _ask_to_stop(self, run: Run, message: Json) -> None:
+        with state.connect(run.directory, "supervisor.sock") as sock:
+            sock.sendall(encode_control({"id": 0, "cmd": "stop", "reason": message.get("reason", "stopped")}))
+            sock.settimeout(STOP_S)
+            sock.recv(4096)
+
+    @staticmethod
+    def _wait_gone(run: Run, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while run.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _finalise(self, run: Run, reason: str) -> None:
+        """The supervisor was killed: a new one writes the end, and why."""
+        stored = os.path.join(run.directory, "plan.json")
+        with open(stored, encoding="ascii") as file:
+            submitted = json.load(file)
+        state.write_json(stored, {**submitted, "stop": reason})
+        run.start_supervisor()
+        self._wait_started(run)
+        self._wait_gone(run, STOP_S)
+
+    def _forget(self, run: Run) -> Json:
+        with run.lock:
+            if run.alive:
+                raise AgentError(f"run {run.directory} is in progress", remedy="Stop it first")
+            shutil.rmtree(run.directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(run.directory))
+            with self._lock:
+                self._runs.pop(run.directory, None)
+        return {}
+
+
+def start(directory: str) -> str:
+    """Makes sure that a daemon serves the directory; 'started' or 'already running'. Raises AgentError when none answers within 10 s."""
+    lock = state.try_lock(os.path.join(directory, "agent.lock"))
+    if lock is None:
+        return "already running"
+    os.close(lock)
+    with open(os.path.join(directory, "agent.log"), "ab") as log:
+        subprocess.Popen(
+            [*state.self_argv(), "serve", "--foreground", "--state", directory],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), state.connect(directory, "agent.sock"):
+            return "started"
+        time.sleep(0.02)
+    raise AgentError(f"the agent daemon did not start within 10 s in {directory}", remedy=f"See {directory}/agent.log on the host.")
+
+
+def main(directory: str) -> int:
+    """Entry point of `serve --foreground`: 0 at the end and when another daemon has the directory."""
+    lock = state.try_lock(os.path.join(directory, "agent.lock"))
+    if lock is None:
+        print("already running", flush=True)
+        return 0
+    daemon = Daemon(directory)
+    signal.signal(signal.SIGTERM, lambda *_: daemon.end())
+    server = state.listen(directory, "agent.sock")
+    print(f"sai3ssh agent {state.version()['version']} serves {directory}", file=sys.stderr, flush=True)
+    daemon.serve(server)
+    return 0

@@ -1,0 +1,311 @@
+"""One controller's window on a host: commands in on stdin, frames out on stdout.
+
+Reads the journal from disk up to the committed offset that the supervisor publishes. Losing this process loses nothing: the next one goes
+on
+from the offset that the controller names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import selectors
+import time
+from typing import Any, Dict, Optional
+
+from sai3ssh.agent import daemon, state
+from sai3ssh.agent.lines import Lines
+from sai3ssh.agent.tail import last_record
+from sai3ssh.errors import AgentError, JournalLost, Sai3sshError, VersionMismatch
+from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_data, encode_preamble
+
+SILENCE_S = 30.0
+RETRY_S = 0.1
+DAEMON_VERBS = ("runs", "submit", "stop", "forget")
+RUN_VERBS = ("arm", "commit")
+
+
+class Follow:
+    """Runs until stdin ends or is silent for SILENCE_S, or stdout is closed."""
+
+    def __init__(self, directory: str) -> None:
+        self._dir = directory
+        self._controller = Lines(0, 1)
+        self._selector = selectors.DefaultSelector()
+        self._daemon: Optional[Lines] = None
+        self._supervisor: Optional[Lines] = None
+        self._journal: Optional[int] = None
+        self._run_dir = ""
+        self._offset = 0
+        self._committed = 0
+        self._final: Optional[Json] = None
+        self._final_sent = False
+        self._retry_at = 0.0
+        self._heard = 0.0
+        self._pending: Dict[Any, Json] = {}
+
+    def run(self, nonce: str) -> None:
+        """Serves the channel."""
+        self._controller.send_bytes(encode_preamble(nonce))
+        self._connect_daemon()
+        version = state.version()
+        hello = {"protocol": PROTOCOL, **version, "boot": state.boot_id(), "host": os.uname().nodename}
+        self._controller.send({"hello": {**hello, "cores": len(os.sched_getaffinity(0)), "state_dir": self._dir}})
+        self._selector.register(0, selectors.EVENT_READ, self._on_controller)
+        self._heard = time.monotonic()
+        while time.monotonic() - self._heard < SILENCE_S:
+            self._turn()
+
+    def refuse(self, error: Sai3sshError) -> None:
+        """Says on the channel why it ends."""
+        self._controller.send({"error": error.to_dict()})
+        deadline = time.monotonic() + 2.0
+        while self._controller.waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self._controller.write()
+
+    def _turn(self) -> None:
+        blocked = self._controller.waiting > 0
+        if blocked:
+            self._selector.register(1, selectors.EVENT_WRITE, self._controller.write)
+        timeout_s = 0.0 if self._can_send() and not blocked else 1.0
+        if self._journal is not None and self._supervisor is None and not self._final_sent:
+            timeout_s = min(timeout_s, RETRY_S)
+        for key, _ in self._selector.select(timeout_s):
+            key.data()
+        if blocked:
+            self._selector.unregister(1)
+        if self._journal is not None and self._supervisor is None and self._final is None and time.monotonic() >= self._retry_at:
+            self._find_supervisor()
+        if not self._controller.waiting:
+            self._send_data()
+
+    # --- controller ------------------------------------------------------------------------------------------------------------------
+
+    def _on_controller(self) -> None:
+        for message in self._controller.read():
+            self._heard = time.monotonic()
+            try:
+                self._command(message)
+            except Sai3sshError as error:
+                self._controller.send({"id": message.get("id"), "error": error.to_dict()})
+            except (KeyError, TypeError, ValueError, OSError) as error:
+                failed = AgentError(f"{message.get('cmd')}: {type(error).__name__}: {error}")
+                self._controller.send({"id": message.get("id"), "error": failed.to_dict()})
+
+    def _command(self, message: Json) -> None:
+        verb = message.get("cmd")
+        if verb == "ping":
+            clock = {"boot": state.boot_id(), "clock_ns": state.clock_ns(), "wall_ns": time.time_ns()}
+            self._controller.send({"id": message.get("id"), "ok": clock})
+        elif verb == "follow":
+            self._subscribe(message)
+        elif verb in DAEMON_VERBS:
+            if self._daemon is None:
+                self._connect_daemon()
+            assert self._daemon is not None
+            self._daemon.send(message)
+        elif verb in RUN_VERBS:
+            if self._supervisor is None:
+                raise AgentError(f"{verb}: no supervisor has this run at the moment")
+            self._pending[message.get("id")] = message
+            self._supervisor.send(message)
+        else:
+            raise AgentError(f"unknown command {verb!r}")
+
+    def _subscribe(self, message: Json) -> None:
+        self._run_dir = state.run_dir(self._dir, message["run_id"], message["agent_id"])
+        path = os.path.join(self._run_dir, "journal.ndjson")
+        self._wait_for_journal(path)
+        if self._journal is not None:
+            os.close(self._journal)
+        self._journal = os.open(path, os.O_RDONLY)
+        with open(path, "rb") as file:
+            epoch = decode_record(file.readline())["epoch"]
+        if message.get("epoch") not in (None, epoch):
+            raise JournalLost(f"journal {path} has epoch {epoch}, the mirror is of epoch {message['epoch']}")
+        self._offset, self._committed = message["offset"], 0
+        self._final, self._final_sent = None, False
+        self._find_supervisor(wait_s=5.0)
+        if self._committed < self._offset:
+            raise JournalLost(f"journal {path} has {self._committed} committed bytes, the mirror has {self._offset}")
+        self._controller.send({"id": message.get("id"), "ok": {"epoch": epoch, "committed": self._committed}})
+
+    @staticmethod
+    def _wait_for_journal(path: str) -> None:
+        """The first record is on disk soon after the submit; a run that is not here at all is an error at once."""
+        if not os.path.isdir(os.path.dirname(path)):
+            raise AgentError(f"no run at {os.path.dirname(path)}")
+        deadline = time.monotonic() + 5.0
+        while not (os.path.exists(path) and b"\n" in _head(path)):
+            if time.monotonic() > deadline:
+                raise AgentError(f"journal {path} has no first record after 5 s", remedy="See supervisor.log beside it.")
+            time.sleep(0.01)
+
+    # --- agent -----------------------------------------------------------------------------------------------------------------------
+
+    def _connect_daemon(self) -> None:
+        daemon.start(self._dir)
+        sock = state.connect(self._dir, "agent.sock")
+        sock.settimeout(10.0)
+        sock.sendall(b'{"id":0,"cmd":"hello"}\n')
+        answer = b""
+        while not answer.endswith(b"\n"):
+            piece = sock.recv(65536)
+            if not piece:
+                raise AgentError("the agent daemon closed its socket")
+            answer += piece
+        other = json.loads(answer)["ok"]
+        mine = state.version()
+        if other["digest"] != mine["digest"]:
+            self._replace_daemon(sock, other, mine)
+            return
+        fd = sock.detach()
+        self._daemon = lines = Lines(fd, fd)
+        self._selector.register(fd, selectors.EVENT_READ, lambda: self._on_daemon(lines))
+
+    def _replace_daemon(self, sock: Any, other: Json, mine: Json) -> None:
+        """An idle daemon of another build makes room; a busy one, or one that systemd keeps, is an error."""
+        sock.sendall(b'{"id":1,"cmd":"retire"}\n')
+        answer = json.loads(sock.recv(65536))
+        sock.close()
+        what = f"agent {other['version']} (sha256 {other['digest'][:12] or 'source tree'}) serves {self._dir}"
+        if "error" in answer:
+            raise VersionMismatch(
+                f"{what} and has a run in progress; this controller brings {mine['version']} (sha256 {mine['digest'][:12]})",
+                remedy="Wait for that run or stop it, or use the sai3ssh version that started it",
+            )
+        deadline = time.monotonic() + 5.0
+        while state.is_locked(os.path.join(self._dir, "agent.lock")):
+            if time.monotonic() > deadline:
+                raise VersionMismatch(f"{what} and does not end", remedy="Stop it on the host")
+            time.sleep(0.02)
+        self._connect_daemon()
+
+    def _on_daemon(self, lines: Lines) -> None:
+        try:
+            for message in lines.read():
+                self._controller.send(message)
+        except EOFError:
+            self._selector.unregister(lines.in_fd)
+            os.close(lines.in_fd)
+            self._daemon = None
+
+    def _find_supervisor(self, wait_s: float = 0.0) -> None:
+        """Connects to the run's supervisor, or finds that the journal is finished. With wait_s, does not return before the committed
+        offset is known."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            self._retry_at = time.monotonic() + RETRY_S
+            if self._join_supervisor(deadline) or self._find_final():
+                return
+            if time.monotonic() >= deadline:
+                if wait_s:
+                    raise AgentError(f"no supervisor has {self._run_dir} and its journal has no end", remedy="See supervisor.log there.")
+                if self._daemon is None:
+                    self._connect_daemon()
+                return
+            time.sleep(0.02)
+
+    def _join_supervisor(self, deadline: float) -> bool:
+        try:
+            sock = state.connect(self._run_dir, "supervisor.sock")
+        except OSError:
+            return False
+        fd = sock.detach()
+        lines = Lines(fd, fd)
+        try:
+            lines.send({"id": None, "cmd": "subscribe"})
+            while not self._committed and time.monotonic() < deadline + 5.0:
+                if self._selector_wait(fd):
+                    for message in lines.read():
+                        self._from_supervisor(message)
+        except EOFError:
+            os.close(fd)
+            return False
+        self._supervisor = lines
+        self._selector.register(fd, selectors.EVENT_READ, lambda: self._on_supervisor(lines))
+        return True
+
+    @staticmethod
+    def _selector_wait(fd: int) -> bool:
+        with selectors.DefaultSelector() as one:
+            one.register(fd, selectors.EVENT_READ)
+            return bool(one.select(0.2))
+
+    def _on_supervisor(self, lines: Lines) -> None:
+        try:
+            for message in lines.read():
+                self._from_supervisor(message)
+        except EOFError:
+            self._selector.unregister(lines.in_fd)
+            os.close(lines.in_fd)
+            self._supervisor = None
+            for number in self._pending:
+                gone = AgentError("the supervisor of the run ended before it answered")
+                self._controller.send({"id": number, "error": gone.to_dict()})
+            self._pending.clear()
+
+    def _from_supervisor(self, message: Json) -> None:
+        if "hb" in message:
+            self._committed = max(self._committed, message["committed"])
+            self._controller.send(message)
+        elif message.get("id") is not None:
+            self._pending.pop(message["id"], None)
+            self._controller.send(message)
+
+    def _find_final(self) -> bool:
+        path = os.path.join(self._run_dir, "journal.ndjson")
+        if state.is_locked(os.path.join(self._run_dir, "supervisor.lock")):
+            return False
+        record = last_record(path)
+        if record is None or record["kind"] != "final" or self._journal is None:
+            return False
+        # Its writer may have died between write and sync.
+        os.fdatasync(self._journal)
+        self._committed = os.fstat(self._journal).st_size
+        self._final = record
+        return True
+
+    # --- journal ---------------------------------------------------------------------------------------------------------------------
+
+    def _can_send(self) -> bool:
+        return self._journal is not None and (self._offset < self._committed or (self._final is not None and not self._final_sent))
+
+    def _send_data(self) -> None:
+        if self._journal is None:
+            return
+        if self._offset < self._committed:
+            payload = os.pread(self._journal, min(MAX_DATA, self._committed - self._offset), self._offset)
+            if not payload:
+                raise EOFError(f"the journal ends at {self._offset}, before its committed offset {self._committed}")
+            self._controller.send_bytes(encode_data(self._offset, payload))
+            self._offset += len(payload)
+        elif self._final is not None and not self._final_sent:
+            digest = hashlib.sha256()
+            with open(os.path.join(self._run_dir, "journal.ndjson"), "rb") as file:
+                for piece in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(piece)
+            self._controller.send({"final": {"size": self._committed, "sha256": digest.hexdigest(), "outcome": self._final["outcome"]}})
+            self._final_sent = True
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(65536)
+
+
+def main(directory: str, nonce: str) -> int:
+    """Entry point of `follow`: 0 when the channel ended, 1 after an error that was reported on it."""
+    follow = Follow(directory)
+    try:
+        follow.run(nonce)
+    except EOFError:
+        return 0
+    except Sai3sshError as error:
+        with contextlib.suppress(EOFError):
+            follow.refuse(error)
+        return 1
+    return 0

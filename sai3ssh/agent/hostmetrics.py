@@ -1,0 +1,83 @@
+"""CPU, memory, network and disk of the host, from /proc."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any, Dict, List
+
+
+def _lines(path: str) -> List[List[str]]:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return [line.split() for line in file]
+    except OSError:
+        return []
+
+
+def describe() -> Dict[str, Any]:
+    """The host as the journal's first record names it."""
+    memory = next((int(words[1]) * 1024 for words in _lines("/proc/meminfo") if words[0] == "MemTotal:"), 0)
+    return {
+        "name": platform.node(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+class HostMetrics:
+    """`sample` gives the use since the previous sample."""
+
+    def __init__(self) -> None:
+        self._cpu = self._read_cpu()
+        self._net = self._read_net()
+        self._disk = self._read_disk()
+
+    def sample(self) -> Dict[str, Any]:
+        """{"cpu": [user, system, iowait, steal] in % of all cores, "mem_used_bytes", "net": [received, sent] bytes without loopback,
+        "disk": [read, written] bytes}."""
+        cpu, net, disk = self._read_cpu(), self._read_net(), self._read_disk()
+        ticks = [b - a for a, b in zip(self._cpu, cpu)]
+        total = max(1, sum(ticks))
+        user, nice, system, _, iowait, irq, softirq, steal = ticks
+        result = {
+            "cpu": [round(100 * n / total, 1) for n in (user + nice, system + irq + softirq, iowait, steal)],
+            "mem_used_bytes": self._memory(),
+            "net": [b - a for a, b in zip(self._net, net)],
+            "disk": [b - a for a, b in zip(self._disk, disk)],
+        }
+        self._cpu, self._net, self._disk = cpu, net, disk
+        return result
+
+    @staticmethod
+    def _read_cpu() -> List[int]:
+        words = next((words for words in _lines("/proc/stat") if words[0] == "cpu"), ["cpu"])
+        return ([int(word) for word in words[1:9]] + [0] * 8)[:8]
+
+    @staticmethod
+    def _read_net() -> List[int]:
+        received = sent = 0
+        for words in _lines("/proc/net/dev")[2:]:
+            name, _, first = words[0].partition(":")
+            numbers = ([first] if first else []) + words[1:]
+            if name != "lo" and len(numbers) >= 9:
+                received += int(numbers[0])
+                sent += int(numbers[8])
+        return [received, sent]
+
+    @staticmethod
+    def _read_disk() -> List[int]:
+        read = written = 0
+        whole = set(os.listdir("/sys/block")) if os.path.isdir("/sys/block") else set()
+        for words in _lines("/proc/diskstats"):
+            if len(words) >= 10 and words[2] in whole and not words[2].startswith(("loop", "ram", "dm-", "md")):
+                read += int(words[5]) * 512
+                written += int(words[9]) * 512
+        return [read, written]
+
+    @staticmethod
+    def _memory() -> int:
+        values = {words[0]: int(words[1]) * 1024 for words in _lines("/proc/meminfo") if len(words) > 1}
+        return values.get("MemTotal:", 0) - values.get("MemAvailable:", 0)

@@ -1,0 +1,73 @@
+"""Arm and commit: no agent enters a stage without both, and each is the same however often it is said."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+from sai3ssh.errors import AgentError
+from sai3ssh.protocol import Json
+
+
+class Release:
+    """Which stage is next, and how far its release is. Raises AgentError on what no well-behaved controller asks."""
+
+    def __init__(self, key: Dict[str, Any], stages: int, boot: str) -> None:
+        self.stage = 0
+        self.round = 0
+        self.start_clock_ns = 0
+        self._generation: int = key["generation"]
+        self._controller: str = key["controller"]
+        self._stages = stages
+        self._boot = boot
+        self._committed = False
+
+    def check_key(self, message: Json) -> None:
+        """Refuses an older generation, and an equal one of another controller."""
+        key = message.get("key") or {}
+        generation, controller = key.get("generation", -1), str(key.get("controller"))
+        if generation < self._generation or (generation == self._generation and controller != self._controller):
+            raise AgentError(
+                f"command of controller {controller} generation {generation} refused: controller {self._controller} "
+                f"generation {self._generation} is in charge of this run",
+                remedy="Only one controller can steer a run",
+            )
+        self._generation, self._controller = generation, controller
+
+    def arm(self, message: Json, state: str) -> bool:
+        """Notes a round with its start; True when it is new. A later round replaces an earlier one as long as nothing was committed."""
+        self.check_key(message)
+        stage, number = message["stage"], message["round"]
+        if stage != self.stage or (not self._committed and state not in ("READY", "AT_BARRIER", "ARMED")):
+            raise AgentError(f"stage {stage} cannot be armed: the agent is {state}, its next stage is {self.stage} of {self._stages}")
+        if message["boot"] != self._boot:
+            raise AgentError(f"stage {stage} cannot be armed: start given for boot {message['boot']}, this is boot {self._boot}")
+        if self._committed:
+            if number == self.round:
+                return False
+            raise AgentError(f"stage {stage} cannot be armed for round {number}: round {self.round} is committed")
+        if number < self.round:
+            raise AgentError(f"stage {stage}: round {number} is over, round {self.round} is armed")
+        if number == self.round and self.start_clock_ns == message["start_clock_ns"]:
+            return False
+        self.round, self.start_clock_ns = number, message["start_clock_ns"]
+        return True
+
+    def commit(self, message: Json) -> bool:
+        """Releases the armed round; True the first time. A repeated commit of a stage that is over is no error."""
+        self.check_key(message)
+        stage, number = message["stage"], message["round"]
+        if stage < self.stage:
+            return False
+        if stage > self.stage or number != self.round or not self.start_clock_ns:
+            raise AgentError(f"stage {stage} round {number} cannot be committed: stage {self.stage} round {self.round} is armed")
+        if self._committed:
+            return False
+        self._committed = True
+        return True
+
+    def stage_ended(self) -> None:
+        """The next stage may be armed."""
+        self.stage += 1
+        self.round = 0
+        self.start_clock_ns = 0
+        self._committed = False

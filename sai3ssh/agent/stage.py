@@ -1,0 +1,151 @@
+"""One stage as the supervisor sees it: what the workers count becomes journal records."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Sequence, Tuple
+
+from sai3ssh.agent import metrics, state
+from sai3ssh.agent.hostmetrics import HostMetrics
+from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Plan, Stage
+
+HIST_EVERY_S = 10
+RANKS = (50.0, 90.0, 99.0)
+
+
+class Published:
+    """The totals of one stage that the journal has been given, and what is due next."""
+
+    def __init__(self, stage: Stage, index: int, readers: Sequence[metrics.Reader], start_clock_ns: int) -> None:
+        self.stage = stage
+        self.index = index
+        self.start_clock_ns = start_clock_ns
+        self.totals = metrics.Delta()
+        self._readers = readers
+        self._host = HostMetrics()
+        self._second = 0
+        self._from_ns = start_clock_ns
+        self._hist = {0: metrics.Delta(), 1: metrics.Delta()}
+        self._warmup_end_ns = start_clock_ns + int(stage.warmup_s * 1e9)
+
+    @property
+    def done(self) -> int:
+        """Objects of prepare or cleanup finished so far."""
+        return sum(reader.done for reader in self._readers)
+
+    @property
+    def next_second_ns(self) -> int:
+        """When the next `second` is due, in CLOCK_BOOTTIME ns."""
+        return self.start_clock_ns + (self._second + 1) * 1_000_000_000
+
+    def second(self, now_ns: int) -> List[Tuple[str, Dict[str, Any]]]:
+        """The records of the time since the previous call: sec, and hist every 10 s."""
+        records = []
+        host = self._host.sample()
+        for phase in (1, 0) if self.stage.warmup_s else (0,):
+            delta = metrics.total(self._readers, phase)
+            self._hist[phase].add(delta)
+            if phase == 0:
+                self.totals.add(delta)
+            warmup = self._from_ns < self._warmup_end_ns
+            if bool(phase) == warmup or delta:
+                records.append(("sec", self._summary(delta, now_ns, host, bool(phase))))
+        self._from_ns = now_ns
+        self._second += 1
+        if self._second % HIST_EVERY_S == 0:
+            records += self.histograms()
+        return records
+
+    def histograms(self) -> List[Tuple[str, Dict[str, Any]]]:
+        """The hist records that are due now."""
+        records = []
+        for phase, delta in self._hist.items():
+            if delta:
+                hist: Dict[str, Dict[str, Any]] = {}
+                for (op, bucket), region in sorted(delta.regions.items()):
+                    hist.setdefault(OPERATIONS[op], {})[str(bucket)] = region.to_json()
+                records.append(("hist", {"stage": self.index, "warmup": bool(phase), "hist": hist}))
+                self._hist[phase] = metrics.Delta()
+        return records
+
+    def _summary(self, delta: metrics.Delta, now_ns: int, host: Dict[str, Any], warmup: bool) -> Dict[str, Any]:
+        ops = {}
+        for op, region in sorted(delta.by_operation().items()):
+            histogram = region.histogram()
+            # The maximum that is known is that of the whole stage so far: a second's own is the highest cell that it filled.
+            highest = histogram.percentile(100.0)
+            ops[OPERATIONS[op]] = [histogram.count, region.bytes, region.sum_ns] + [
+                round(value / 1000, 1) for value in (*histogram.percentiles(RANKS), highest)
+            ]
+        return {
+            "stage": self.index,
+            "second": self._second,
+            "from_clock_ns": self._from_ns,
+            "to_clock_ns": now_ns,
+            "warmup": warmup,
+            "done": self.done,
+            "ops": ops,
+            **delta.counters(),
+            "host": host,
+        }
+
+    def stage_totals(self) -> Dict[str, Any]:
+        """The totals of the stage_end record: {op: {ops, bytes, requests, retries, errors, tail_ops, tail_bytes}}."""
+        totals: Dict[str, Any] = {}
+        by_op = self.totals.by_operation()
+        for op, name in enumerate(OPERATIONS):
+            region = by_op.get(op, metrics.Region())
+            entry = {
+                "ops": sum(region.cells.values()),
+                "bytes": region.bytes,
+                "requests": self.totals.requests.get(op, 0),
+                "retries": self.totals.retries.get(op, 0),
+                "errors": {ERROR_CLASSES[code]: n for code, n in self.totals.errors.get(op, {}).items()},
+                "tail_ops": region.tail_ops,
+                "tail_bytes": region.tail_bytes,
+            }
+            if any(entry.values()):
+                totals[name] = entry
+        return totals
+
+
+class Ledger:
+    """What this agent owns, and what of it is finished: per population, over all stages of the run."""
+
+    def __init__(self, plan: Plan, owned: Dict[str, Tuple[Tuple[int, int], ...]]) -> None:
+        self._plan = plan
+        self.owned = {name: Intervals(ranges) for name, ranges in owned.items()}
+        self.finished: Dict[int, Dict[str, Intervals]] = {}
+        self.puts: List[Dict[str, Any]] = []
+
+    def record(self, stage: int, population: str, ranges: Sequence[Sequence[int]]) -> None:
+        """Ranges of a population were finished in a stage (created, deleted)."""
+        done = self.finished.setdefault(stage, {}).setdefault(population, Intervals())
+        for lo, hi in ranges:
+            done.add(lo, hi)
+
+    def todo(self, index: int, stage: Stage) -> Dict[str, Intervals]:
+        """What the agent still has to do in a stage: indices of the populations, for execute those that it may delete."""
+        if stage.operations:
+            names = {op.population for op in stage.operations if op.kind == "delete" and op.population}
+        else:
+            names = set(stage.populations)
+        done = self.finished.get(index, {})
+        gone = {name: Intervals(r for ranges in self._deleted(name, index) for r in ranges) for name in names}
+        return {
+            name: self.owned.get(name, Intervals()).subtract(done.get(name, Intervals())).subtract(gone[name]) for name in sorted(names)
+        }
+
+    def _deleted(self, name: str, before: int) -> List[Intervals]:
+        return [
+            self.finished[k][name]
+            for k in range(before)
+            if k in self.finished and name in self.finished[k] and self._plan.stages[k].operations
+        ]
+
+
+def metrics_files(run_id: str, agent_id: str) -> List[str]:
+    """The metrics files of a run on this host."""
+    directory = state.metrics_dir()
+    prefix = f"{run_id}.{agent_id}."
+    return [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(prefix)]

@@ -1,0 +1,175 @@
+"""Where an agent keeps its runs, and how its processes find each other."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import sys
+import time
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import sai3ssh
+
+DEPLOYED = "/var/lib/sai3ssh"
+
+
+def state_dir(given: Optional[str]) -> str:
+    """The agent's directory: the given one, else the deployed one when it is writable, else below the user's home. Created with mode
+    0700."""
+    if given:
+        path = os.path.abspath(os.path.expanduser(given))
+    elif os.access(DEPLOYED, os.W_OK):
+        path = DEPLOYED
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        path = os.path.join(base, "sai3ssh")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def run_dir(state: str, run_id: str, agent_id: str) -> str:
+    """The directory of one agent's part of a run. Raises ValueError for names that would leave the state directory."""
+    for name in (run_id, agent_id):
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} cannot name a run or an agent")
+    return os.path.join(state, "runs", run_id, agent_id)
+
+
+def metrics_dir() -> str:
+    """The user's directory for metrics, on tmpfs where the host has one."""
+    base = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"  # noqa: S108 (mode 0700 and ownership are checked below)
+    path = os.path.join(base, f"sai3ssh-{os.getuid()}")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    found = os.lstat(path)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            f"{path} belongs to uid {found.st_uid} with mode {found.st_mode & 0o777:o}, expected uid {os.getuid()} and 700"
+        )
+    return path
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot, shortened to 8 characters."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read(8)
+
+
+def clock_ns() -> int:
+    """CLOCK_BOOTTIME: monotonic, and goes on while the host sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def self_argv() -> List[str]:
+    """The command that starts this same agent again."""
+    loader = sys.modules["sai3ssh"].__loader__
+    archive = getattr(loader, "archive", None)
+    return [sys.executable, archive] if archive else [sys.executable, "-m", "sai3ssh.agent"]
+
+
+def version() -> Dict[str, Any]:
+    """Version of the agent, SHA-256 of its zipapp ('' when it runs from a source tree) and version of Python."""
+    argv = self_argv()
+    digest = ""
+    if len(argv) == 2:
+        with open(argv[1], "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+    return {"version": sai3ssh.__version__, "digest": digest, "python": ".".join(map(str, sys.version_info[:3]))}
+
+
+def write_json(path: str, value: Any) -> None:
+    """Replaces a file by the value as JSON: whole or not at all, also after a power cut."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="ascii") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_dir(os.path.dirname(path))
+
+
+def sync_dir(path: str) -> None:
+    """Makes the entries of a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _at(directory: str, name: str) -> Iterator[str]:
+    # A socket's path may be 107 bytes long; through a directory descriptor every path fits.
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def listen(directory: str, name: str) -> socket.socket:
+    """A listening Unix socket that replaces a stale one; mode 0660."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, name))
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _at(directory, name) as path:
+        mask = os.umask(0o117)
+        try:
+            server.bind(path)
+        finally:
+            os.umask(mask)
+    server.listen(64)
+    server.setblocking(False)
+    return server
+
+
+def connect(directory: str, name: str, timeout_s: float = 5.0) -> socket.socket:
+    """A connection to a Unix socket; raises OSError when nobody listens."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(timeout_s)
+    try:
+        with _at(directory, name) as path:
+            client.connect(path)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def try_lock(path: str) -> Optional[int]:
+    """The descriptor of an exclusive lock, or None when another process holds it. Held until the descriptor is closed or the process
+    ends."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def is_locked(path: str) -> bool:
+    """Whether a live process holds the lock."""
+    fd = try_lock(path) if os.path.exists(path) else -1
+    if fd is None:
+        return True
+    if fd >= 0:
+        os.close(fd)
+    return False
+
+
+def runs(state: str) -> List[Tuple[str, str, str]]:
+    """(run id, agent id, directory) of every run here, oldest first."""
+    root = os.path.join(state, "runs")
+    found = []
+    for run_id in os.listdir(root) if os.path.isdir(root) else []:
+        if not os.path.isdir(os.path.join(root, run_id)):
+            continue
+        for agent_id in os.listdir(os.path.join(root, run_id)):
+            path = os.path.join(root, run_id, agent_id)
+            if os.path.exists(os.path.join(path, "plan.json")):
+                found.append((os.path.getmtime(os.path.join(path, "plan.json")), run_id, agent_id, path))
+    return [(run_id, agent_id, path) for _, run_id, agent_id, path in sorted(found)]

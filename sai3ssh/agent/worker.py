@@ -1,0 +1,206 @@
+"""One worker process: the load of a share of an agent's concurrency.
+
+Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...} and {"stop": ...}; on stdout {"ready": true},
+{"finished": ranges},
+{"notice": text}, {"ended": {...}} and {"error": {...}}. When stdin ends the supervisor is gone and the worker exits: a new supervisor
+must find nobody writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from typing import Any, Dict, List, Optional, Union
+
+from sai3ssh import dataset
+from sai3ssh.agent import metrics, state
+from sai3ssh.agent.engines import make_engine
+from sai3ssh.agent.engines.base import Engine
+from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
+from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
+from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.protocol import dumps
+
+SPIN_NS = 200_000
+TICK_S = 0.25
+CHECK_S = 30.0
+"""How long a target that does not answer is asked again before the worker says it is not reachable."""
+
+Work = Union[IndexWork, MixWork]
+
+
+class Stopped(Exception):
+    """The supervisor said stop, or is gone."""
+
+
+class Worker:
+    """Serves one supervisor until stdin ends."""
+
+    def __init__(self, init: Dict[str, Any]) -> None:
+        self._plan = from_json(Plan, init["plan"])
+        self._assignment = from_json(Assignment, init["assignment"])
+        self._index: int = init["worker"]
+        self._workers: int = init["workers"]
+        self._incarnation: int = init["incarnation"]
+        plan = self._plan
+        uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
+        self._engine: Engine = make_engine(plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry)
+        self._uri = uris[0] if uris else ""
+        for uri in uris:
+            self._engine.root(uri)
+        self._writes = any(s.kind is not StageKind.EXECUTE or any(o.kind == "put" for o in s.operations) for s in plan.stages)
+        self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
+        self._buffer = b""
+        self._work: Optional[Work] = None
+        self._stop_reason: Optional[str] = None
+        self._queue: List[Dict[str, Any]] = []
+
+    def check(self) -> None:
+        """Reaches the target, within CHECK_S; raises TargetError or Transient with what is wrong."""
+        deadline = time.monotonic() + CHECK_S
+        while True:
+            try:
+                self._engine.check(self._writes)
+                return
+            except Transient as error:
+                if time.monotonic() > deadline:
+                    raise TargetError(f"{error.message} (asked again for {CHECK_S:.0f} s)", remedy=error.remedy) from error
+                self.poll(0.5)
+
+    def serve(self) -> None:
+        """Runs stages until told to stop or stdin ends."""
+        while True:
+            while not self._queue:
+                self.poll(60.0)
+            self._run(self._queue.pop(0))
+
+    def poll(self, timeout_s: float) -> None:
+        """Reads what the supervisor says, waiting up to timeout_s; raises Stopped."""
+        if select.select([0], [], [], timeout_s)[0]:
+            self.on_control()
+
+    def on_control(self) -> None:
+        """Reads stdin, which must be readable."""
+        data = os.read(0, 1 << 16)
+        if not data:
+            raise Stopped("the supervisor is gone")
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "stop" in message:
+                self._stop_reason = str(message["stop"])
+                if self._work is None:
+                    raise Stopped(self._stop_reason)
+                self._work.stop()
+            elif "tick" in message:
+                self._report_finished()
+            else:
+                self._queue.append(message)
+
+    def _run(self, order: Dict[str, Any]) -> None:
+        stage = self._plan.stages[order["stage"]]
+        cells = metrics.attach(order["metrics"])
+        start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
+        recorder = Recorder(cells)
+        work = self._work = self._make_work(stage, order, recorder, start_ns)
+        concurrency = len(range(self._index, stage.concurrency, self._workers))
+        try:
+            self._wait_until(start_ns)
+            actual_ns = state.clock_ns()
+            send({"started": actual_ns})
+            if concurrency and not work.finished:
+                self._engine.run(work, concurrency, 0, self.on_control)
+            drained_ns = state.clock_ns()
+        finally:
+            self._work = None
+        self._report_finished(work)
+        send({"ended": {**work.result(), "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
+        if self._stop_reason is not None:
+            raise Stopped(self._stop_reason)
+
+    def _wait_until(self, start_ns: int) -> None:
+        while True:
+            left_ns = start_ns - time.monotonic_ns()
+            if left_ns <= SPIN_NS:
+                break
+            self.poll((left_ns - SPIN_NS) / 1e9)
+            if self._stop_reason is not None:
+                return
+        while time.monotonic_ns() < start_ns:
+            pass
+
+    def _make_work(self, stage: Stage, order: Dict[str, Any], recorder: Recorder, start_ns: int) -> Work:
+        ranges = {name: Intervals(pieces) for name, pieces in order["ranges"].items()}
+        plan = self._plan
+        if stage.kind is StageKind.EXECUTE:
+            assert stage.duration_s is not None
+            end_ns = start_ns + int(stage.duration_s * 1e9)
+            recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
+            recorder.tail_from_ns = end_ns
+            return MixWork(
+                self._engine,
+                stage.operations,
+                self._objects,
+                ranges,
+                recorder,
+                put_format=f"put-a{self._assignment.index:04d}-s{order['stage']:02d}-w{self._index:02d}-{self._incarnation}-%010d.dat",
+                seed=dataset.mix(
+                    plan.seed, (self._assignment.index << 40) + (order["stage"] << 32) + (self._index << 16) + self._incarnation
+                ),
+                limits=plan.error_limits,
+                end_ns=end_ns,
+                notice=lambda text: send({"notice": text}),
+            )
+        objects = dict(self._objects)
+        for name, made in order.get("puts", {}).items():
+            objects[name] = Objects(
+                self._engine, Population(name, made["target"], made["key_format"], made["count"], SizeSpec("fixed", 0, 0), 0)
+            )
+        return IndexWork(
+            PUT if stage.kind is StageKind.PREPARE else DELETE,
+            objects,
+            ranges,
+            recorder,
+            outage_timeout_s=plan.target_outage_timeout_s,
+            target=plan.target.endpoint_url or self._uri,
+        )
+
+    def _report_finished(self, work: Optional[Work] = None) -> None:
+        work = work or self._work
+        finished = work.take_finished() if work is not None else {}
+        if finished:
+            send({"finished": finished})
+
+
+def send(message: Dict[str, Any]) -> None:
+    """Writes one line to the supervisor."""
+    data = memoryview(dumps(message).encode("ascii") + b"\n")
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def main() -> int:
+    """Entry point of `work`: exit code 0 after a stop, 1 after an error that was reported."""
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()  # not a byte more: the rest is read with os.read
+    try:
+        worker = Worker(json.loads(line)["init"])
+        worker.check()
+        send({"ready": True})
+        worker.serve()
+    except Stopped:
+        return 0
+    except BrokenPipeError:
+        return 1
+    except Sai3sshError as error:
+        send({"error": error.to_dict()})
+    except Fatal as error:
+        send({"error": TargetError(str(error)).to_dict()})
+    except Exception as error:  # the supervisor must learn of every way to die
+        import traceback
+
+        traceback.print_exc()
+        send({"error": AgentError(f"worker failed: {type(error).__name__}: {error}", remedy="See supervisor.log of the run.").to_dict()})
+    return 1

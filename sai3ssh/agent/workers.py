@@ -1,0 +1,81 @@
+"""The worker processes of one run, as their supervisor holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from typing import Any, Dict, List, Optional
+
+from sai3ssh.agent import state
+from sai3ssh.agent.lines import Lines
+from sai3ssh.protocol import Json
+
+KILL_WAIT_S = 5.0
+
+
+class WorkerProcess:
+    """One worker: its process, its pipe, and what it last said."""
+
+    def __init__(self, index: int, incarnation: int, init: Json) -> None:
+        self.index = index
+        self.incarnation = incarnation
+        self.ready = False
+        self.started_clock_ns: Optional[int] = None
+        self.ended: Optional[Dict[str, Any]] = None
+        self.process = subprocess.Popen([*state.self_argv(), "work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.lines = Lines(self.process.stdout.fileno(), self.process.stdin.fileno())
+        self.lines.send({"init": init})
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def order(self, message: Json) -> None:
+        """Sends a line; a worker that is gone is noticed by its end of file, not here."""
+        with contextlib.suppress(EOFError):
+            self.lines.send(message)
+
+    def how_it_ended(self) -> str:
+        """The end of a process that closed its pipe, in words."""
+        try:
+            code = self.process.wait(KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            return "closed its output and went on"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def kill_all(workers: List[WorkerProcess]) -> List[int]:
+    """Kills all workers at once and waits for them; returns the pids of any that are still there after KILL_WAIT_S."""
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.kill()
+    deadline = time.monotonic() + KILL_WAIT_S
+    left = []
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            left.append(worker.pid)
+    return left
+
+
+def group_members(pgid: int) -> List[int]:
+    """The live processes (zombies are not) of a process group."""
+    members = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == pgid and fields[0] not in "ZX":
+            members.append(int(name))
+    return members
