@@ -149,7 +149,7 @@ class Daemon:
             active = [entry["run_id"] for entry in self._list() if entry["state"] == "active"]
             if active:
                 raise VersionMismatch(
-                    f"agent {message.get('for', 'of another version')} is wanted, but agent {state.version()['version']} has {', '.join(active)} in progress",
+                    f"agent {state.version()['version']} has {', '.join(active)} in progress",
                     remedy="Wait for that run, or stop it with `sai3ssh stop`",
                 )
             self._over.set()

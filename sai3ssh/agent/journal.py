@@ -130,7 +130,7 @@ class Journal:
                 gap.pop("host", None)
                 kept.append((gap, None))
                 continue
-            for name in ("ops", "requests", "retries", "errors"):
+            for name in ("ops", "requests", "retries", "retried", "errors"):
                 gap[name] = add_counters(gap[name], record[name])
             gap["to_clock_ns"] = record["to_clock_ns"]
             gap["done"] = record["done"]

@@ -4,7 +4,7 @@ A worker has one file per stage. It is allocated whole before the stage (a spars
 aligned 8-byte integer with one writer, so a reader sees each cell whole, and what a killed worker counted is still there.
 
     file    = phase 0 (measured), phase 1 (warm-up), 1 cell: objects of prepare done, 1 cell: names that put has used
-    phase   = per operation: requests, retries, errors by class; then its regions
+    phase   = per operation: requests, retried attempts by class, errors by class; then its regions
     region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (list, stat,
     delete)
 """
@@ -21,8 +21,8 @@ from sai3ssh.model import BUCKET_BOUNDS, ERROR_CLASSES, OPERATIONS
 
 SUM, BYTES, MAX, TAIL_OPS, TAIL_BYTES = range(CELLS, CELLS + 5)
 REGION = CELLS + 5
-REQUESTS, RETRIES, ERRORS = 0, 1, 2
-HEAD = 2 + len(ERROR_CLASSES)
+REQUESTS, RETRIED, ERRORS = 0, 1, 1 + len(ERROR_CLASSES)
+HEAD = 1 + 2 * len(ERROR_CLASSES)
 BUCKETS = tuple(len(BUCKET_BOUNDS) + 1 if op in ("get", "put") else 1 for op in OPERATIONS)
 
 OP_BASE = tuple(sum(HEAD + BUCKETS[i] * REGION for i in range(op)) for op in range(len(OPERATIONS)))
@@ -100,30 +100,31 @@ class Delta:
     def __init__(self) -> None:
         self.regions: Dict[Tuple[int, int], Region] = {}
         self.requests: Dict[int, int] = {}
-        self.retries: Dict[int, int] = {}
+        self.retried: Dict[int, Dict[int, int]] = {}
         self.errors: Dict[int, Dict[int, int]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.regions or self.requests or self.retries or self.errors)
+        return bool(self.regions or self.requests or self.retried or self.errors)
 
     def add(self, other: Delta) -> None:
         """Adds another change."""
         for key, region in other.regions.items():
             self.regions.setdefault(key, Region()).add(region)
-        for mine, its in ((self.requests, other.requests), (self.retries, other.retries)):
-            for op, n in its.items():
-                mine[op] = mine.get(op, 0) + n
-        for op, classes in other.errors.items():
-            counts = self.errors.setdefault(op, {})
-            for code, n in classes.items():
-                counts[code] = counts.get(code, 0) + n
+        for op, n in other.requests.items():
+            self.requests[op] = self.requests.get(op, 0) + n
+        for mine, its in ((self.retried, other.retried), (self.errors, other.errors)):
+            for op, classes in its.items():
+                counts = mine.setdefault(op, {})
+                for code, n in classes.items():
+                    counts[code] = counts.get(code, 0) + n
 
     def counters(self) -> Dict[str, Any]:
-        """The requests, retries and errors as the journal has them."""
+        """The requests, retries (in all, and by class) and errors as the journal has them."""
         return {
             "requests": {OPERATIONS[op]: n for op, n in self.requests.items()},
-            "retries": {OPERATIONS[op]: n for op, n in self.retries.items()},
-            "errors": {OPERATIONS[op]: {ERROR_CLASSES[code]: n for code, n in classes.items()} for op, classes in self.errors.items()},
+            "retries": {OPERATIONS[op]: sum(classes.values()) for op, classes in self.retried.items()},
+            "retried": _by_name(self.retried),
+            "errors": _by_name(self.errors),
         }
 
     def by_operation(self) -> Dict[int, Region]:
@@ -156,8 +157,8 @@ class Reader:
                 for at, n in head:
                     if at == REQUESTS:
                         result.requests[op] = n
-                    elif at == RETRIES:
-                        result.retries[op] = n
+                    elif at < ERRORS:
+                        result.retried.setdefault(op, {})[at - RETRIED] = n
                     else:
                         result.errors.setdefault(op, {})[at - ERRORS] = n
             for bucket in range(BUCKETS[op]):
@@ -190,6 +191,10 @@ class Reader:
                 region.tail_bytes = n
         region.max_ns = self._seen[start + MAX]
         result.regions[op, bucket] = region
+
+
+def _by_name(counts: Dict[int, Dict[int, int]]) -> Dict[str, Dict[str, int]]:
+    return {OPERATIONS[op]: {ERROR_CLASSES[code]: n for code, n in classes.items()} for op, classes in counts.items()}
 
 
 def total(readers: Iterable[Reader], phase: int) -> Delta:

@@ -14,7 +14,6 @@ import select
 import time
 from typing import Any, Dict, List, Optional, Union
 
-from sai3ssh import dataset
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import Engine
@@ -146,9 +145,7 @@ class Worker:
                 ranges,
                 recorder,
                 put_format=f"put-a{self._assignment.index:04d}-s{order['stage']:02d}-w{self._index:02d}-{self._incarnation}-%010d.dat",
-                seed=dataset.mix(
-                    plan.seed, (self._assignment.index << 40) + (order["stage"] << 32) + (self._index << 16) + self._incarnation
-                ),
+                seed=f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}",
                 limits=plan.error_limits,
                 end_ns=end_ns,
                 notice=lambda text: send({"notice": text}),
