@@ -4,7 +4,20 @@ import random
 import unittest
 
 from sai3ssh.model import (
-    Assignment, Intervals, OperationSpec, Plan, Population, SizeSpec, Stage, StageKind, Target, bucket_of, from_json, http_error_class, share, to_json,
+    Assignment,
+    Intervals,
+    OperationSpec,
+    Plan,
+    Population,
+    SizeSpec,
+    Stage,
+    StageKind,
+    Target,
+    bucket_of,
+    from_json,
+    http_error_class,
+    share,
+    to_json,
 )  # fmt: skip
 
 PLAN = Plan(
@@ -56,7 +69,10 @@ class Classes(unittest.TestCase):
         self.assertEqual([bucket_of(n) for n in (0, 1, 8192, 8193, 65536, 65537, 1 << 31, (1 << 31) + 1)], [0, 1, 1, 2, 2, 3, 7, 8])
 
     def test_http_classes(self):
-        self.assertEqual([http_error_class(n) for n in (404, 418, 503, 599, 301, 200)], ["http_404", "http_4xx", "http_503", "http_5xx", "http_3xx", "protocol"])
+        self.assertEqual(
+            [http_error_class(n) for n in (404, 418, 503, 599, 301, 200)],
+            ["http_404", "http_4xx", "http_503", "http_5xx", "http_3xx", "protocol"],
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ from sai3ssh.protocol import Data, FrameDecoder, ProtocolError
 
 
 def journal(count):
-    return b"".join(protocol.encode_record({"seq": n, "boot": "b", "clock_ns": n, "wall_ns": n, "kind": "sec", "text": "ü,\"crc\":"}) for n in range(count))
+    return b"".join(
+        protocol.encode_record({"seq": n, "boot": "b", "clock_ns": n, "wall_ns": n, "kind": "sec", "text": 'ü,"crc":'})
+        for n in range(count)
+    )
 
 
 class JournalCodec(unittest.TestCase):

@@ -1,0 +1,176 @@
+"""What a worker does in a stage, against an engine whose outcomes the test decides."""
+
+import os
+import tempfile
+import unittest
+from collections import Counter
+
+from sai3ssh.agent import metrics
+from sai3ssh.agent.engines.base import Root
+from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
+from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, SizeSpec
+
+SECOND = 1_000_000_000
+
+
+class FakeEngine:
+    def root(self, uri):
+        return Root(uri)
+
+
+def population(name="prepared", count=1000):
+    return Population(name, "s3://b/p/", f"{name}-%08d.dat", count, SizeSpec("fixed", 4096, 4096), 7)
+
+
+class Base(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.cells = metrics.create(os.path.join(directory.name, "m"))
+        self.recorder = Recorder(self.cells)
+        self.reader = metrics.Reader(self.cells)
+        self.clock = 0
+
+    def objects(self, *populations):
+        return {p.name: Objects(FakeEngine(), p) for p in populations}
+
+
+class Prepare(Base):
+    def work(self, owned, outage_timeout_s=10.0, op=PUT):
+        return IndexWork(
+            op, self.objects(population()), {"prepared": Intervals(owned)}, self.recorder,
+            outage_timeout_s=outage_timeout_s, target="http://s3", now_ns=lambda: self.clock,
+        )  # fmt: skip
+
+    def test_every_index_once_and_the_ledger_tells_which(self):
+        work = self.work([(0, 5), (990, 993)])
+        tasks = []
+        while (task := work.next(self.clock)) is not None:
+            tasks.append(task)
+        self.assertEqual([t.index for t in tasks], [0, 1, 2, 3, 4, 990, 991, 992])
+        self.assertEqual((tasks[0].key, tasks[0].size, tasks[0].uri), ("prepared-00000000.dat", 4096, "s3://b/p/prepared-00000000.dat"))
+        for task in (tasks[7], tasks[0], tasks[1], tasks[3]):
+            work.done(task, 10, 4096)
+        self.assertEqual(work.take_finished(), {"prepared": [(0, 2), (3, 4), (992, 993)]})
+        self.assertEqual(work.take_finished(), {})
+        self.assertFalse(work.finished)
+        for task in (tasks[2], tasks[4], tasks[5], tasks[6]):
+            work.done(task, 10, 4096)
+        self.assertTrue(work.finished)
+        self.assertEqual(work.take_finished(), {"prepared": [(2, 3), (4, 5), (990, 992)]})
+        self.assertEqual(self.reader.done, 8)
+
+    def test_nothing_owned_is_finished_at_once(self):
+        self.assertTrue(self.work([]).finished)
+
+    def test_a_failed_index_comes_back_after_a_pause(self):
+        work = self.work([(0, 2)])
+        first, second = work.next(0), work.next(0)
+        work.failed(first, SECOND, "http_503", "SlowDown", True)
+        work.done(second, SECOND, 4096)
+        self.assertIsNone(work.next(SECOND))
+        self.assertGreater(work.wake_ns, SECOND)
+        again = work.next(work.wake_ns)
+        self.assertEqual(again.index, 0)
+        work.done(again, 2 * SECOND, 4096)
+        self.assertTrue(work.finished)
+        self.assertEqual(work.take_finished(), {"prepared": [(0, 2)]})
+        self.assertEqual(self.reader.delta(0).counters()["errors"], {"put": {"http_503": 1}})
+
+    def test_an_outage_ends_the_stage_at_its_deadline_only(self):
+        work = self.work([(0, 10)], outage_timeout_s=10.0)
+        work.failed(work.next(0), 10 * SECOND, "refused", "connection refused", False)
+        with self.assertRaises(Fatal) as caught:
+            work.failed(work.next(0), 10 * SECOND + 1, "refused", "connection refused", False)
+        self.assertIn("nothing has succeeded for 10 s (target_outage_timeout 10 s)", str(caught.exception))
+        self.assertIn("s3://b/p/prepared-00000001.dat", str(caught.exception))
+
+    def test_what_a_person_must_mend_is_fatal_at_once(self):
+        for error_class in ("http_403", "http_404", "permission", "tls"):
+            with self.assertRaises(Fatal, msg=error_class):
+                work = self.work([(0, 1)])
+                work.failed(work.next(0), 1, error_class, "no", True)
+
+    def test_cleanup_takes_a_missing_object_for_deleted(self):
+        work = self.work([(0, 1)], op=DELETE)
+        work.failed(work.next(0), 1, "not_found", "gone", True)
+        self.assertTrue(work.finished)
+
+
+class Mix(Base):
+    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000):  # noqa: B008 (frozen)
+        self.notices = []
+        return MixWork(
+            FakeEngine(), mix, self.objects(population("prepared", count), population("deletable", count)),
+            {"deletable": Intervals(deletable)}, self.recorder, put_format="put-w0-%010d.dat", seed="s/0", limits=limits,
+            end_ns=end_ns, notice=self.notices.append,
+        )  # fmt: skip
+
+    def test_weights_are_kept(self):
+        mix = [
+            OperationSpec("get", 60, "s3://b/p/", "prepared"),
+            OperationSpec("put", 30, "s3://b/new/", size=SizeSpec("uniform", 1, 9)),
+            OperationSpec("list", 10, "s3://b/p/"),
+            OperationSpec("stat", 0, "s3://b/p/", "prepared"),
+        ]
+        work = self.work(mix)
+        tasks = [work.next(5) for _ in range(20_000)]
+        counts = Counter(OPERATIONS[task.op] for task in tasks)
+        self.assertEqual(set(counts), {"get", "put", "list"})
+        for name, weight in (("get", 0.6), ("put", 0.3), ("list", 0.1)):
+            self.assertAlmostEqual(counts[name] / 20_000, weight, delta=0.015)
+        puts = [task for task in tasks if task.op == PUT]
+        self.assertEqual([task.key for task in puts], [f"put-w0-{n:010d}.dat" for n in range(len(puts))])
+        self.assertEqual({task.size for task in puts}, set(range(1, 10)))
+        gets = {task.index for task in tasks if task.op == 0}
+        self.assertGreater(len(gets), 990)
+        self.assertTrue(gets <= set(range(1000)))
+        work.failed(puts[3], 9, "http_500", "x", True)
+        made = work.result()["puts"]
+        self.assertEqual(made, [{"target": "s3://b/new/", "key_format": "put-w0-%010d.dat", "count": len(puts), "failed": [3]}])
+
+    def test_nothing_begins_at_or_after_the_end(self):
+        work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared")], end_ns=100)
+        self.assertIsNotNone(work.next(99))
+        self.assertIsNone(work.next(100))
+        self.assertTrue(work.finished)
+
+    def test_delete_takes_each_object_once_and_then_leaves_the_mix(self):
+        work = self.work(
+            [OperationSpec("delete", 1, "s3://b/p/", "deletable"), OperationSpec("get", 1, "s3://b/p/", "prepared")],
+            deletable=[(3, 8), (20, 22)],
+        )
+        tasks = [work.next(5) for _ in range(100)]
+        deletes = [task for task in tasks if task.op == DELETE]
+        self.assertEqual([task.index for task in deletes], [3, 4, 5, 6, 7, 20, 21])
+        self.assertEqual(len(self.notices), 1)
+        for task in deletes[:-1]:
+            work.done(task, 9, 0)
+        self.assertEqual(work.take_finished(), {"deletable": [(3, 8), (20, 21)]})
+
+    def test_only_deletes_and_none_left_ends_the_stage(self):
+        work = self.work([OperationSpec("delete", 1, "s3://b/p/", "deletable")], deletable=[(0, 1)])
+        self.assertIsNotNone(work.next(5))
+        self.assertIsNone(work.next(5))
+        self.assertTrue(work.finished)
+
+    def test_error_limits(self):
+        mix = [OperationSpec("get", 1, "s3://b/p/", "prepared")]
+        work = self.work(mix, limits=ErrorLimits(3, 0, 1.0))
+        for n in range(3):
+            work.failed(work.next(5), n, "http_404", "NoSuchKey", True)
+        with self.assertRaises(Fatal) as caught:
+            work.failed(work.next(5), 4, "http_404", "NoSuchKey", True)
+        self.assertIn("more than 3 errors", str(caught.exception))
+        work = self.work(mix, limits=ErrorLimits(0, 2.0, 1.0))
+        for n in range(10):
+            work.failed(work.next(5), n * SECOND, "reset", "x", True)
+        work.failed(work.next(5), 10 * SECOND, "reset", "x", True)
+        work.failed(work.next(5), 10 * SECOND + 1, "reset", "x", True)
+        with self.assertRaises(Fatal) as caught:
+            work.failed(work.next(5), 10 * SECOND + 2, "reset", "x", True)
+        self.assertIn("2 errors/s", str(caught.exception))
+
+
+if __name__ == "__main__":
+    unittest.main()
