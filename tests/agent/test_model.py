@@ -22,7 +22,8 @@ from sai3ssh.model import (
 
 PLAN = Plan(
     "r1", "name", Target("s3", "http://127.0.0.1:1"), (Population("prepared", "s3://b/p/", "o-%d", 9, SizeSpec("uniform", 1, 5), 7),),
-    (Stage("prepare", StageKind.PREPARE, 4, populations=("prepared",)), Stage("mix", StageKind.EXECUTE, 4, 2.5, 0.5, (OperationSpec("get", 1, "s3://b/p/", "prepared"),))),
+    (Stage("prepare", StageKind.PREPARE, 4, populations=("prepared",)), Stage("mix", StageKind.EXECUTE, 4, 2.5, 0.5, (OperationSpec("get",
+    1, "s3://b/p/", "prepared"),))),
 )  # fmt: skip
 
 

@@ -1,0 +1,361 @@
+"""The whole agent: real processes, real files, real kills."""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+from sai3ssh.agent import state
+from sai3ssh.agent.workers import group_members
+from sai3ssh.model import (
+    Assignment,
+    ErrorLimits,
+    OperationSpec,
+    Plan,
+    Population,
+    SizeSpec,
+    Stage,
+    StageKind,
+    Target,
+    to_json,
+)  # fmt: skip
+from sai3ssh.protocol import scan
+from tests.agent.channel import Channel, environment
+
+COUNT = 600
+
+
+def wait(condition, what, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout_s} s")
+        time.sleep(0.01)
+
+
+class Agent(unittest.TestCase):
+    def setUp(self):
+        self.root = tempfile.mkdtemp(prefix="sai3ssh-test-")
+        self.state = os.path.join(self.root, "state-" + "x" * 90)  # a socket's whole path would not fit into 107 bytes
+        self.data = os.path.join(self.root, "data")
+        os.mkdir(self.data)
+        self.channels = []
+        self.addCleanup(self.clean)
+        self.run_id = f"run-{os.getpid()}-{random.randrange(1 << 30):x}"
+        self.key = {"run_id": self.run_id, "generation": 1, "controller": "c1", "sequence": 0}
+
+    def clean(self):
+        for channel in self.channels:
+            channel.close()
+        lock = os.path.join(self.state, "agent.lock")
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        wait(lambda: not state.is_locked(lock), "end of the daemon")
+        shutil.rmtree(self.root)
+        self.assertEqual([name for name in os.listdir(state.metrics_dir()) if name.startswith(self.run_id)], [])
+
+    def pids(self):
+        """Daemon and supervisors of this test, by their command lines."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                    arguments = file.read().decode().split("\0")
+                    if any(argument.startswith(self.root) for argument in arguments) and ("serve" in arguments or "supervise" in arguments):
+                        found.append(int(name))
+        return found
+
+    def channel(self):
+        channel = Channel(self.state)
+        self.channels.append(channel)
+        return channel
+
+    def plan(self, duration_s=2.0, count=COUNT, **changes):
+        uri = f"file://{self.data}/"
+        size = SizeSpec("uniform", 0, 9000)
+        mix = (
+            OperationSpec("get", 50, uri, "prepared"),
+            OperationSpec("put", 20, uri + "new/", size=size),
+            OperationSpec("stat", 20, uri, "prepared"),
+            OperationSpec("delete", 9, uri, "deletable"),
+            OperationSpec("list", 1, uri + "d/"),
+        )
+        names = ("prepared", "deletable")
+        stages = (
+            Stage("prepare", StageKind.PREPARE, 4, populations=names),
+            Stage("execute", StageKind.EXECUTE, 4, duration_s=duration_s, operations=mix),
+            Stage("cleanup", StageKind.CLEANUP, 4, populations=names),
+        )
+        populations = (
+            Population("prepared", uri, "d/prepared-%08d.dat", count, size, 1),
+            Population("deletable", uri, "d/deletable-%08d.dat", count, size, 2),
+        )
+        return Plan(
+            self.run_id, "test", Target("file"), populations, stages, heartbeat_s=0.2, workers=2,
+            error_limits=ErrorLimits(0, 0.0, 1.0), **changes,
+        )  # fmt: skip
+
+    def submit(self, channel, plan, count=COUNT, key=None):
+        assignment = Assignment("a0", 0, 1, {"prepared": ((0, count),), "deletable": ((0, count),)})
+        return channel.ok("submit", key=key or self.key, plan=to_json(plan), assignment=to_json(assignment), credentials=None)
+
+    def journal(self):
+        with open(os.path.join(self.state, "runs", self.run_id, "a0", "journal.ndjson"), "rb") as file:
+            return file.read()
+
+    def files(self):
+        return sorted(os.path.relpath(os.path.join(d, f), self.data) for d, _, fs in os.walk(self.data) for f in fs)
+
+    def begin(self, **changes):
+        channel = self.channel()
+        epoch = self.submit(channel, self.plan(**changes))["epoch"]
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        return channel, epoch
+
+    def stage(self, channel, index, *after):
+        start = channel.release(self.key, "a0", index)
+        channel.wait(lambda: channel.beats[-1]["state"] in after or channel.final is not None, f"end of stage {index}")
+        return start
+
+    def check_sums(self, records):
+        """Seconds, histograms and totals count the same operations."""
+        for end in (record for record in records if record["kind"] == "stage_end"):
+            of_stage = [record for record in records if record.get("stage") == end["stage"]]
+            for op, totals in end["totals"].items():
+                secs = [record["ops"][op] for record in of_stage if record["kind"] == "sec" and op in record["ops"]]
+                cells = [region for r in of_stage if r["kind"] == "hist" for region in r["hist"].get(op, {}).values()]
+                self.assertEqual(sum(sec[0] for sec in secs), totals["ops"], (end["name"], op))
+                self.assertEqual(sum(sec[1] for sec in secs), totals["bytes"], (end["name"], op))
+                self.assertEqual(sum(sum(region["cells"][1::2]) for region in cells), totals["ops"], (end["name"], op))
+                self.assertEqual(sum(region["bytes"] for region in cells), totals["bytes"], (end["name"], op))
+
+    def test_a_run_from_submit_to_final(self):
+        channel, epoch = self.begin()
+        self.assertEqual(self.files(), [])
+        self.stage(channel, 0, "AT_BARRIER")
+        self.assertEqual(self.files(), sorted(f"d/{n}-{i:08d}.dat" for n in ("prepared", "deletable") for i in range(COUNT)))
+        start = self.stage(channel, 1, "AT_BARRIER")
+        middle = self.files()
+        self.stage(channel, 2, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        data = self.journal()
+        self.assertEqual(bytes(channel.mirror), data)
+        self.assertEqual(channel.final, {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "outcome": "finished"})
+        records, size = scan(data)
+        self.assertEqual(size, len(data))
+        self.assertEqual(records[0]["epoch"], epoch)
+        self.assertEqual(records[-1]["kind"], "final")
+        self.check_sums(records)
+        ends = {record["name"]: record for record in records if record["kind"] == "stage_end"}
+        self.assertEqual(ends["prepare"]["totals"]["put"]["ops"], 2 * COUNT)
+        self.assertEqual(ends["execute"]["end_clock_ns"] - start, 2_000_000_000)
+        made = ends["execute"]["made"]
+        deleted = {i for lo, hi in made["deleted"]["deletable"] for i in range(lo, hi)}
+        expected = {f"d/prepared-{i:08d}.dat" for i in range(COUNT)} | {
+            f"d/deletable-{i:08d}.dat" for i in range(COUNT) if i not in deleted
+        }
+        expected |= {"new/" + put["key_format"] % i for put in made["puts"] for i in range(put["count"])}
+        self.assertEqual(middle, sorted(expected))
+        self.assertEqual(len(deleted), ends["execute"]["totals"]["delete"]["ops"])
+        self.assertEqual(ends["cleanup"]["totals"]["delete"]["ops"], len(expected))
+        self.assertEqual(self.files(), [])
+        seconds = [record for record in records if record["kind"] == "sec" and record["stage"] == 1]
+        self.assertEqual([second["second"] for second in seconds], list(range(len(seconds))))
+        self.assertTrue(all(a["to_clock_ns"] == b["from_clock_ns"] for a, b in zip(seconds, seconds[1:])))
+        self.assertEqual(seconds[0]["from_clock_ns"], start)
+        started = next(record for record in records if record["kind"] == "stage_start" and record["stage"] == 1)
+        self.assertLess(started["late_ns"], 50_000_000)
+        wait(lambda: not self.pids() or len(self.pids()) == 1, "end of the supervisor")
+        with open(os.path.join(self.state, "runs", self.run_id, "a0", "status.json"), encoding="ascii") as file:
+            self.assertEqual(json.load(file)["sha256"], channel.final["sha256"])
+        self.assertEqual(channel.ok("runs")["runs"][0]["state"], "finished")
+        channel.ok("forget", run_id=self.run_id, agent_id="a0")
+        self.assertEqual(channel.ok("runs"), {"runs": []})
+        self.assertFalse(os.path.exists(os.path.join(self.state, "runs", self.run_id)))
+
+    def test_windows_that_are_killed_at_random_lose_and_double_nothing(self):
+        rng = random.Random(11)
+        channel, epoch = self.begin(duration_s=4.0)
+        mirror = bytearray()
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        kills = 0
+        while channel.final is None:
+            until = time.monotonic() + rng.uniform(0.02, 0.3)
+            while time.monotonic() < until and channel.final is None:
+                channel.read(0.01)
+            if channel.final is None:
+                channel.close()
+                kills += 1
+                mirror += channel.mirror
+                channel = self.channel()
+                channel.follow(self.run_id, "a0", epoch, len(mirror))
+                if channel.beats and channel.beats[-1]["state"] == "AT_BARRIER" and channel.beats[-1]["stage"] is None:
+                    channel.release(self.key, "a0", 2)
+        mirror += channel.mirror
+        self.assertGreater(kills, 10)
+        self.assertEqual(bytes(mirror), self.journal())
+        records, _ = scan(bytes(mirror))
+        self.check_sums(records)
+        self.assertEqual(records[-1]["outcome"], "finished")
+        seconds = [record for record in records if record["kind"] == "sec" and record["stage"] == 1]
+        self.assertGreaterEqual(len(seconds), 4)
+        self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:4]))
+
+    def test_submit_is_idempotent_and_guarded(self):
+        channel = self.channel()
+        plan = self.plan()
+        first = self.submit(channel, plan)
+        self.assertEqual(self.submit(channel, plan), first)
+        with self.assertRaises(AssertionError) as caught:
+            self.submit(channel, plan, key={**self.key, "controller": "c2"})
+        self.assertIn("is here already, from controller c1", str(caught.exception))
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        self.assertEqual(len([pid for pid in self.pids()]), 2)
+        answer = channel.ask("follow", run_id=self.run_id, agent_id="a0", epoch="other", offset=0)
+        self.assertEqual(answer["error"]["type"], "JournalLost")
+        answer = channel.ask("follow", run_id=self.run_id, agent_id="a0", epoch=first["epoch"], offset=1 << 30)
+        self.assertEqual(answer["error"]["type"], "JournalLost")
+        answer = channel.ask("follow", run_id="../../etc", agent_id="a0", epoch=None, offset=0)
+        self.assertIn("cannot name a run", answer["error"]["message"])
+        self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="enough"), {"outcome": "stopped"})
+
+    def test_arm_alone_starts_nobody(self):
+        channel, _ = self.begin()
+        start = state.clock_ns() + 50_000_000
+        channel.ok("arm", key=self.key, agent_id="a0", stage=0, round=1, start_clock_ns=start, boot=state.boot_id())
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            channel.read(0.05)
+        self.assertEqual(channel.beats[-1]["state"], "ARMED")
+        self.assertEqual(self.files(), [])
+        channel.ok("commit", key=self.key, agent_id="a0", stage=0, round=1)
+        channel.wait_state("AT_BARRIER")
+        started = next(record for record in scan(self.journal())[0] if record["kind"] == "stage_start")
+        self.assertGreater(started["late_ns"], 300_000_000)
+        channel.ok("stop", key=self.key, agent_id="a0", reason="enough")
+
+    def test_stop_in_the_middle_keeps_what_was_measured(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        wait(
+            lambda: channel.read() and len([r for r in scan(bytes(channel.mirror))[0] if r["kind"] == "sec" and r["stage"] == 1]) >= 2,
+            "two seconds",
+        )
+        supervisor = next(pid for pid in self.pids() if len(group_members(pid)) > 2)
+        self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="operator"), {"outcome": "stopped"})
+        self.assertEqual(group_members(supervisor), [])
+        channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(bytes(channel.mirror))
+        self.assertEqual(bytes(channel.mirror), self.journal())
+        self.check_sums(records)
+        self.assertEqual(
+            [record["outcome"] for record in records if record["kind"] in ("stage_end", "final")], ["finished", "stopped", "stopped"]
+        )
+        self.assertEqual(records[-1]["reason"], "operator")
+        made = records[-2]["made"]
+        self.assertEqual(len([f for f in self.files() if f.startswith("new/")]), sum(put["count"] for put in made["puts"]))
+        self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="again"), {"outcome": "stopped"})
+
+    def test_stop_of_a_frozen_supervisor_kills_its_group(self):
+        from unittest import mock
+
+        from sai3ssh.agent import daemon
+
+        channel, _ = self.begin(duration_s=60.0)
+        channel.release(self.key, "a0", 0)
+        channel.wait_state("AT_BARRIER")
+        supervisor = next(pid for pid in self.pids() if len(group_members(pid)) > 2)
+        os.kill(supervisor, signal.SIGSTOP)
+        with (
+            mock.patch.object(daemon, "STOP_S", 1.0),
+            mock.patch.object(state, "self_argv", lambda: [sys.executable, "-m", "sai3ssh.agent"]),
+        ):
+            os.environ["PYTHONPATH"], before = environment()["PYTHONPATH"], os.environ.get("PYTHONPATH")
+            try:
+                local = daemon.Daemon(self.state)
+                run = next(iter(local._runs.values()))
+                self.assertEqual(local._stop(run, {"reason": "frozen"}), {"outcome": "stopped"})
+                run.supervisor.wait(10)
+            finally:
+                if before is None:
+                    del os.environ["PYTHONPATH"]
+                else:
+                    os.environ["PYTHONPATH"] = before
+        self.assertEqual(group_members(supervisor), [])
+        records, _ = scan(self.journal())
+        self.assertEqual((records[-1]["outcome"], records[-1]["reason"]), ("stopped", "frozen"))
+
+    def test_a_killed_worker_fails_the_run_with_its_name(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        worker = next(record for record in scan(self.journal())[0] if record["kind"] == "worker" and record["worker"] == 1)
+        os.kill(worker["pid"], signal.SIGKILL)
+        channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(bytes(channel.mirror))
+        self.assertEqual(records[-1]["outcome"], "failed")
+        self.assertIn(f"worker 1 (pid {worker['pid']}) was killed by SIGKILL", records[-1]["reason"])
+        self.check_sums(records)
+
+    def test_a_target_that_cannot_be_used_fails_before_ready(self):
+        channel = self.channel()
+        os.rmdir(self.data)
+        with open(self.data, "w", encoding="ascii"):
+            pass
+        self.submit(channel, self.plan())
+        channel.follow(self.run_id, "a0")
+        channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(bytes(channel.mirror))
+        self.assertEqual(records[-1]["outcome"], "failed")
+        self.assertEqual(records[-1]["error"]["type"], "TargetError")
+        self.assertIn(self.data, records[-1]["reason"])
+        os.unlink(self.data)
+
+    def test_without_a_controller_the_barrier_has_a_deadline(self):
+        channel, _ = self.begin(agent_barrier_timeout_s=1.0)
+        channel.close()
+        wait(lambda: scan(self.journal())[0][-1]["kind"] == "final", "end at the barrier")
+        records, _ = scan(self.journal())
+        self.assertEqual(records[-1]["outcome"], "stopped")
+        self.assertIn("without a link to the controller", records[-1]["reason"])
+
+    def test_serve_is_idempotent_and_secrets_stay_in_memory(self):
+        argv = [sys.executable, "-m", "sai3ssh.agent", "serve", "--state", self.state]
+        answers = [subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=20).stdout for _ in range(2)]
+        self.assertEqual(answers, ["started\n", "already running\n"])
+        channel = self.channel()
+        secret = "S3cr3t-" + "z" * 20
+        assignment = Assignment("a0", 0, 1, {"prepared": ((0, 10),), "deletable": ((0, 10),)})
+        credentials = {"access_key": "AK", "secret_key": secret, "session_token": None}
+        channel.ok("submit", key=self.key, plan=to_json(self.plan()), assignment=to_json(assignment), credentials=credentials)
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        for pid in self.pids():
+            for name in ("cmdline", "environ"):
+                with open(f"/proc/{pid}/{name}", "rb") as file:
+                    self.assertNotIn(secret.encode(), file.read())
+        channel.ok("stop", key=self.key, agent_id="a0", reason="enough")
+        for directory, _, names in os.walk(self.state):
+            for name in names:
+                if not name.endswith(".sock"):
+                    with open(os.path.join(directory, name), "rb") as file:
+                        self.assertNotIn(secret.encode(), file.read(), name)
+
+
+if __name__ == "__main__":
+    unittest.main()
