@@ -1,15 +1,18 @@
-"""What the objects of a population are: names, sizes and bytes, each a pure function of (population, index). Standard library only, Python 3.9.
+"""What the objects of a population are: names, sizes and bytes, each a pure function of (population, index).
 
-Sizes. h(seed, index) is the SplitMix64 output function of seed + (index + 1) * 0x9E3779B97F4A7C15 (all modulo 2**64):
-`z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9; z = (z ^ z >> 27) * 0x94D049BB133111EB; z ^ z >> 31`.
-uniform: min + (h * (max - min + 1) >> 64). lognormal: with s**2 = ln(1 + (std_dev / mean)**2) and m = ln(mean) - s**2 / 2 the size is
-exp(m + s * q), q the standard normal quantile of (h >> 11 | 1) / 2**53, rounded and clipped to [min, max].
+Standard library only, Python 3.9 and later. Enough is said here to write the function again in another language; all integers are
+modulo 2**64, GOLDEN is 0x9E3779B97F4A7C15.
 
-Bytes, fill `random`. BASE is SHAKE-128 of the ASCII text "sai3ssh <seed>", 4 MiB of it, repeated without end. Object `index` has
-g = index * 0x9E3779B97F4A7C15 + c modulo 2**64, c the little-endian first 8 bytes of BASE. Byte p of the object is byte (g >> 42) + p of BASE, except
-that each 4 KiB block b begins with the 8 bytes of g + (b * 0x9E3779B97F4A7C15 << 33) modulo 2**64, little-endian. The map from (index, b) to these
-stamps is one to one for indices below 2**33 and objects up to 8 TiB, so no two blocks of a population are alike. A smaller object
-is a prefix of a larger one of the same index. Fill `zero`: zeros.
+Sizes. h(seed, index) is SplitMix64's output for the state z = seed + (index + 1) * GOLDEN:
+`z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9; z = (z ^ z >> 27) * 0x94D049BB133111EB; h = z ^ z >> 31`.
+uniform: min + (h * (max - min + 1) >> 64), not reduced. lognormal: with s**2 = ln(1 + (std_dev / mean)**2) and m = ln(mean) - s**2 / 2 the
+size is exp(m + s * q), where q is the standard normal quantile of (h >> 11 | 1) / 2**53, rounded and clipped to [min, max].
+
+Bytes, fill `random`. BASE is the first 4 MiB of SHAKE-128 of the ASCII text "sai3ssh <seed>", repeated without end, and c the little-endian
+number in its first 8 bytes. For object `index` let g = index * GOLDEN + c. Byte p of the object is byte (g >> 42) + p of BASE, except that
+each block b of 4 KiB begins with a stamp: g + b * (GOLDEN << 33) as 8 bytes, little-endian. The map from (index, b) to stamps is one
+to one for indices below 2**33 and objects up to 8 TiB, so no two blocks of a population are alike. A smaller object is a prefix of
+a larger one of the same index. Fill `zero`: zeros.
 """
 
 from __future__ import annotations
@@ -135,7 +138,10 @@ class Content:
         return bytes(memoryview(buffer)[skip : skip + length])
 
     def piece_into(self, buffer: bytearray, index: int, size: int, offset: int) -> int:
-        """Writes the piece from `offset`, a multiple of BLOCK, into a buffer of PIECE bytes; returns its length. What follows it is undefined."""
+        """Writes the piece from `offset`, a multiple of BLOCK, into a buffer of PIECE bytes; returns its length.
+
+        What follows it in the buffer is undefined.
+        """
         length = min(size - offset, PIECE)
         if length <= 0:
             return 0

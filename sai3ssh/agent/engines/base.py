@@ -40,9 +40,10 @@ class Task:
     def __init__(
         self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int, owner: str = ""
     ) -> None:
-        """`key` is relative to root; `size` is what put writes and what get and stat expect (-1: any size); `owner` is the work's own note."""
+        """`key` is relative to root; `size` is what put writes and what get and stat expect (-1: any); `owner` is the work's own note."""
         self.op = op
-        self.root = root
+        # Any: each engine knows its own kind of root.
+        self.root: Any = root
         self.key = key
         self.size = size
         self.index = index
@@ -56,7 +57,8 @@ class Task:
     @property
     def uri(self) -> str:
         """The whole name of the object, for messages."""
-        return self.root.uri + self.key
+        uri: str = self.root.uri + self.key
+        return uri
 
 
 class Work(Protocol):

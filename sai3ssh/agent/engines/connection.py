@@ -1,0 +1,418 @@
+"""One keep-alive connection of the native S3 engine: sends a request, takes in the response, never blocks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import ssl
+import struct
+import termios
+from select import EPOLLIN, EPOLLOUT
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Union
+
+from sai3ssh.agent.engines.base import GET, STAT, Task
+from sai3ssh.agent.engines.response import CHUNKED, MAX_HEAD, ChunkReader, Failure, parse_head
+from sai3ssh.dataset import PIECE, Content
+
+if TYPE_CHECKING:
+    from sai3ssh.agent.engines.endpoint import Endpoint
+
+BUFFER_BYTES = 256 * 1024
+"""The most that one turn of one connection receives: what keeps the turns of the others coming."""
+MAX_ERROR_BODY = 2048
+MAX_DRAIN = 64 * 1024
+"""A body that nobody wants is read to its end up to this many bytes; else the connection is closed."""
+
+_TLS_RECORDS_PER_TURN = 16
+_DISCARD = socket.MSG_TRUNC
+
+# What a connection is waiting for.
+CONNECT, HANDSHAKE, HEAD, BODY, CHUNKS, END = range(6)
+
+# What becomes of a body: dropped, kept, or compared with the content of the task.
+_DROP, _KEEP, _COMPARE = range(3)
+
+
+class Connection:
+    """A socket and the state of the one exchange on it.
+
+    Methods that move data raise Failure; after one the connection must be closed. `buffer` is shared by all connections.
+    """
+
+    __slots__ = (
+        "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_keep", "_left", "_out", "_partial", "_piece", "_put_bytes",
+        "_recv_into", "_sock", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body", "endpoint", "fd", "head", "length", "mask",
+        "mismatch", "phase", "received", "registered", "responding", "sent", "sent_ns", "served", "status", "task", "tried",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint, family: int, address: Any, buffer: bytearray) -> None:
+        """Begins to connect; raises Failure when that fails at once."""
+        self.endpoint = endpoint
+        self.task: Optional[Task] = None
+        self.phase = CONNECT
+        self.mask = EPOLLOUT
+        """The events to wait for; `registered` are those that the poller knows of."""
+        self.registered = 0
+        self.began_ns = self.sent_ns = 0
+        self.tried = 1
+        """Addresses tried for this attempt."""
+        self.served = 0
+        """Responses received so far."""
+        self.sent = self.responding = False
+        self.status = self.length = self.received = 0
+        self.mismatch = -1
+        """Where in the body the first part lies that differs from the content; -1: nowhere."""
+        self.head = b""
+        self.body = bytearray()
+        self._buffer = buffer
+        self._view = memoryview(buffer)
+        self._partial: Optional[bytearray] = None
+        self._chunks: Optional[ChunkReader] = None
+        self._content: Optional[Content] = None
+        self._piece: Optional[bytearray] = None
+        self._out = memoryview(b"")
+        self._unmade = 0
+        """Bytes at the end of the request's body that have not been made yet."""
+        self._body_use = self._keep = self._left = self._put_bytes = self._unsent_head = 0
+        self._broken = self._close = False
+        self._tls: Optional[ssl.SSLSocket] = None
+        try:
+            self._sock: Union[socket.socket, ssl.SSLSocket] = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            raise network_failure(error.errno, "connect") from error
+        self.fd = self._sock.fileno()
+        self._recv_into: Callable[..., int] = self._sock.recv_into
+        try:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            number = self._sock.connect_ex(address)
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if number not in (0, errno.EINPROGRESS):
+            self._sock.close()
+            raise network_failure(number, "connect")
+
+    # --- opening and closing -----------------------------------------------------------------------------------------------------------
+
+    def connected(self) -> bool:
+        """Goes on with connecting; True when requests can be sent."""
+        if self.phase == CONNECT:
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                raise network_failure(number, "connect")
+            try:
+                self._sock.getpeername()
+            except OSError:
+                # The event was of an earlier socket that had the same number.
+                return False
+            context = self.endpoint.context
+            if context is None:
+                self.phase = HEAD
+                return True
+            try:
+                self._tls = context.wrap_socket(self._sock, server_hostname=self.endpoint.host, do_handshake_on_connect=False)
+            except OSError as error:
+                raise network_failure(error.errno, "TLS handshake") from error
+            self._sock = self._tls
+            self._recv_into = self._tls.recv_into
+            self.phase = HANDSHAKE
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self.mask = EPOLLIN
+            return False
+        except ssl.SSLWantWriteError:
+            self.mask = EPOLLOUT
+            return False
+        except ssl.SSLCertVerificationError as error:
+            raise Failure("tls", f"the certificate is not valid for {self.endpoint.host}: {error.verify_message}") from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise Failure("reset", "the server closed the connection during the TLS handshake") from error
+        except ssl.SSLError as error:
+            raise Failure("tls", f"TLS handshake: {error.reason or error}") from error
+        except OSError as error:
+            raise network_failure(error.errno, "TLS handshake") from error
+        self.phase = HEAD
+        return True
+
+    def close(self) -> None:
+        """Closes the socket, at once."""
+        self._sock.close()
+
+    def lost_request(self) -> bool:
+        """Whether the server's side has not acknowledged all of what was sent; ask before close().
+
+        On a connection that was idle this tells a request that met a server just closing it (never received, so never counted
+        there) from one that was received and not answered.
+        """
+        try:
+            queued: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        except (OSError, ValueError):
+            return False
+        return queued > 0
+
+    # --- sending -----------------------------------------------------------------------------------------------------------------------
+
+    def start(self, task: Task, head: bytes, put_bytes: int, keep: int, compare: Optional[Content], now_ns: int) -> None:
+        """Sends a request whose body is the first `put_bytes` of the task's content; receive() will take the response in.
+
+        The body of a success is kept up to `keep` bytes, or compared with `compare`, or else dropped.
+        """
+        self.task = task
+        self.began_ns = self.sent_ns = now_ns
+        self.sent = self.responding = False
+        self.phase = HEAD
+        self._partial = None
+        self._keep = keep
+        self._content = compare
+        data = head
+        if put_bytes:
+            content = task.content
+            assert content is not None
+            first = content.head(task.index, put_bytes)
+            self._put_bytes = put_bytes
+            self._unmade = put_bytes - len(first)
+            data += first
+        try:
+            n = self._sock.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            n = 0
+        except OSError:
+            self._break()
+            return
+        if n == len(data) and not self._unmade:
+            self.sent = True
+            self.mask = EPOLLIN
+        else:
+            self._unsent_head = len(head) - n
+            self.sent = self._unsent_head <= 0
+            self._out = memoryview(data)[n:]
+            self.mask = EPOLLIN | EPOLLOUT
+
+    def send_more(self, now_ns: int) -> None:
+        """Sends the next piece of the request."""
+        out = self._out
+        if not len(out):
+            task = self.task
+            assert task is not None
+            assert task.content is not None
+            if self._piece is None:
+                self._piece = bytearray(PIECE)
+            length = task.content.piece_into(self._piece, task.index, self._put_bytes, self._put_bytes - self._unmade)
+            self._unmade -= length
+            out = memoryview(self._piece)[:length]
+        try:
+            n = self._sock.send(out)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            self._out = out
+            return
+        except OSError:
+            self._break()
+            return
+        self._out = out[n:]
+        if not self.sent:
+            self._unsent_head -= n
+            self.sent = self._unsent_head <= 0
+        if n == len(out) and not self._unmade:
+            self.mask = EPOLLIN
+            self.sent_ns = now_ns
+
+    def _break(self) -> None:
+        """After a failure to send there may still be a response to read: the one that says why the server hung up."""
+        self._broken = True
+        self._unmade = 0
+        self.mask = EPOLLIN
+
+    @property
+    def sending(self) -> bool:
+        """Whether part of the request has not been sent."""
+        return self._broken or self.mask & EPOLLOUT != 0
+
+    @property
+    def awaiting(self) -> bool:
+        """Whether the request has gone and nothing of its response has come."""
+        return self.phase == HEAD and not self.responding and not self.sending
+
+    # --- receiving ---------------------------------------------------------------------------------------------------------------------
+
+    def receive(self) -> bool:
+        """Takes in what has arrived, one bounded turn of it; True when the response is whole."""
+        if self._tls is not None:
+            return self._receive_tls(self._tls)
+        try:
+            if self.phase != BODY:
+                n = self._recv_into(self._buffer)
+            elif self._body_use:
+                n = self._recv_into(self._buffer, min(self._left, BUFFER_BYTES))
+            else:
+                # The kernel throws the bytes away itself: nothing is copied.
+                n = self._recv_into(self._buffer, min(self._left, BUFFER_BYTES), _DISCARD)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise network_failure(error.errno, "response") from error
+        return self._feed(n)
+
+    def _receive_tls(self, tls: ssl.SSLSocket) -> bool:
+        turns = 0
+        # What TLS has taken from the kernel already, the poller will not announce: a turn ends only when that is used up.
+        while turns < _TLS_RECORDS_PER_TURN or tls.pending():
+            turns += 1
+            try:
+                n = tls.recv_into(self._buffer, min(self._left, BUFFER_BYTES) if self.phase == BODY else BUFFER_BYTES)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return False
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                n = 0
+            except ssl.SSLError as error:
+                raise Failure("tls", f"TLS: {error.reason or error}") from error
+            except OSError as error:
+                raise network_failure(error.errno, "response") from error
+            if self._feed(n):
+                return True
+        return False
+
+    def _feed(self, n: int) -> bool:
+        if not n:
+            return self._end_of_stream()
+        phase = self.phase
+        if phase == HEAD:
+            self.responding = True
+            if self._partial is None:
+                return self._feed_head(self._buffer, n)
+            self._partial += self._view[:n]
+            return self._feed_head(self._partial, len(self._partial))
+        if phase == BODY:
+            self._left -= n
+            if self._body_use:
+                self._take(self._view[:n])
+            self.received += n
+            return not self._left
+        return self._feed_unbounded(self._view[:n])
+
+    def _end_of_stream(self) -> bool:
+        if self.phase == END:
+            self._close = True
+            return True
+        if self.responding:
+            where = "head" if self.phase == HEAD else f"body, after {self.received} bytes"
+            raise Failure("short_read", f"the connection ended in the middle of the response's {where}")
+        what = "while the request was being sent" if self.sending else "without a response"
+        raise Failure("reset", f"the server closed the connection {what}")
+
+    def _feed_head(self, data: bytearray, n: int) -> bool:
+        start = 0
+        while True:
+            end = data.find(b"\r\n\r\n", start, n)
+            if (end if end >= 0 else n) - start > MAX_HEAD:
+                raise Failure("protocol", f"response head of more than {MAX_HEAD} bytes")
+            if end < 0:
+                if data[start : min(n, start + 5)] != b"HTTP/"[: n - start]:
+                    raise Failure("protocol", f"not an HTTP response: it begins with {bytes(data[start : min(n, start + 40)])!r}")
+                self._partial = data[start:n]
+                return False
+            head = bytes(data[start : end + 2])
+            status, length, self._close = parse_head(head)
+            start = end + 4
+            if status >= 200:
+                break
+            if status == 101:
+                raise Failure("protocol", "status 101: the server wants another protocol")
+        self.status = status
+        self.length = length
+        self.received = 0
+        task = self.task
+        assert task is not None
+        op = task.op
+        if status >= 300:
+            self.head = head
+            self._body_use, self._keep, self.body = _KEEP, MAX_ERROR_BODY, bytearray()
+        elif self._keep:
+            self._body_use, self.body = _KEEP, bytearray()
+        else:
+            self._body_use = _DROP if self._content is None else _COMPARE
+            self.mismatch = -1
+            if op == GET and length >= 0 and length != task.size >= 0:
+                raise _wrong_size(length, task.size)
+        if op == STAT or status == 204 or status == 304:
+            length = 0
+        if length < 0:
+            self._chunks = ChunkReader() if length == CHUNKED else None
+            self.phase = CHUNKS if length == CHUNKED else END
+            return self._feed_unbounded(memoryview(data)[start:n]) if start < n else False
+        rest = n - start
+        if rest >= length:
+            # Bytes beyond the response are not ours to guess about.
+            if rest > length:
+                self._close = True
+            if length:
+                if self._body_use:
+                    self._take(memoryview(data)[start : start + length])
+                self.received = length
+            return True
+        if rest:
+            if self._body_use:
+                self._take(memoryview(data)[start:n])
+            self.received = rest
+        self._left = length - rest
+        self.phase = BODY
+        return False
+
+    def _feed_unbounded(self, view: memoryview) -> bool:
+        parts: List[memoryview] = []
+        finished = False
+        if self._chunks is None:
+            parts.append(view)
+        else:
+            used = self._chunks.feed(view, parts)
+            finished = self._chunks.finished
+            self._close = self._close or used < len(view)
+        for part in parts:
+            if self._body_use:
+                self._take(part)
+            self.received += len(part)
+        task = self.task
+        assert task is not None
+        if self.status < 300 and task.op == GET and self.received > task.size >= 0:
+            raise _wrong_size(self.received, task.size)
+        return finished
+
+    def _take(self, view: memoryview) -> None:
+        """Keeps or compares the next part of the body, which lies at `received`."""
+        if self._body_use == _KEEP:
+            if len(self.body) < self._keep:
+                self.body += view[: self._keep - len(self.body)]
+        elif self.mismatch < 0:
+            task, content = self.task, self._content
+            assert task is not None
+            assert content is not None
+            if not content.matches(task.index, max(task.size, self.received + len(view)), self.received, view):
+                self.mismatch = self.received
+
+    @property
+    def endless(self) -> bool:
+        """Whether the rest of the body, if nobody wants it, is not worth waiting for: it is long, or of unknown length."""
+        return (self.phase == BODY and self._left > MAX_DRAIN) or (self.phase > BODY and self.received > MAX_DRAIN)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow the response that has just ended."""
+        return not self._close and not self._broken and self.mask == EPOLLIN
+
+
+def network_failure(number: Optional[int], what: str) -> Failure:
+    """The failure that an errno of a socket means; `what` names the step."""
+    text = os.strerror(number) if number else "broken connection"
+    if number == errno.ETIMEDOUT:
+        return Failure("timeout_connect" if what == "connect" else "reset", f"{what}: {text}")
+    if number in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN):
+        return Failure("refused", f"{what}: {text}")
+    if number in (None, 0, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN):
+        return Failure("reset", f"{what}: {text}")
+    return Failure("other", f"{what}: {text}")
+
+
+def _wrong_size(found: int, expected: int) -> Failure:
+    return Failure("verify", f"the object has {found} bytes, expected {expected}")

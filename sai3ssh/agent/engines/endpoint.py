@@ -1,0 +1,122 @@
+"""Where the native S3 engine connects to: URL, addresses, TLS, and the paths of a bucket."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from typing import Any, Dict, List, Optional, Tuple
+from urllib.parse import urlsplit
+
+from sai3ssh.agent.engines.base import Root
+from sai3ssh.agent.engines.connection import Connection
+from sai3ssh.agent.engines.response import Failure
+from sai3ssh.agent.engines.sigv4 import Credentials, RequestSigner, encode_path
+from sai3ssh.errors import TargetError
+from sai3ssh.model import Target
+
+Address = Tuple[int, Any]
+"""Address family and socket address."""
+
+
+class Endpoint:
+    """One server name and port with its addresses, its idle connections and the signer for its Host header."""
+
+    def __init__(self, host: str, port: int, context: Optional[ssl.SSLContext], region: str, credentials: Credentials) -> None:
+        """`host` is a name or an address, IPv6 without brackets; `context` None means plain HTTP."""
+        self.host = host
+        self.port = port
+        self.context = context
+        self.idle: List[Connection] = []
+        self.addresses: List[Address] = []
+        self.problem: Optional[OSError] = None
+        """Why there are no addresses."""
+        name = f"[{host}]" if ":" in host else host
+        self.name = name if port == (443 if context else 80) else f"{name}:{port}"
+        self.url = f"{'https' if context else 'http'}://{self.name}"
+        self.signer = RequestSigner(self.name, region, credentials)
+        self._resolver: Optional[threading.Thread] = None
+
+    def resolve(self) -> None:
+        """Looks the name up; blocks. Afterwards there are addresses, or `problem` says why not."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            self.problem = error
+            return
+        self.problem = None
+        self.addresses = list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+    def resolve_again(self) -> None:
+        """Looks the name up beside the running loop, which must not wait for name servers in the middle of an outage."""
+        if self._resolver is None or not self._resolver.is_alive():
+            self._resolver = threading.Thread(target=self.resolve, name="resolve", daemon=True)
+            self._resolver.start()
+
+    def next_address(self) -> Address:
+        """An address, another one each time, so that connections spread over all; raises Failure('dns')."""
+        if not self.addresses:
+            raise Failure("dns", f"cannot resolve {self.host}: {self.problem or 'no addresses'}")
+        address = self.addresses.pop(0)
+        self.addresses.append(address)
+        return address
+
+
+class S3Root(Root):
+    """A target URI s3://bucket/prefix as its endpoint wants it."""
+
+    __slots__ = ("bucket", "bucket_path", "endpoint", "path", "prefix")
+
+    def __init__(self, uri: str, bucket: str, prefix: str, bucket_path: str, endpoint: Endpoint) -> None:
+        super().__init__(uri)
+        self.bucket = bucket
+        self.prefix = prefix
+        self.bucket_path = bucket_path or "/"
+        self.path = f"{bucket_path}/{encode_path(prefix)}"
+        self.endpoint = endpoint
+
+
+class EndpointMap:
+    """The endpoints of one target: one with path-style addresses, one per bucket with virtual hosts."""
+
+    def __init__(self, target: Target, credentials: Credentials) -> None:
+        """Raises TargetError when the endpoint's URL or the CA file cannot be used."""
+        url = target.endpoint_url or f"https://s3.{target.region}.amazonaws.com"
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.query or parts.username:
+            raise TargetError(f"endpoint {url!r} is not a URL of the form http(s)://host[:port][/path]", remedy="Correct endpoint_url")
+        self._target = target
+        self._credentials = credentials
+        self._host = parts.hostname
+        self._path = parts.path.rstrip("/")
+        self._context = _context(target) if parts.scheme == "https" else None
+        self._port = port or (443 if self._context else 80)
+        self.endpoints: Dict[str, Endpoint] = {}
+
+    def root(self, uri: str) -> S3Root:
+        """The prepared form of s3://bucket/prefix; raises TargetError on another form."""
+        scheme, _, rest = uri.partition("://")
+        bucket, _, prefix = rest.partition("/")
+        if scheme != "s3" or not bucket:
+            raise TargetError(f"target {uri!r} is not of the form s3://bucket/prefix", remedy="Correct the target")
+        host, path = (self._host, f"{self._path}/{bucket}") if self._target.path_style else (f"{bucket}.{self._host}", self._path)
+        endpoint = self.endpoints.get(host)
+        if endpoint is None:
+            endpoint = Endpoint(host, self._port, self._context, self._target.region, self._credentials)
+            self.endpoints[host] = endpoint
+        return S3Root(uri, bucket, prefix, path, endpoint)
+
+
+def _context(target: Target) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=target.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise TargetError(f"cannot read the CA file {target.ca_file}: {error}", remedy="Correct ca_file") from error
+    if not target.verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

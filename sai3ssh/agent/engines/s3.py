@@ -1,0 +1,441 @@
+"""The native S3 engine: one epoll loop, one process, no thread, standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import random
+import select
+import time
+from collections import deque
+from hashlib import sha256
+from select import EPOLLIN, EPOLLOUT
+from typing import Callable, Deque, Dict, List, Optional, Tuple
+
+from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Root, Task, Work
+from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection
+from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
+from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
+from sai3ssh.agent.engines.response import Failure
+from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, check_error, refusal
+from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, list_query
+from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, encode_path
+from sai3ssh.dataset import PIECE
+from sai3ssh.model import Deadlines, Retry, Target
+
+_LISTS = (LIST, PROBE)
+_SWEEP_NS = 100_000_000
+_FINE_NS = 2_000_000
+_RESOLVE_AGAIN_NS = 30_000_000_000
+_MAX_EVENTS = 512
+
+
+class S3Engine:
+    """Performs operations on an S3 server."""
+
+    def __init__(
+        self,
+        target: Target,
+        credentials: Credentials,
+        deadlines: Deadlines,
+        retry: Retry,
+        rng: Optional[random.Random] = None,
+    ) -> None:
+        """Raises TargetError when the target cannot be used as it is written."""
+        self._target = target
+        self._credentials = credentials
+        self._deadlines = deadlines
+        self._retry = retry
+        self._rng = rng or random.Random()
+        self._map = EndpointMap(target, credentials)
+        self._roots: Dict[str, S3Root] = {}
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._poller = select.epoll()
+        self._connections: Dict[int, Connection] = {}
+        self._waiting: List[Tuple[int, int, Task]] = []
+        """Retries that are due later: (when, tie-breaker, task)."""
+        self._hashing: Deque[Tuple[Task, PayloadHash]] = deque()
+        """Large objects whose payload is being hashed, a piece a turn, before they can be sent."""
+        self._in_flight = 0
+        self._ties = 0
+        self._resolved_ns = 0
+        self._work: Work = _Probe()
+        self._refusal: Optional[Refusal] = None
+        """Why an operation was given up last."""
+
+    # --- the contract ------------------------------------------------------------------------------------------------------------------
+
+    def root(self, uri: str) -> Root:
+        """The prepared form of s3://bucket/prefix; raises TargetError on another form."""
+        if uri not in self._roots:
+            self._roots[uri] = self._map.root(uri)
+        return self._roots[uri]
+
+    def check(self, write: bool = False) -> None:
+        """Returns when every prepared root can be used: its bucket listed and, with `write`, a probe object written and deleted."""
+        probed: Dict[str, bool] = {}
+        for root in self._roots.values():
+            tasks = [Task(PROBE, root, "", -1, 0, None, time.perf_counter_ns())] if root.bucket not in probed else []
+            probed[root.bucket] = True
+            if write:
+                key = f".sai3ssh-probe-{self._rng.getrandbits(64):016x}"
+                tasks += [Task(op, root, key, 0, 0, None, time.perf_counter_ns()) for op in (PUT, DELETE)]
+            for task in tasks:
+                task.attempt = 1 << 30
+                self._refusal = None
+                self.run(_Probe(task), 1)
+                if self._refusal is not None:
+                    raise check_error(self._refusal, root.uri, root.endpoint.url, self._target.region)
+
+    def run(
+        self,
+        work: Work,
+        concurrency: int,
+        control_fd: Optional[int] = None,
+        on_control: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Performs tasks until the work is finished and none is in flight; see base.Engine."""
+        self._work = work
+        concurrency = max(concurrency, 1)
+        for endpoint in self._map.endpoints.values():
+            endpoint.resolve()
+        if control_fd is not None:
+            self._poller.register(control_fd, EPOLLIN)
+        try:
+            self._loop(work, concurrency, control_fd, on_control)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if control_fd is not None:
+                # A descriptor that on_control closed has left the poller already.
+                with contextlib.suppress(OSError, ValueError):
+                    self._poller.unregister(control_fd)
+            self._work = _Probe()
+
+    def close(self) -> None:
+        """Closes connections and forgets what was in flight."""
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        for endpoint in self._map.endpoints.values():
+            endpoint.idle.clear()
+        self._waiting.clear()
+        self._hashing.clear()
+        self._in_flight = 0
+
+    # --- the loop ----------------------------------------------------------------------------------------------------------------------
+
+    def _loop(self, work: Work, concurrency: int, control_fd: Optional[int], on_control: Callable[[], None]) -> None:
+        connections, waiting, poll, clock = self._connections, self._waiting, self._poller.poll, time.perf_counter_ns
+        sweep_ns = clock() + _SWEEP_NS
+        while True:
+            now = clock()
+            while waiting and waiting[0][0] <= now:
+                self._begin(heapq.heappop(waiting)[2], now)
+            exhausted = False
+            while self._in_flight < concurrency:
+                task = work.next(now)
+                if task is None:
+                    exhausted = True
+                    break
+                self._in_flight += 1
+                self._begin(task, now)
+                now = clock()
+            if exhausted and not self._in_flight and work.finished:
+                return
+            if self._hashing:
+                self._hash_piece()
+            wake_ns = sweep_ns
+            if waiting and waiting[0][0] < wake_ns:
+                wake_ns = waiting[0][0]
+            pace_ns = work.wake_ns if exhausted else None
+            if pace_ns is not None and pace_ns < wake_ns:
+                wake_ns = pace_ns
+            left = wake_ns - clock()
+            if self._hashing or left <= 0:
+                events = poll(0, _MAX_EVENTS)
+            elif left < _FINE_NS:
+                self._wait_finely(left)
+                events = poll(0, _MAX_EVENTS)
+            else:
+                # epoll rounds up to milliseconds, which would start paced operations late: the last one is waited for finely.
+                events = poll((left - 1_000_000) / 1e9, _MAX_EVENTS)
+            for fd, event in events:
+                connection = connections.get(fd)
+                if connection is not None:
+                    self._advance(connection, event)
+                elif fd == control_fd:
+                    on_control()
+            if clock() >= sweep_ns:
+                sweep_ns = clock() + _SWEEP_NS
+                self._sweep()
+
+    def _wait_finely(self, left_ns: int) -> None:
+        """Waits for events, or for left_ns with a resolution of microseconds: select has that, epoll has not."""
+        fd = self._poller.fileno()
+        if fd < 1024:
+            select.select([fd], [], [], left_ns / 1e9)
+
+    def _advance(self, connection: Connection, event: int) -> None:
+        """Does what an event of a connection asks for."""
+        task = connection.task
+        if task is None:
+            # Nothing is expected on an idle connection: the server has closed it.
+            connection.endpoint.idle.remove(connection)
+            self._drop(connection)
+            return
+        try:
+            if connection.phase <= HANDSHAKE:
+                if connection.connected():
+                    self._send(connection, task, time.perf_counter_ns())
+                elif connection.mask != connection.registered:
+                    self._watch(connection)
+                return
+            if event & ~EPOLLOUT:
+                if connection.receive():
+                    self._complete(connection, task)
+                    return
+                if connection.endless and (connection.status >= 300 or task.op not in (GET, LIST, PROBE)):
+                    self._complete(connection, task)
+                    return
+            if event & EPOLLOUT and connection.mask & EPOLLOUT:
+                connection.send_more(time.perf_counter_ns())
+            if connection.mask != connection.registered:
+                self._watch(connection)
+        except Failure as failure:
+            self._break(connection, failure)
+
+    def _watch(self, connection: Connection) -> None:
+        if connection.registered:
+            self._poller.modify(connection.fd, connection.mask)
+        else:
+            self._poller.register(connection.fd, connection.mask)
+        connection.registered = connection.mask
+
+    def _drop(self, connection: Connection) -> None:
+        del self._connections[connection.fd]
+        connection.close()
+
+    def _sweep(self) -> None:
+        """Ends the attempts whose deadline has passed. Cheaper than a timer per operation, and late by 100 ms at most."""
+        now = time.perf_counter_ns()
+        limits = self._deadlines
+        connect_ns, first_byte_ns, total_ns = (int(s * 1e9) for s in (limits.connect_s, limits.first_byte_s, limits.total_s))
+        for connection in list(self._connections.values()):
+            if connection.task is None:
+                continue
+            if connection.phase <= HANDSHAKE:
+                if now - connection.began_ns > connect_ns:
+                    self._break(connection, Failure("timeout_connect", f"no connection within {limits.connect_s:g} s"))
+            elif now - connection.began_ns > total_ns:
+                self._break(connection, Failure("timeout_total", f"not complete within {limits.total_s:g} s"))
+            elif connection.awaiting and now - connection.sent_ns > first_byte_ns:
+                self._break(connection, Failure("timeout_first_byte", f"no response within {limits.first_byte_s:g} s"))
+
+    # --- one attempt -------------------------------------------------------------------------------------------------------------------
+
+    def _begin(self, task: Task, now: int) -> None:
+        """Begins an attempt: on an idle connection if there is one."""
+        if self._target.sign_payload and task.op == PUT and not self._hashed(task):
+            return
+        endpoint: Endpoint = task.root.endpoint
+        idle = endpoint.idle
+        if idle:
+            self._send(idle.pop(), task, now)
+        else:
+            self._connect(endpoint, task, now, now, 1)
+
+    def _connect(self, endpoint: Endpoint, task: Task, now: int, began_ns: int, tried: int) -> None:
+        """Opens a connection for an attempt that began at began_ns; `tried` counts the addresses it has tried."""
+        while True:
+            try:
+                family, address = endpoint.next_address()
+                connection = Connection(endpoint, family, address, self._buffer)
+            except Failure as failure:
+                if tried < len(endpoint.addresses):
+                    tried += 1
+                    continue
+                self._resolve_again(endpoint, now)
+                self._fail(task, Refusal(failure.error_class, failure.detail), sent=False)
+                return
+            break
+        connection.task = task
+        connection.began_ns = began_ns
+        connection.tried = tried
+        self._connections[connection.fd] = connection
+        self._watch(connection)
+
+    def _resolve_again(self, endpoint: Endpoint, now: int) -> None:
+        if now - self._resolved_ns > _RESOLVE_AGAIN_NS or not endpoint.addresses:
+            self._resolved_ns = now
+            endpoint.resolve_again()
+
+    def _send(self, connection: Connection, task: Task, now: int) -> None:
+        """Sends the task's request on a connection that is open."""
+        op = task.op
+        root: S3Root = task.root
+        signer = connection.endpoint.signer
+        keep = size = 0
+        length = -1
+        compare = None
+        payload = EMPTY_SHA256 if self._target.sign_payload else ""
+        if op in _LISTS:
+            path = root.bucket_path
+            query = list_query(root.prefix + task.key, task.state, op == PROBE)
+            keep = MAX_PAGE
+        else:
+            key = task.key
+            path = root.path + encode_path(key)
+            query = ""
+            if op == PUT:
+                length = size = task.size
+                if payload and size:
+                    payload = task.state
+            elif op == GET and self._target.verify_reads:
+                compare = task.content
+        connection.start(task, signer.head(METHODS[op], path, query, now, length, payload), size, keep, compare, now)
+        if connection.mask != connection.registered:
+            self._watch(connection)
+
+    def _hashed(self, task: Task) -> bool:
+        """Whether the payload's hash is there; if not, it is being made and the attempt will begin by itself."""
+        if task.state is not None or not task.size:
+            return True
+        assert task.content is not None
+        if task.size <= PIECE:
+            task.state = sha256(task.content.head(task.index, task.size)).hexdigest()
+            return True
+        self._hashing.append((task, PayloadHash(task)))
+        return False
+
+    def _hash_piece(self) -> None:
+        task, payload = self._hashing[0]
+        if payload.step():
+            self._hashing.popleft()
+            task.state = payload.hexdigest()
+            self._begin(task, time.perf_counter_ns())
+
+    # --- how it ended ------------------------------------------------------------------------------------------------------------------
+
+    def _complete(self, connection: Connection, task: Task) -> None:
+        """A whole response, or as much of one as is worth waiting for, is there."""
+        now = time.perf_counter_ns()
+        connection.served += 1
+        status = connection.status
+        op = task.op
+        problem: Optional[Refusal] = None
+        if status >= 300:
+            problem = refusal(status, connection.head, connection.body, self._credentials)
+        elif connection.sending:
+            problem = Refusal("protocol", f"HTTP {status} came before the whole request was sent", status)
+        elif op in _LISTS:
+            problem = self._take_page(connection, task)
+        elif op == GET:
+            if connection.received != task.size >= 0:
+                problem = Refusal("verify", f"the object has {connection.received} bytes, expected {task.size}")
+            elif connection.mismatch >= 0:
+                problem = Refusal("verify", f"the bytes differ from what was written, at or after offset {connection.mismatch}")
+        elif op == STAT and connection.length != task.size >= 0:
+            problem = Refusal("verify", f"the object has {connection.length} bytes, expected {task.size}")
+        size = connection.received if op == GET else task.size if op == PUT else 0
+        connection.task = None
+        if connection.reusable and not connection.endless:
+            connection.endpoint.idle.append(connection)
+        else:
+            self._drop(connection)
+        if problem is not None:
+            self._fail(task, problem, sent=True)
+            return
+        if op == LIST and task.state is not None:
+            self._work.page(task)
+            task.attempt = 0
+            self._begin(task, now)
+            return
+        work = self._work
+        work.done(task, now, size)
+        following = work.next(now)
+        if following is None:
+            self._in_flight -= 1
+        else:
+            self._begin(following, now)
+
+    def _take_page(self, connection: Connection, task: Task) -> Optional[Refusal]:
+        """Counts the keys of a page and notes where the next begins."""
+        if connection.received > len(connection.body):
+            return Refusal("protocol", f"page of a LIST of more than {MAX_PAGE} bytes")
+        try:
+            page = parse_page(connection.body, task.state)
+        except Failure as failure:
+            return Refusal(failure.error_class, failure.detail)
+        task.listed += page.keys
+        task.state = page.token
+        return None
+
+    def _break(self, connection: Connection, failure: Failure) -> None:
+        """The attempt on a connection failed: the connection is of no more use."""
+        task = connection.task
+        assert task is not None
+        now = time.perf_counter_ns()
+        stale = connection.served > 0 and not connection.responding and failure.error_class == "reset"
+        sent = connection.sent and not (stale and connection.lost_request())
+        endpoint = connection.endpoint
+        opening = connection.phase == CONNECT
+        self._drop(connection)
+        if opening and failure.error_class != "timeout_connect" and connection.tried < len(endpoint.addresses):
+            self._connect(endpoint, task, now, connection.began_ns, connection.tried + 1)
+        elif stale:
+            # An idle connection that the server closed just as the request left says nothing about the server: try a new one at once.
+            self._work.retried(task, failure.error_class, sent)
+            self._connect(endpoint, task, now, now, 1)
+        else:
+            if opening:
+                self._resolve_again(endpoint, now)
+            self._fail(task, Refusal(failure.error_class, failure.detail), sent)
+
+    def _fail(self, task: Task, found: Refusal, sent: bool) -> None:
+        """Makes the attempt again later, or gives the operation up."""
+        now = time.perf_counter_ns()
+        if found.error_class in RETRYABLE and task.attempt < self._retry.max_retries:
+            retry = self._retry
+            delay_s = min(retry.max_delay_s, retry.initial_delay_s * retry.multiplier**task.attempt)
+            delay_s *= 1 + retry.jitter * (2 * self._rng.random() - 1)
+            task.attempt += 1
+            self._ties += 1
+            heapq.heappush(self._waiting, (now + int(delay_s * 1e9), self._ties, task))
+            self._work.retried(task, found.error_class, sent)
+            return
+        self._refusal = found
+        self._in_flight -= 1
+        method = METHODS[task.op] if task.op != LIST else "LIST"
+        self._work.failed(task, now, found.error_class, f"{method} {task.uri[:300]}: {found.detail}", sent)
+
+
+class _Probe:
+    """Work of one task that nobody counts; without a task, the work between runs."""
+
+    wake_ns: Optional[int] = None
+
+    def __init__(self, task: Optional[Task] = None) -> None:
+        self._task = task
+
+    @property
+    def finished(self) -> bool:
+        return self._task is None
+
+    def next(self, now_ns: int) -> Optional[Task]:
+        task, self._task = self._task, None
+        if task is not None:
+            task.start_ns = now_ns
+        return task
+
+    def done(self, task: Task, end_ns: int, size_bytes: int) -> None:
+        pass
+
+    def retried(self, task: Task, error_class: str, sent: bool) -> None:
+        pass
+
+    def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
+        pass
+
+    def page(self, task: Task) -> None:
+        pass

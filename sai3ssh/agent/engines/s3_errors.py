@@ -1,0 +1,88 @@
+"""What an S3 server's refusals mean, for counters and for people."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from typing import NamedTuple, Union
+
+from sai3ssh.agent.engines.response import header
+from sai3ssh.agent.engines.sigv4 import Credentials
+from sai3ssh.errors import Sai3sshError, TargetError, Transient
+from sai3ssh.model import http_error_class
+
+RETRYABLE = frozenset((
+    "http_429", "http_500", "http_502", "http_503", "http_504",
+    "timeout_connect", "timeout_first_byte", "timeout_total", "refused", "reset", "dns", "short_read",
+))  # fmt: skip
+"""Error classes of attempts that are made again."""
+
+
+_SHORTEST_SECRET = 8
+"""Anything shorter is not a credential, and taking it out would only garble the message."""
+
+
+class Refusal(NamedTuple):
+    """Why an attempt failed: its error class, and for answers of the server the status, S3 error code and region."""
+
+    error_class: str
+    detail: str
+    status: int = 0
+    code: str = ""
+    region: str = ""
+
+
+def refusal(status: int, head: bytes, body: Union[bytes, bytearray], credentials: Credentials) -> Refusal:
+    """The refusal in an error response. Of the body only Code and Message are taken, without any credential they may quote."""
+    text = bytes(body).decode("utf-8", "replace")
+    code = re.sub(r"[^A-Za-z0-9.]", "", _text(text, "Code"))[:60]
+    message = " ".join(_text(text, "Message").split())
+    for secret in credentials:
+        if secret and len(secret) >= _SHORTEST_SECRET:
+            message = message.replace(secret, "[redacted]")
+    message = "".join(c for c in message[:200] if c.isprintable())
+    detail = " ".join(part for part in (f"HTTP {status}", f"{code}:" if code and message else code, message) if part)
+    return Refusal(http_error_class(status), detail, status, code, header(head, "x-amz-bucket-region"))
+
+
+def _text(body: str, tag: str) -> str:
+    start = body.find(f"<{tag}>")
+    if start < 0:
+        return ""
+    end = body.find("<", start + len(tag) + 2)
+    return unescape(body[start + len(tag) + 2 : end if end >= 0 else len(body)])
+
+
+_REMEDIES = {
+    "InvalidAccessKeyId": ("does not know the access key", "Check AWS_ACCESS_KEY_ID and that it belongs to this endpoint"),
+    "SignatureDoesNotMatch": ("refused the signature: the secret key is wrong for this access key", "Check AWS_SECRET_ACCESS_KEY"),
+    "ExpiredToken": ("says that the session token has expired", "Get new temporary credentials"),
+    "InvalidToken": ("does not accept the session token", "Check AWS_SESSION_TOKEN; unset it for permanent keys"),
+    "RequestTimeTooSkewed": ("says that this host's clock is wrong", "Synchronise the clock (chrony, systemd-timesyncd)"),
+    "NoSuchBucket": ("has no such bucket", "Create the bucket or correct the target"),
+    "AccessDenied": ("denied access", "Allow this key s3:ListBucket, GetObject, PutObject and DeleteObject on the bucket and the prefix"),
+}
+
+
+def check_error(found: Refusal, uri: str, endpoint: str, region: str) -> Sai3sshError:
+    """The error to raise when a check of a target failed: Transient when it may go away by itself, else TargetError with what to do."""
+    where = f"{uri} at {endpoint}"
+    if found.error_class == "dns" and "Temporary failure" not in found.detail:
+        return TargetError(f"{where}: {found.detail}", remedy="Correct endpoint_url or this host's name resolution")
+    if found.error_class == "tls":
+        certificate = "Set ca_file to the CA that signed the server's certificate, and use a name that it is valid for"
+        return TargetError(
+            f"{where}: {found.detail}", remedy=certificate if "certificate" in found.detail else "Check that the port speaks HTTPS"
+        )
+    if found.error_class in RETRYABLE:
+        return Transient(f"{where}: {found.detail}", remedy="Check that the server is up and reachable from this host")
+    if 300 <= found.status < 400 or found.code == "AuthorizationHeaderMalformed":
+        elsewhere = f" {found.region}" if found.region else ""
+        return TargetError(
+            f"{where}: the bucket is in another region{elsewhere}, not {region} ({found.detail})", remedy="Correct region and endpoint_url"
+        )
+    code = found.code or {403: "AccessDenied", 401: "AccessDenied", 404: "NoSuchBucket"}.get(found.status, "")
+    known = _REMEDIES.get(code)
+    if known is not None:
+        return TargetError(f"{where}: the server {known[0]} ({found.detail})", remedy=known[1])
+    return TargetError(f"{where}: {found.detail}", remedy="Check that endpoint_url is an S3 endpoint and correct the target")

@@ -1,0 +1,108 @@
+"""AWS Signature Version 4 for S3: whole request heads, at little more than the cost of three SHA-256 blocks each.
+
+All that stays the same within a second (key, HMAC states, date, scope, headers) is prepared once and copied.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from hashlib import sha256
+from typing import Callable, Mapping, NamedTuple, Optional
+from urllib.parse import quote
+
+UNSIGNED = "UNSIGNED-PAYLOAD"
+EMPTY_SHA256 = sha256(b"").hexdigest()
+_SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/"
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+
+
+class Credentials(NamedTuple):
+    """What requests are signed with."""
+
+    access_key: str
+    secret_key: str
+    session_token: Optional[str] = None
+
+    def __repr__(self) -> str:
+        # The secret must not reach a log by way of a traceback.
+        return f"Credentials(access_key={self.access_key[:4]}...)"
+
+
+def encode_path(path: str) -> str:
+    """The path as it goes onto the wire and into the signature: each byte but A-Z a-z 0-9 - _ . ~ / escaped, nothing normalised."""
+    raw = path.encode("utf-8")
+    return quote(raw, safe="/~") if raw.translate(None, _SAFE) else path
+
+
+def encode_query(parameters: Mapping[str, str]) -> str:
+    """The canonical query string: sorted, and '/' escaped too."""
+    return "&".join(f"{quote(name, safe='~')}={quote(value, safe='~')}" for name, value in sorted(parameters.items()))
+
+
+class RequestSigner:
+    """Makes signed request heads for one value of the Host header.
+
+    `clock` gives seconds since the epoch. Not thread-safe.
+    """
+
+    def __init__(self, host: str, region: str, credentials: Credentials, clock: Callable[[], float] = time.time) -> None:
+        self._host = host
+        self._region = region
+        self._credentials = credentials
+        self._clock = clock
+        self._until_ns = -1
+        self._day = ""
+        self._key = b""
+        self._inner = self._outer = sha256()
+        self._tail = self._fixed = ""
+
+    def _prepare(self, now_ns: int) -> None:
+        """Brings everything that depends on the second up to date."""
+        wall = self._clock()
+        self._until_ns = now_ns + int((1.0 - wall % 1.0) * 1e9)
+        date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall))
+        access_key, secret_key, token = self._credentials
+        scope = f"{date[:8]}/{self._region}/s3/aws4_request"
+        if date[:8] != self._day:
+            self._day = date[:8]
+            key = b"AWS4" + secret_key.encode("utf-8")
+            for part in scope.split("/"):
+                key = hmac.digest(key, part.encode("utf-8"), "sha256")
+            self._key = key.ljust(64, b"\0")
+        self._inner = sha256(self._key.translate(_INNER))
+        self._inner.update(f"AWS4-HMAC-SHA256\n{date}\n{scope}\n".encode())
+        self._outer = sha256(self._key.translate(_OUTER))
+        names = "host;x-amz-content-sha256;x-amz-date"
+        tail = f"\nhost:{self._host}\nx-amz-content-sha256:{UNSIGNED}\nx-amz-date:{date}\n"
+        fixed = f"Host: {self._host}\r\nx-amz-content-sha256: {UNSIGNED}\r\nx-amz-date: {date}\r\n"
+        if token:
+            names += ";x-amz-security-token"
+            tail += f"x-amz-security-token:{token}\n"
+            fixed += f"x-amz-security-token: {token}\r\n"
+        self._tail = f"{tail}\n{names}\n{UNSIGNED}"
+        self._fixed = f"{fixed}Authorization: AWS4-HMAC-SHA256 Credential={access_key}/{scope}, SignedHeaders={names}, Signature="
+
+    def head(self, method: str, path: str, query: str, now_ns: int, length: int = -1, payload_sha256: str = "") -> bytes:
+        """The whole head of a request, signed for the present second.
+
+        path and query are encoded already; now_ns is any clock that counts nanoseconds; length becomes Content-Length when it is not
+        negative; without payload_sha256 the payload is not signed.
+        """
+        if now_ns >= self._until_ns:
+            self._prepare(now_ns)
+        tail = self._tail
+        fixed = self._fixed
+        if payload_sha256:
+            tail = tail.replace(UNSIGNED, payload_sha256)
+            fixed = fixed.replace(UNSIGNED, payload_sha256)
+        inner = self._inner.copy()
+        inner.update(sha256(f"{method}\n{path}\n{query}{tail}".encode()).hexdigest().encode())
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        if query:
+            path = f"{path}?{query}"
+        if length >= 0:
+            return f"{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n{fixed}{outer.hexdigest()}\r\n\r\n".encode()
+        return f"{method} {path} HTTP/1.1\r\n{fixed}{outer.hexdigest()}\r\n\r\n".encode()

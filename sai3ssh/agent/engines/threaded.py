@@ -1,0 +1,153 @@
+"""The base of engines whose operations block: one thread for each operation in flight."""
+
+from __future__ import annotations
+
+import random
+import select
+import threading
+import time
+from typing import Callable, List, Optional
+
+from sai3ssh.agent.engines.base import Task, Work
+from sai3ssh.agent.engines.response import Failure
+from sai3ssh.agent.engines.s3_errors import RETRYABLE
+from sai3ssh.model import Retry
+
+_CONTROL_S = 0.05
+
+
+class OperationFailed(Failure):
+    """An attempt failed; `sent` says whether its request left for the server."""
+
+    def __init__(self, error_class: str, detail: str, sent: bool = True) -> None:
+        super().__init__(error_class, detail)
+        self.sent = sent
+
+
+class ThreadedEngine:
+    """Runs perform() in threads; the caller's thread looks after control. Calls of the work are made under a lock."""
+
+    def __init__(self, retry: Retry, rng: Optional[random.Random] = None) -> None:
+        self._retry = retry
+        self._rng = rng or random.Random()
+        self._changed = threading.Condition()
+        self._work: Optional[Work] = None
+        self._in_flight = 0
+        self._stopping = False
+        self._crash: Optional[BaseException] = None
+
+    def perform(self, task: Task) -> int:
+        """Makes one attempt and returns the bytes of object data moved; raises OperationFailed."""
+        raise NotImplementedError
+
+    def page(self, task: Task) -> None:
+        """To be called by perform() after each page of a LIST but the last."""
+        with self._changed:
+            assert self._work is not None
+            self._work.page(task)
+
+    def run(
+        self,
+        work: Work,
+        concurrency: int,
+        control_fd: Optional[int] = None,
+        on_control: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Performs tasks until the work is finished and none is in flight; see base.Engine."""
+        self._work = work
+        self._stopping, self._crash, self._in_flight = False, None, 0
+        threads = []
+        for i in range(max(concurrency, 1)):
+            threads.append(threading.Thread(target=self._guard, args=(work,), name=f"operation-{i}", daemon=True))
+            threads[-1].start()
+        try:
+            self._attend(threads, control_fd, on_control)
+        finally:
+            with self._changed:
+                self._stopping = True
+                self._changed.notify_all()
+        for thread in threads:
+            thread.join()
+        if self._crash is not None:
+            raise self._crash
+
+    def _attend(self, threads: List[threading.Thread], control_fd: Optional[int], on_control: Callable[[], None]) -> None:
+        """Passes control on until all threads have ended."""
+        poller = select.poll()
+        if control_fd is not None:
+            poller.register(control_fd, select.POLLIN)
+        while True:
+            thread = next((thread for thread in threads if thread.is_alive()), None)
+            if thread is None:
+                return
+            if control_fd is None:
+                thread.join(_CONTROL_S)
+            elif poller.poll(0):
+                # The work is the same object that on_control changes.
+                with self._changed:
+                    on_control()
+                    self._changed.notify_all()
+            else:
+                thread.join(_CONTROL_S)
+
+    def _guard(self, work: Work) -> None:
+        try:
+            self._serve(work)
+        except BaseException as error:
+            with self._changed:
+                self._crash, self._stopping = error, True
+                self._changed.notify_all()
+
+    def _serve(self, work: Work) -> None:
+        """Performs one task after another until no more will come."""
+        while True:
+            task = self._take(work)
+            if task is None:
+                return
+            self._finish(work, task)
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def _take(self, work: Work) -> Optional[Task]:
+        with self._changed:
+            while not self._stopping:
+                task = work.next(time.perf_counter_ns())
+                if task is not None:
+                    self._in_flight += 1
+                    return task
+                if work.finished:
+                    return None
+                wake_ns = work.wake_ns
+                wait_s = 0.1 if wake_ns is None else (wake_ns - time.perf_counter_ns()) / 1e9
+                self._changed.wait(min(max(wait_s, 0.0), 0.1))
+            return None
+
+    def _finish(self, work: Work, task: Task) -> None:
+        """Makes attempts at a task until it is done or given up."""
+        while True:
+            try:
+                size = self.perform(task)
+            except OperationFailed as failure:
+                with self._changed:
+                    if failure.error_class not in RETRYABLE or task.attempt >= self._retry.max_retries or self._stopping:
+                        detail = f"{task.uri[:300]}: {failure.detail}"
+                        work.failed(task, time.perf_counter_ns(), failure.error_class, detail, failure.sent)
+                        return
+                    delay_s = retry_delay_s(self._retry, task.attempt, self._rng)
+                    task.attempt += 1
+                    work.retried(task, failure.error_class, failure.sent)
+                    due = time.monotonic() + delay_s
+                    while not self._stopping and time.monotonic() < due:
+                        self._changed.wait(due - time.monotonic())
+                continue
+            end_ns = time.perf_counter_ns()
+            with self._changed:
+                work.done(task, end_ns, size)
+            return
+
+
+def retry_delay_s(retry: Retry, attempt: int, rng: random.Random) -> float:
+    """How long to wait before making attempt number `attempt` + 1 again: exponential, with jitter."""
+    delay_s = min(retry.max_delay_s, retry.initial_delay_s * retry.multiplier**attempt)
+    return delay_s * (1 + retry.jitter * (2 * rng.random() - 1))
