@@ -7,6 +7,7 @@ which all its workers belong.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -170,6 +171,8 @@ class Supervisor:
     def _finish(self) -> None:
         """Workers gone, final record on disk, cache of the outcome written, metrics removed."""
         left = kill_all(self._workers)
+        for worker in self._workers:
+            self._hear_last(worker)
         if left:
             self._journal.append("notice", {"level": "error", "text": f"processes {left} did not end when killed"})
         if self._stage is not None:
@@ -220,10 +223,8 @@ class Supervisor:
         elif "started" in message:
             worker.started_clock_ns = message["started"]
             self._stage_started()
-        elif "finished" in message and self._stage is not None:
-            for name, ranges in message["finished"].items():
-                self._ledger.record(self._stage.index, name, ranges)
-                self._journal.append("ledger", {"stage": self._stage.index, "population": name, "ranges": ranges})
+        elif "finished" in message:
+            self._record_finished(message["finished"])
         elif "ended" in message:
             worker.ended = message["ended"]
             self._ledger.puts += message["ended"].get("puts", [])
@@ -232,6 +233,29 @@ class Supervisor:
             elif all(w.ended is not None for w in self._workers):
                 self._end_stage(max(w.ended["drained_clock_ns"] for w in self._workers if w.ended))
                 self._after_stage()
+
+    def _hear_last(self, worker: WorkerProcess) -> None:
+        """What a worker wrote before its end still counts."""
+        if worker.lines.in_fd not in self._selector.get_map():
+            return
+        self._selector.unregister(worker.lines.in_fd)
+        with contextlib.suppress(EOFError):
+            while True:
+                messages = worker.lines.read()
+                for message in messages:
+                    if "finished" in message:
+                        self._record_finished(message["finished"])
+                    elif "ended" in message:
+                        worker.ended = message["ended"]
+                if not messages:
+                    return
+
+    def _record_finished(self, finished: Json) -> None:
+        if self._stage is None:
+            return
+        for name, ranges in finished.items():
+            self._ledger.record(self._stage.index, name, ranges)
+            self._journal.append("ledger", {"stage": self._stage.index, "population": name, "ranges": ranges})
 
     def _ready_late(self) -> None:
         late = [worker.index for worker in self._workers if not worker.ready]
