@@ -1,4 +1,4 @@
-"""What a link reports. `at` is in seconds of the controller's own clock (clock.clock_s: it counts while the machine sleeps), not wall time."""
+"""What a link reports. `at` is in seconds of the controller's own clock (clock.clock_s, which counts while it sleeps), not wall time."""
 
 from __future__ import annotations
 
