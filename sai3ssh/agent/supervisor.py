@@ -374,13 +374,15 @@ class Supervisor:
         self._selector.register(fd, selectors.EVENT_READ, lambda: self._on_client(fd))
 
     def _drop(self, fd: int) -> None:
-        self._selector.unregister(fd)
-        self._clients.pop(fd)
-        self._subscribers.pop(fd, None)
-        os.close(fd)
+        if self._clients.pop(fd, None) is not None:
+            self._subscribers.pop(fd, None)
+            self._selector.unregister(fd)
+            os.close(fd)
 
     def _on_client(self, fd: int) -> None:
-        lines = self._clients[fd]
+        lines = self._clients.get(fd)
+        if lines is None:
+            return  # dropped by an earlier event of the same turn
         try:
             for message in lines.read():
                 self._heard = time.monotonic()
@@ -393,6 +395,9 @@ class Supervisor:
             self._command(fd, lines, message)
         except Sai3sshError as error:
             lines.send({"id": message.get("id"), "error": error.to_dict()})
+        except (KeyError, TypeError, ValueError) as error:
+            bad = AgentError(f"{message.get('cmd')}: {type(error).__name__}: {error}")
+            lines.send({"id": message.get("id"), "error": bad.to_dict()})
 
     def _command(self, fd: int, lines: Lines, message: Json) -> None:
         verb = message.get("cmd")

@@ -207,7 +207,7 @@ class Agent(unittest.TestCase):
         self.assertEqual(bytes(mirror), self.journal())
         records, _ = scan(bytes(mirror))
         self.check_sums(records)
-        self.assertEqual(records[-1]["outcome"], "finished")
+        self.assertEqual(records[-1]["outcome"], "finished", records[-3:])
         seconds = [record for record in records if record["kind"] == "sec" and record["stage"] == 1]
         self.assertGreaterEqual(len(seconds), 4)
         self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:4]))
@@ -229,6 +229,24 @@ class Agent(unittest.TestCase):
         self.assertEqual(answer["error"]["type"], "JournalLost")
         answer = channel.ask("follow", run_id="../../etc", agent_id="a0", epoch=None, offset=0)
         self.assertIn("cannot name a run", answer["error"]["message"])
+        self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="enough"), {"outcome": "stopped"})
+
+    def test_clients_that_vanish_or_talk_nonsense_do_not_disturb_the_run(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        directory = os.path.join(self.state, "runs", self.run_id, "a0")
+        for n in range(300):
+            with state.connect(directory, "supervisor.sock") as client:
+                client.sendall(b'{"id":1,"cmd":"subscribe"}\n{"id":2,"cmd":"arm"}\n')
+                if n % 3 == 0:
+                    client.recv(10)
+                elif n % 3 == 1:
+                    client.sendall(b'["no object"]\n')
+            channel.read(0)
+        beats = len(channel.beats)
+        channel.wait(lambda: len(channel.beats) > beats + 3, "heartbeats")
+        self.assertEqual(channel.beats[-1]["state"], "RUNNING")
         self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="enough"), {"outcome": "stopped"})
 
     def test_arm_alone_starts_nobody(self):

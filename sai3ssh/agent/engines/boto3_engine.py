@@ -113,7 +113,7 @@ class Boto3Engine(ThreadedEngine):
             if task.op == GET:
                 return self._get(task, names)
             if task.op == PUT:
-                self._client.put_object(**names, Body=ContentReader(task.content, task.index, task.size), ContentLength=task.size)
+                self._client.put_object(**names, Body=_body(task), ContentLength=task.size)
                 return task.size
             if task.op == LIST:
                 self._list(task)
@@ -156,7 +156,7 @@ class Boto3Engine(ThreadedEngine):
 class ContentReader(io.RawIOBase):
     """The bytes of an object as a file that can be read and rewound."""
 
-    def __init__(self, content: Optional[Content], index: int, size: int) -> None:
+    def __init__(self, content: Content, index: int, size: int) -> None:
         super().__init__()
         self._content = content
         self._index = index
@@ -182,8 +182,6 @@ class ContentReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer from the position, by at most a piece."""
-        if self._content is None:
-            return 0
         piece = self._content.piece(self._index, self._size, self._offset, len(buffer))
         buffer[: len(piece)] = piece
         self._offset += len(piece)
@@ -199,6 +197,13 @@ class _Prefix(Root):
         super().__init__(uri)
         self.bucket = bucket
         self.prefix = prefix
+
+
+def _body(task: Task) -> Any:
+    """The body of a put: bytes when it is small, for a file costs boto3 a round trip more."""
+    if task.content is None or not task.size:
+        return b""
+    return task.content.head(task.index, task.size) if task.size <= PIECE else ContentReader(task.content, task.index, task.size)
 
 
 def _failure(error: Exception) -> OperationFailed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+import re
+from typing import List, Tuple
 
 MAX_HEAD = 64 * 1024
 TO_CLOSE, CHUNKED = -1, -2
-"""Values of Head.length: the body ends with the connection; the body comes in chunks."""
+"""Body lengths that are none: the body ends with the connection; the body comes in chunks."""
 
 _MAX_CHUNK_LINE = 4096
 
@@ -20,57 +21,44 @@ class Failure(Exception):
         self.detail = detail
 
 
-class Head(NamedTuple):
-    """Status and framing of a response."""
-
-    status: int
-    length: int
-    close: bool
+_FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding|connection):[ \t]*([^\r]*)", re.IGNORECASE).findall
 
 
-def parse_head(head: bytes) -> Head:
-    """Status and framing, from the status line up to and including the CRLF of the last header; raises Failure('protocol').
+def parse_head(head: bytes) -> Tuple[int, int, bool]:
+    """Status, body length and whether the connection ends with the body; raises Failure('protocol').
 
-    The few headers that matter are searched: a dictionary of all of them would cost more than the rest of an operation.
+    `head` reaches up to and including the CRLF of its last header. Length may be TO_CLOSE or CHUNKED. The few headers that matter are
+    searched: a dictionary of all of them would cost more than the rest of an operation.
     """
-    if head[:7] != b"HTTP/1.":
+    status = head[9:12]
+    if head[:7] != b"HTTP/1." or not status.isdigit():
         raise Failure("protocol", f"not an HTTP response: it begins with {head[:40]!r}")
-    text = head[9:12]
-    if not text.isdigit():
-        raise Failure("protocol", f"status line {head[:40]!r}")
-    lower = head.lower()
-    close = b"close" in lower and b"close" in _value(lower, lower, b"connection")
-    if head[7:8] == b"0" and not close:
-        close = b"keep-alive" not in _value(lower, lower, b"connection")
-    if lower.find(b"\r\ntransfer-encoding:") >= 0:
-        if not _value(lower, lower, b"transfer-encoding").endswith(b"chunked"):
-            raise Failure("protocol", "Transfer-Encoding is not chunked")
-        return Head(int(text), CHUNKED, close)
-    start = lower.find(b"\r\ncontent-length:")
-    if start < 0:
-        return Head(int(text), TO_CLOSE, close)
-    end = lower.find(b"\r", start + 17)
-    digits = lower[start + 17 : end].strip()
-    if not digits.isdigit() or len(digits) > 18:
-        raise Failure("protocol", f"Content-Length {digits[:40]!r}")
-    if lower.find(b"\r\ncontent-length:", end) >= 0:
-        raise Failure("protocol", "Content-Length is given twice")
-    return Head(int(text), int(digits), close)
-
-
-def _value(head: bytes, lower: bytes, name: bytes) -> bytes:
-    """The value of the first header of that (lower-case) name, empty when there is none; `lower` is head in lower case."""
-    start = lower.find(b"\r\n" + name + b":")
-    if start < 0:
-        return b""
-    start += len(name) + 3
-    end = lower.find(b"\r", start)
-    return head[start : end if end >= 0 else len(head)].strip()
+    length = TO_CLOSE
+    close = head[7] == 0x30
+    for name, value in _FRAMING(head):
+        first = name[1] | 0x20
+        if first == 0x6F and len(name) == 10:
+            value = value.lower()
+            close = b"close" in value or (close and b"keep-alive" not in value)
+        elif first == 0x6F:
+            value = value.rstrip()
+            if not value.isdigit() or len(value) > 18:
+                raise Failure("protocol", f"Content-Length {value[:40]!r}")
+            if length >= 0:
+                raise Failure("protocol", "Content-Length is given twice")
+            if length == TO_CLOSE:
+                length = int(value)
+        elif value.rstrip().lower() != b"chunked":
+            raise Failure("protocol", f"Transfer-Encoding {value[:40]!r}, expected chunked")
+        else:
+            length = CHUNKED
+    return int(status), length, close
 
 
 def header(head: bytes, name: str) -> str:
     """The value of a header as text, empty when it is absent."""
-    return _value(head, head.lower(), name.lower().encode("ascii")).decode("latin-1")
+    found = re.search(rb"\r\n%s:([^\r]*)" % re.escape(name.encode("ascii")), head, re.IGNORECASE)
+    return found.group(1).strip().decode("latin-1") if found else ""
 
 
 class ChunkReader:

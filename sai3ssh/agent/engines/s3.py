@@ -6,10 +6,10 @@ import contextlib
 import heapq
 import random
 import select
-import time
 from collections import deque
 from hashlib import sha256
 from select import EPOLLIN, EPOLLOUT
+from time import perf_counter_ns
 from typing import Callable, Deque, Dict, List, Optional, Tuple
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Root, Task, Work
@@ -43,6 +43,8 @@ class S3Engine:
     ) -> None:
         """Raises TargetError when the target cannot be used as it is written."""
         self._target = target
+        self._sign_payload = target.sign_payload
+        self._verify_reads = target.verify_reads
         self._credentials = credentials
         self._deadlines = deadlines
         self._retry = retry
@@ -75,11 +77,11 @@ class S3Engine:
         """Returns when every prepared root can be used: its bucket listed and, with `write`, a probe object written and deleted."""
         probed: Dict[str, bool] = {}
         for root in self._roots.values():
-            tasks = [Task(PROBE, root, "", -1, 0, None, time.perf_counter_ns())] if root.bucket not in probed else []
+            tasks = [Task(PROBE, root, "", -1, 0, None, perf_counter_ns())] if root.bucket not in probed else []
             probed[root.bucket] = True
             if write:
                 key = f".sai3ssh-probe-{self._rng.getrandbits(64):016x}"
-                tasks += [Task(op, root, key, 0, 0, None, time.perf_counter_ns()) for op in (PUT, DELETE)]
+                tasks += [Task(op, root, key, 0, 0, None, perf_counter_ns()) for op in (PUT, DELETE)]
             for task in tasks:
                 task.attempt = 1 << 30
                 self._refusal = None
@@ -126,7 +128,7 @@ class S3Engine:
     # --- the loop ----------------------------------------------------------------------------------------------------------------------
 
     def _loop(self, work: Work, concurrency: int, control_fd: Optional[int], on_control: Callable[[], None]) -> None:
-        connections, waiting, poll, clock = self._connections, self._waiting, self._poller.poll, time.perf_counter_ns
+        connections, waiting, poll, clock = self._connections, self._waiting, self._poller.poll, perf_counter_ns
         sweep_ns = clock() + _SWEEP_NS
         while True:
             now = clock()
@@ -187,7 +189,7 @@ class S3Engine:
         try:
             if connection.phase <= HANDSHAKE:
                 if connection.connected():
-                    self._send(connection, task, time.perf_counter_ns())
+                    self._send(connection, task, perf_counter_ns())
                 elif connection.mask != connection.registered:
                     self._watch(connection)
                 return
@@ -196,10 +198,10 @@ class S3Engine:
                     self._complete(connection, task)
                     return
                 if connection.endless and (connection.status >= 300 or task.op not in (GET, LIST, PROBE)):
-                    self._complete(connection, task)
+                    self._complete(connection, task, whole=False)
                     return
             if event & EPOLLOUT and connection.mask & EPOLLOUT:
-                connection.send_more(time.perf_counter_ns())
+                connection.send_more(perf_counter_ns())
             if connection.mask != connection.registered:
                 self._watch(connection)
         except Failure as failure:
@@ -218,7 +220,7 @@ class S3Engine:
 
     def _sweep(self) -> None:
         """Ends the attempts whose deadline has passed. Cheaper than a timer per operation, and late by 100 ms at most."""
-        now = time.perf_counter_ns()
+        now = perf_counter_ns()
         limits = self._deadlines
         connect_ns, first_byte_ns, total_ns = (int(s * 1e9) for s in (limits.connect_s, limits.first_byte_s, limits.total_s))
         for connection in list(self._connections.values()):
@@ -236,7 +238,7 @@ class S3Engine:
 
     def _begin(self, task: Task, now: int) -> None:
         """Begins an attempt: on an idle connection if there is one."""
-        if self._target.sign_payload and task.op == PUT and not self._hashed(task):
+        if self._sign_payload and task.op == PUT and not self._hashed(task):
             return
         endpoint: Endpoint = task.root.endpoint
         idle = endpoint.idle
@@ -278,7 +280,7 @@ class S3Engine:
         keep = size = 0
         length = -1
         compare = None
-        payload = EMPTY_SHA256 if self._target.sign_payload else ""
+        payload = EMPTY_SHA256 if self._sign_payload else ""
         if op in _LISTS:
             path = root.bucket_path
             query = list_query(root.prefix + task.key, task.state, op == PROBE)
@@ -291,7 +293,7 @@ class S3Engine:
                 length = size = task.size
                 if payload and size:
                     payload = task.state
-            elif op == GET and self._target.verify_reads:
+            elif op == GET and self._verify_reads:
                 compare = task.content
         connection.start(task, signer.head(METHODS[op], path, query, now, length, payload), size, keep, compare, now)
         if connection.mask != connection.registered:
@@ -313,20 +315,21 @@ class S3Engine:
         if payload.step():
             self._hashing.popleft()
             task.state = payload.hexdigest()
-            self._begin(task, time.perf_counter_ns())
+            self._begin(task, perf_counter_ns())
 
     # --- how it ended ------------------------------------------------------------------------------------------------------------------
 
-    def _complete(self, connection: Connection, task: Task) -> None:
+    def _complete(self, connection: Connection, task: Task, whole: bool = True) -> None:
         """A whole response, or as much of one as is worth waiting for, is there."""
-        now = time.perf_counter_ns()
+        now = perf_counter_ns()
         connection.served += 1
         status = connection.status
         op = task.op
+        reusable = whole and connection.reusable
         problem: Optional[Refusal] = None
         if status >= 300:
             problem = refusal(status, connection.head, connection.body, self._credentials)
-        elif connection.sending:
+        elif not reusable and connection.sending:
             problem = Refusal("protocol", f"HTTP {status} came before the whole request was sent", status)
         elif op in _LISTS:
             problem = self._take_page(connection, task)
@@ -339,7 +342,7 @@ class S3Engine:
             problem = Refusal("verify", f"the object has {connection.length} bytes, expected {task.size}")
         size = connection.received if op == GET else task.size if op == PUT else 0
         connection.task = None
-        if connection.reusable and not connection.endless:
+        if reusable:
             connection.endpoint.idle.append(connection)
         else:
             self._drop(connection)
@@ -375,7 +378,7 @@ class S3Engine:
         """The attempt on a connection failed: the connection is of no more use."""
         task = connection.task
         assert task is not None
-        now = time.perf_counter_ns()
+        now = perf_counter_ns()
         stale = connection.served > 0 and not connection.responding and failure.error_class == "reset"
         sent = connection.sent and not (stale and connection.lost_request())
         endpoint = connection.endpoint
@@ -394,7 +397,7 @@ class S3Engine:
 
     def _fail(self, task: Task, found: Refusal, sent: bool) -> None:
         """Makes the attempt again later, or gives the operation up."""
-        now = time.perf_counter_ns()
+        now = perf_counter_ns()
         if found.error_class in RETRYABLE and task.attempt < self._retry.max_retries:
             retry = self._retry
             delay_s = min(retry.max_delay_s, retry.initial_delay_s * retry.multiplier**task.attempt)
