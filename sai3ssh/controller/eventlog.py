@@ -1,0 +1,42 @@
+"""The controller's own journal: events.ndjson in the run directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..protocol import Json, dumps
+
+
+class EventLog:
+    """Appends events; each is on disk when `append` returns. One writer."""
+
+    def __init__(self, path: Path, wall_s: Callable[[], float] = time.time) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._wall_s = wall_s
+
+    def append(self, event: str, **fields: Any) -> Json:
+        """Writes and syncs one event; returns it. `at` is wall time in seconds."""
+        record = {"at": round(self._wall_s(), 6), "event": event, **fields}
+        data = memoryview(dumps(record).encode("ascii") + b"\n")
+        while data:
+            data = data[os.write(self._fd, data) :]
+        os.fsync(self._fd)
+        return record
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._fd)
+
+
+def read(path: Path) -> Iterator[Json]:
+    """The whole events of a log; a torn last line, as a power cut leaves it, is passed over."""
+    import json
+
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

@@ -1,0 +1,206 @@
+"""Carries out a run: links, event log, effects of the session. One thread decides; links and commands have threads of their own."""
+
+from __future__ import annotations
+
+import queue
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import LinkLost, Sai3sshError, Transient
+from ..model import AgentState, Assignment, Host, Plan, to_json
+from ..protocol import Json
+from . import clock
+from .eventlog import EventLog
+from .events import Event
+from .link import Link, LinkOptions, Subscription
+from .mirror import Mirror
+from .rundir import RunDirectory
+from .session import (
+    Answered,
+    ClockMeasured,
+    Effect,
+    End,
+    Input,
+    Log,
+    MeasureClock,
+    Options,
+    Refused,
+    Send,
+    Session,
+    StopRequested,
+    Subscribe,
+    Tick,
+    Unanswered,
+)
+
+TICK_S = 0.2
+LEAVE_S = 2.0
+
+
+class Observer(Protocol):
+    """Who watches a run: a display, a demonstration. Called on the deciding thread; must not block."""
+
+    def on_log(self, event: Json) -> None:
+        """An event has been logged."""
+
+    def on_event(self, event: Event) -> None:
+        """A link has reported something."""
+
+    def on_tick(self, session: Session, now_s: float) -> None:
+        """Some 5 times a second."""
+
+
+class Leave(Exception):
+    """The operator leaves at once; agents may still be running."""
+
+    def __init__(self, running: dict[str, str]) -> None:
+        super().__init__("left at once")
+        self.running = running
+        """Agent to state, for those that have not confirmed their end."""
+
+
+class RunController:
+    """One run, from the first connection to the last byte of every journal."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        assignments: Sequence[Assignment],
+        hosts: Sequence[Host],
+        directory: RunDirectory,
+        bundle: Path,
+        *,
+        credentials: Json | None,
+        options: Options,
+        link_options: LinkOptions,
+        observers: Sequence[Observer] = (),
+        make_link: Callable[..., Link] = Link,
+    ) -> None:
+        self.session = Session(plan, assignments, uuid.uuid4().hex, options)
+        self.directory = directory
+        self.stop_requested = False
+        self._plan = plan
+        self._assignments = {assignment.agent_id: assignment for assignment in assignments}
+        self._credentials = credentials
+        self._observers = list(observers)
+        self._queue: queue.SimpleQueue[Input] = queue.SimpleQueue()
+        self._log = EventLog(directory.events)
+        self._interrupts: list[str] = []
+        self._links: dict[str, Link] = {}
+        self.mirrors: dict[str, Mirror] = {}
+        for assignment, host in zip(assignments, hosts, strict=True):
+            mirror = Mirror(directory.mirror(assignment.agent_id))
+            self.mirrors[assignment.agent_id] = mirror
+            self._links[assignment.agent_id] = make_link(
+                host, mirror, self._queue.put, bundle=bundle, agent=assignment.agent_id, options=link_options
+            )
+        # A thread per agent at least: a host that does not answer must not keep another one's command waiting.
+        self._pool = ThreadPoolExecutor(max_workers=2 * len(self._links), thread_name_prefix="command")
+
+    def interrupt(self, reason: str) -> None:
+        """Asks for the end of the run; the second time the controller leaves at once. Safe in a signal handler."""
+        self._interrupts.append(reason)
+
+    def run(self) -> str:
+        """Returns why the run ended; raises Leave."""
+        self._note("run_created", run_id=self._plan.run_id, agents=sorted(self._links))
+        for link in self._links.values():
+            link.start()
+        try:
+            while True:
+                reason = self._turn()
+                if reason is not None:
+                    self._note("collected", reason=reason)
+                    return reason
+        finally:
+            self._close()
+
+    def note_end(self, **fields: Any) -> None:
+        """Logs the verdict as the last event."""
+        log = EventLog(self.directory.events)
+        event = log.append("run_ended", **fields)
+        log.close()
+        for observer in self._observers:
+            observer.on_log(event)
+
+    def _turn(self) -> str | None:
+        if self._interrupts and not self.stop_requested:
+            self.stop_requested = True
+            self._queue.put(StopRequested(self._interrupts[0]))
+        elif len(self._interrupts) > 1:
+            raise Leave(
+                {
+                    name: agent.state.value
+                    for name, agent in self.session.agents.items()
+                    if (agent.epoch is not None or agent.submitting) and not agent.stopped and agent.state is not AgentState.FINISHED
+                }
+            )
+        try:
+            event: Input = self._queue.get(timeout=TICK_S)
+        except queue.Empty:
+            event = Tick()
+        if isinstance(event, Event):
+            for observer in self._observers:
+                observer.on_event(event)
+        now_s = clock.clock_s()
+        reason = None
+        for effect in self.session.handle(event, now_s):
+            reason = self._carry_out(effect) or reason
+        for observer in self._observers:
+            observer.on_tick(self.session, now_s)
+        return reason
+
+    def _carry_out(self, effect: Effect) -> str | None:
+        match effect:
+            case Log():
+                self._note(effect.event, **effect.fields)
+            case Send():
+                self._pool.submit(self._send, effect)
+            case Subscribe():
+                self._links[effect.agent].subscribe(Subscription(self._plan.run_id, effect.agent, effect.epoch))
+            case MeasureClock():
+                self._pool.submit(self._measure, effect)
+            case End():
+                return effect.reason
+        return None
+
+    def _note(self, event: str, **fields: Any) -> None:
+        record = self._log.append(event, **fields)
+        for observer in self._observers:
+            observer.on_log(record)
+
+    def _send(self, effect: Send) -> None:
+        command = dict(effect.command)
+        if command["cmd"] == "submit":
+            assignment = self._assignments[effect.agent]
+            command |= {"plan": to_json(self._plan), "assignment": to_json(assignment), "credentials": self._credentials}
+        try:
+            ok = self._links[effect.agent].request(command, effect.timeout_s)
+        except Transient as error:
+            self._queue.put(Unanswered(effect.agent, effect.tag, error))
+        except Sai3sshError as error:
+            self._queue.put(Refused(effect.agent, effect.tag, error))
+        except Exception as error:
+            broken = LinkLost(f"{command['cmd']}: {type(error).__name__}: {error}", host=effect.agent)
+            self._queue.put(Unanswered(effect.agent, effect.tag, broken))
+        else:
+            self._queue.put(Answered(effect.agent, effect.tag, ok))
+
+    def _measure(self, effect: MeasureClock) -> None:
+        try:
+            offset = self._links[effect.agent].measure_clock()
+        except Sai3sshError as error:
+            self._queue.put(Unanswered(effect.agent, effect.tag, error))
+        else:
+            self._queue.put(ClockMeasured(effect.agent, effect.tag, offset))
+
+    def _close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for link in self._links.values():
+            link.stop(LEAVE_S)
+        for mirror in self.mirrors.values():
+            mirror.close()
+        self._log.close()
