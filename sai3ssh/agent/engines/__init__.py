@@ -27,7 +27,7 @@ def make_engine(
     """
     engine: Engine
     if target.engine == "file":
-        engine = FileEngine(retry, rng)
+        engine = FileEngine(retry, rng, target.verify_reads)
     elif target.engine == "s3":
         engine = S3Engine(target, find_credentials(credentials), deadlines, retry, rng)
     elif target.engine == "boto3":

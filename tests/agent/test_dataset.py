@@ -1,0 +1,153 @@
+"""The dataset against the definition at the head of sai3ssh/dataset.py, written again here in the plainest way."""
+
+import hashlib
+import math
+import statistics
+import unittest
+import zlib
+
+from sai3ssh.dataset import BLOCK, PIECE, Content, key_of, mean_size, size_of, total_size
+from sai3ssh.model import Population, SizeSpec
+
+GOLDEN = 0x9E3779B97F4A7C15
+MASK = 2**64 - 1
+
+
+def reference(seed, index, size):
+    """The bytes of an object, byte by byte."""
+    base = hashlib.shake_128(f"sai3ssh {seed}".encode()).digest(4 << 20)
+    g = (index * GOLDEN + int.from_bytes(base[:8], "little")) & MASK
+    data = bytearray(base[((g >> 42) + p) % len(base)] for p in range(size))
+    for block in range(-(-size // 4096)):
+        stamp = ((g + block * (GOLDEN << 33)) & MASK).to_bytes(8, "little")
+        data[block * 4096 : min(block * 4096 + 8, size)] = stamp[: size - block * 4096]
+    return bytes(data)
+
+
+def splitmix(seed, index):
+    z = (seed + (index + 1) * GOLDEN) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+class Bytes(unittest.TestCase):
+    def setUp(self):
+        self.content = Content(42)
+
+    def test_definition(self):
+        for index in (0, 1, 99, 2**32):
+            for size in (0, 1, 7, 8, 9, 4095, 4096, 4097, 70000, PIECE + 5):
+                expected = reference(42, index, size)
+                found = b"".join(self.content.piece(index, size, at, PIECE) for at in range(0, size, PIECE))
+                self.assertEqual(found, expected, (index, size))
+                self.assertEqual(self.content.head(index, size), expected[:PIECE])
+                self.assertEqual(self.content.md5(index, size), hashlib.md5(expected).hexdigest())
+
+    def test_an_object_longer_than_the_base_wraps(self):
+        size = (4 << 20) + 3 * PIECE + 17
+        expected = reference(42, 11, size)
+        buffer = bytearray(PIECE)
+        for at in range(0, size, PIECE):
+            self.assertEqual(self.content.piece(11, size, at, PIECE), expected[at : at + PIECE])
+            length = self.content.piece_into(buffer, 11, size, at)
+            self.assertEqual(buffer[:length], expected[at : at + length])
+        self.assertTrue(self.content.matches(11, size, 0, expected))
+
+    def test_any_offset_and_length(self):
+        size = 20000
+        expected = reference(42, 5, size)
+        for offset in (0, 1, 7, 8, 4090, 4096, 4100, 12288, 19999, 20000, 25000):
+            for length in (0, 1, 8, 100, 4096, 30000):
+                piece = self.content.piece(5, size, offset, length)
+                self.assertEqual(piece, expected[offset : offset + length], (offset, length))
+                self.assertTrue(self.content.matches(5, size, offset, piece) or offset > size)
+
+    def test_matches_notices_every_change(self):
+        data = bytearray(self.content.piece(5, 9000, 0, 9000))
+        for at in range(0, 9000, 37):
+            data[at] ^= 0x10
+            self.assertFalse(self.content.matches(5, 9000, 0, data))
+            self.assertFalse(self.content.matches(5, 9000, 0, memoryview(data)))
+            data[at] ^= 0x10
+        self.assertTrue(self.content.matches(5, 9000, 0, memoryview(data)))
+        self.assertFalse(self.content.matches(6, 9000, 0, data))
+        self.assertFalse(self.content.matches(5, 8999, 0, data))
+        self.assertFalse(Content(43).matches(5, 9000, 0, data))
+
+    def test_no_two_blocks_are_alike(self):
+        blocks = set()
+        for index in range(200):
+            data = self.content.piece(index, 10 * BLOCK, 0, 10 * BLOCK)
+            blocks.update(data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+        self.assertEqual(len(blocks), 2000)
+        repeated = {self.content.piece(1, 1 << 40, at, BLOCK) for at in range(0, 1 << 30, 4 << 20)}
+        self.assertEqual(len(repeated), 256)
+
+    def test_incompressible(self):
+        data = b"".join(self.content.head(index, 4096) for index in range(500))
+        self.assertGreater(len(zlib.compress(data, 9)), len(data) * 0.999)
+
+    def test_zero(self):
+        content = Content(1, "zero")
+        self.assertEqual(content.head(3, 100), bytes(100))
+        self.assertEqual(content.head(3, 0), b"")
+        self.assertEqual(content.piece(3, PIECE * 2, PIECE - 1, PIECE), bytes(PIECE))
+        self.assertTrue(content.matches(3, 100, 50, bytes(50)))
+        self.assertFalse(content.matches(3, 100, 50, bytes(51)))
+        self.assertFalse(content.matches(3, 100, 50, b"\1"))
+        with self.assertRaises(ValueError):
+            Content(1, "ones")
+
+
+class Sizes(unittest.TestCase):
+    def test_fixed(self):
+        self.assertEqual({size_of(SizeSpec("fixed", 7, 7), 1, index) for index in range(10)}, {7})
+
+    def test_uniform(self):
+        spec = SizeSpec("uniform", 3, 10)
+        sizes = [size_of(spec, 9, index) for index in range(20000)]
+        self.assertEqual(sizes[:50], [3 + splitmix(9, index) * 8 // 2**64 for index in range(50)])
+        self.assertEqual(set(sizes), set(range(3, 11)))
+        self.assertAlmostEqual(statistics.mean(sizes), mean_size(spec), delta=0.1)
+
+    def test_lognormal(self):
+        for low, high in ((1, 10**9), (50_000, 200_000)):
+            spec = SizeSpec("lognormal", low, high, 100_000.0, 80_000.0)
+            sizes = [size_of(spec, 9, index) for index in range(20000)]
+            variance = math.log(1 + 0.8**2)
+            for index in range(50):
+                quantile = statistics.NormalDist().inv_cdf((splitmix(9, index) >> 11 | 1) / 2**53)
+                exact = math.exp(math.log(100_000) - variance / 2 + math.sqrt(variance) * quantile)
+                self.assertAlmostEqual(sizes[index], min(max(exact, low), high), delta=0.51)
+            self.assertGreaterEqual(min(sizes), low)
+            self.assertLessEqual(max(sizes), high)
+            self.assertAlmostEqual(statistics.mean(sizes) / mean_size(spec), 1, delta=0.03)
+
+    def test_extremes_of_lognormal(self):
+        spec = SizeSpec("lognormal", 0, 2**50, 1e6, 1e9)
+        for index in range(5000):
+            self.assertTrue(0 <= size_of(spec, 1, index) <= 2**50)
+        self.assertEqual(mean_size(SizeSpec("lognormal", 0, 100, 50.0, 0.0)), 50)
+
+    def test_unknown_law(self):
+        with self.assertRaisesRegex(ValueError, "pareto"):
+            size_of(SizeSpec("pareto", 1, 2), 1, 1)
+
+    def test_seeds_differ(self):
+        spec = SizeSpec("uniform", 0, 10**6)
+        self.assertNotEqual([size_of(spec, 1, i) for i in range(5)], [size_of(spec, 2, i) for i in range(5)])
+
+
+class Names(unittest.TestCase):
+    def test_keys(self):
+        population = Population("p", "s3://b/", "prepared-%08d.dat", 1000, SizeSpec("fixed", 10, 10), 1)
+        self.assertEqual(key_of(population, 123), "prepared-00000123.dat")
+        self.assertEqual(total_size(population), 10000)
+        sharded = Population("p", "s3://b/", "o%d", 1000, SizeSpec("uniform", 0, 10), 1, shards=16)
+        self.assertEqual([key_of(sharded, index) for index in (0, 15, 31, 32)], ["00/o0", "0f/o15", "0f/o31", "00/o32"])
+        self.assertEqual(total_size(sharded), 5000)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,181 @@
+"""The file engine, and what all engines with threads share."""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+from sai3ssh.agent.engines import make_engine
+from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
+from sai3ssh.dataset import Content
+from sai3ssh.errors import TargetError
+from sai3ssh.model import Deadlines, Retry, Target
+from tests.agent.s3_server import QUICK, CountingWork, task, wait_for
+
+CONTENT = Content(9)
+
+
+class Files(unittest.TestCase):
+    def setUp(self):
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.uri = f"file://{self.directory}/data/"
+        self.engine = make_engine(Target("file", verify_reads=True), self.uri, None, Deadlines(), QUICK)
+        self.root = self.engine.root(self.uri)
+
+    def perform(self, *tasks, concurrency=4):
+        work = CountingWork(task(self.root, op, **keywords) for op, keywords in tasks)
+        self.engine.run(work, concurrency)
+        return work
+
+    def test_each_operation(self):
+        sizes = (0, 1, 4096, 1_000_003)
+        objects = [{"key": f"a/{i}/ü b", "size": size, "index": i, "content": CONTENT} for i, size in enumerate(sizes)]
+        put = self.perform(*((PUT, keywords) for keywords in objects))
+        self.assertEqual((put.failures, put.bytes), ([], sum(sizes)))
+        for i, size in enumerate(sizes):
+            data = (Path(self.directory) / "data" / "a" / str(i) / "ü b").read_bytes()
+            self.assertEqual(data, b"".join(CONTENT.piece(i, size, at, 4096) for at in range(0, size, 4096)))
+        get = self.perform(*((op, keywords) for keywords in objects for op in (GET, STAT)))
+        self.assertEqual((get.failures, get.bytes), ([], sum(sizes)))
+        self.assertEqual([made.listed for made in self.perform((LIST, {"key": ""})).dones], [4])
+        self.assertEqual(self.perform(*((DELETE, keywords) for keywords in objects)).failures, [])
+        self.assertEqual([made.listed for made in self.perform((LIST, {"key": ""})).dones], [0])
+
+    def test_a_shorter_put_replaces(self):
+        self.perform((PUT, {"size": 100, "content": CONTENT}))
+        self.perform((PUT, {"size": 10, "content": CONTENT}))
+        self.assertEqual((Path(self.directory) / "data" / "key").stat().st_size, 10)
+
+    def test_failures(self):
+        self.perform((PUT, {"size": 100, "content": CONTENT}))
+        work = self.perform(
+            (GET, {"key": "none"}), (STAT, {"key": "none"}), (DELETE, {"key": "key/x"}), (LIST, {"key": "none"}), (GET, {"key": ""}),
+            (GET, {"size": 99}), (STAT, {"size": 101}), (GET, {"size": 100, "index": 1, "content": CONTENT}), concurrency=1,
+        )  # fmt: skip
+        self.assertEqual([failure[0] for failure in work.failures], ["not_found"] * 4 + ["io"] + ["verify"] * 3)
+        self.assertEqual((work.retries, work.bytes, work.dones), ([], 0, []))
+
+    def test_no_space(self):
+        with open("/dev/full", "wb"):
+            pass
+        engine = make_engine(Target("file"), "file:///dev/", None, Deadlines(), QUICK)
+        work = CountingWork([task(engine.root("file:///dev/"), PUT, key="full", size=10, content=CONTENT)])
+        engine.run(work, 1)
+        self.assertEqual(work.failures[0][0], "no_space")
+
+    def test_check(self):
+        with self.assertRaisesRegex(TargetError, "No such file"):
+            self.engine.check()
+        self.engine.check(write=True)
+        self.engine.check()
+        self.assertEqual(os.listdir(self.directory + "/data"), [])
+        (Path(self.directory) / "plain").touch()
+        self.engine.root(f"{self.directory}/plain/")
+        with self.assertRaisesRegex(TargetError, "plain"):
+            self.engine.check(write=True)
+
+    def test_bad_targets(self):
+        for uri in ("relative/", "s3://bucket/"):
+            with self.assertRaises(TargetError):
+                self.engine.root(uri)
+        with self.assertRaises(TargetError):
+            make_engine(Target("nfs"), "x", None, Deadlines(), QUICK)
+
+
+class Scripted(ThreadedEngine):
+    """An engine whose attempts a test scripts."""
+
+    def __init__(self, script, retry=QUICK):
+        super().__init__(retry)
+        self.script = script
+
+    def perform(self, made):
+        return self.script(made)
+
+
+class Threads(unittest.TestCase):
+    def test_concurrency(self):
+        running, most, lock = [0], [0], threading.Lock()
+        full = threading.Event()
+
+        def script(made):
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+                if running[0] == 5:
+                    full.set()
+            full.wait(10)
+            with lock:
+                running[0] -= 1
+            return 1
+
+        work = CountingWork(task(None, GET) for _ in range(100))
+        Scripted(script).run(work, 5)
+        self.assertEqual((most[0], len(work.dones), work.bytes), (5, 100, 100))
+
+    def test_retries(self):
+        attempts = []
+
+        def script(made):
+            attempts.append(made)
+            if len(attempts) < 3:
+                raise OperationFailed("http_503", "slow down")
+            return 5
+
+        work = CountingWork([task(None, GET)])
+        Scripted(script).run(work, 1)
+        self.assertEqual((work.retries, work.bytes, work.requests), ([("http_503", True)] * 2, 5, 3))
+
+    def test_an_unexpected_error_ends_the_run(self):
+        def script(made):
+            raise ZeroDivisionError
+
+        with self.assertRaises(ZeroDivisionError):
+            Scripted(script).run(CountingWork(task(None, GET) for _ in range(10)), 3)
+
+    def test_control(self):
+        read_fd, write_fd = os.pipe()
+        release, heard = threading.Event(), []
+
+        def on_control():
+            heard.append(os.read(read_fd, 10))
+            release.set()
+
+        work = CountingWork([task(None, GET)])
+        thread = threading.Thread(target=Scripted(lambda made: release.wait(10)).run, args=(work, 2, read_fd, on_control))
+        thread.start()
+        began = time.monotonic()
+        os.write(write_fd, b"x")
+        wait_for(lambda: heard, "control")
+        self.assertLess(time.monotonic() - began, 0.2)
+        thread.join(10)
+        self.assertEqual((heard, len(work.dones)), ([b"x"], 1))
+        os.close(read_fd)
+        os.close(write_fd)
+
+    def test_stop_during_a_long_backoff(self):
+        read_fd, write_fd = os.pipe()
+
+        def script(made):
+            os.write(write_fd, b"x")
+            raise OperationFailed("http_503", "slow down")
+
+        def on_control():
+            raise KeyboardInterrupt
+
+        engine = Scripted(script, Retry(max_retries=3, initial_delay_s=60, max_delay_s=60))
+        began = time.monotonic()
+        with self.assertRaises(KeyboardInterrupt):
+            engine.run(CountingWork([task(None, GET)]), 1, read_fd, on_control)
+        self.assertLess(time.monotonic() - began, 5)
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+if __name__ == "__main__":
+    unittest.main()

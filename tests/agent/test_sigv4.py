@@ -1,0 +1,59 @@
+"""Signatures against the examples that AWS publishes, and request heads."""
+
+import calendar
+import time
+import unittest
+
+from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, RequestSigner, encode_path, encode_query
+from tests.agent.s3_server import ACCESS_KEY, SECRET_KEY, Request
+
+# From "Signature Calculations for the Authorization Header: Transferring Payload in a Single Chunk" of the S3 API reference.
+AWS = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+NOON = calendar.timegm((2013, 5, 24, 0, 0, 0))
+LIFECYCLE = "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"
+LISTING = "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
+
+
+class Signatures(unittest.TestCase):
+    def signer(self):
+        return RequestSigner("examplebucket.s3.amazonaws.com", "us-east-1", AWS, clock=lambda: NOON)
+
+    def test_published_examples(self):
+        signer = self.signer()
+        for query, signature in (("lifecycle=", LIFECYCLE), ("max-keys=2&prefix=J", LISTING)):
+            head = signer.head("GET", "/", query, 0, payload_sha256=EMPTY_SHA256).decode()
+            self.assertTrue(head.endswith(f"Signature={signature}\r\n\r\n"), head)
+            self.assertIn("Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, ", head)
+
+    def test_seconds_and_days_pass(self):
+        now = [NOON + 0.25]
+        signer = RequestSigner("h:9000", "r", Credentials(ACCESS_KEY, SECRET_KEY), clock=lambda: now[0])
+        began = NOON + 0.25
+        for at in (0.25, 0.999, 1.001, 59.0, 86399.5, 86400.1, 86400 * 40.0):
+            now[0] = NOON + at
+            head = signer.head("GET", "/b/k", "", int((now[0] - began) * 1e9))
+            request = Request(head[:-4], b"")
+            self.assertTrue(request.signature_is_right(), at)
+            self.assertEqual(request.headers["x-amz-date"], time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now[0])))
+
+    def test_random_keys_and_queries(self):
+        signer = RequestSigner("h", "eu", Credentials(ACCESS_KEY, SECRET_KEY, "token=="))
+        for number in range(0, 3000, 7):
+            key = "".join(chr(32 + (number * k) % 1200) for k in range(1, 12))
+            query = encode_query({"prefix": key, "a": "", "B": "~ /"})
+            request = Request(signer.head("PUT", "/" + encode_path(key), query, number, 5)[:-4], b"")
+            self.assertTrue(request.signature_is_right(), key)
+            self.assertEqual(request.headers["content-length"], "5")
+
+    def test_encoding(self):
+        self.assertEqual(encode_path("a b+c/~ü//.%"), "a%20b%2Bc/~%C3%BC//.%25")
+        self.assertEqual(encode_query({"b": "x/y z", "a": "", "A": "~"}), "A=~&a=&b=x%2Fy%20z")
+
+    def test_the_secret_is_not_shown(self):
+        shown = repr(AWS) + str(AWS)
+        self.assertNotIn(AWS.secret_key, shown)
+        self.assertNotIn(AWS.access_key, shown)
+
+
+if __name__ == "__main__":
+    unittest.main()
