@@ -28,8 +28,11 @@ class Mirror:
         self._sha256 = hashlib.sha256()
         self._partial = b""
         self._next_seq = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise Permanent(f"{path} cannot be opened: {error.strerror}", phase="mirror", remedy="Choose another run directory") from error
         try:
             self._rebuild()
         except BaseException:

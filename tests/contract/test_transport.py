@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sshd_server import Sshd, free_port, keygen
 
 from sai3ssh.errors import AuthenticationError, HostKeyError, LinkLost, Permanent, Sai3sshError, Transient
 from sai3ssh.model import Host
 from sai3ssh.transport import Connection, Gate, transport_for
+from tests.contract.sshd_server import Sshd, free_port, keygen
 
 DEADLINE_S = 10.0
 
@@ -337,7 +337,7 @@ def test_a_connection_cut_at_any_byte_of_the_handshake_is_transient(tmp_path: Pa
                 errors.append(error)
     assert limit < 20_000, "the handshake never came through"
     assert not [error for error in errors if not isinstance(error, Transient)]
-    assert len(errors) > 10
+    assert len(errors) > 5
     assert any("cut off during authentication" in str(error) for error in errors)
 
 
