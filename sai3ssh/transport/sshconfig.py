@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,6 @@ class Hop:
     port: int
     user: str
     identity_files: tuple[Path, ...] = ()
-    certificate_files: tuple[Path, ...] = ()
     identities_only: bool = False
     agent_socket: str | None = None
     known_hosts: tuple[Path, ...] = ()
@@ -100,19 +99,19 @@ def _hop(name: str, answer: dict[str, list[str]]) -> Hop:
     agent = _one(answer, "identityagent") or "SSH_AUTH_SOCK"
     if agent == "SSH_AUTH_SOCK" or agent.startswith("$"):
         agent = os.environ.get(agent.lstrip("$").strip("{}"), "")
-    known_hosts = [*(_one(answer, "userknownhostsfile") or "").split(), *(_one(answer, "globalknownhostsfile") or "").split()]
     user = _one(answer, "user") or ""
     address = _one(answer, "hostname") or ""
+    # These two list several files in one line; identityfile has a line for each.
+    known_hosts = [*(_one(answer, "userknownhostsfile") or "").split(), *(_one(answer, "globalknownhostsfile") or "").split()]
     return Hop(
         name=name,
         address=address,
         port=int(_one(answer, "port") or 22),
         user=user,
-        identity_files=_paths(answer, "identityfile", address, user),
-        certificate_files=_paths(answer, "certificatefile", address, user),
+        identity_files=_paths(answer.get("identityfile", []), address, user),
         identities_only=_one(answer, "identitiesonly") == "yes",
         agent_socket=None if agent in ("", "none") else str(Path(agent).expanduser()),
-        known_hosts=tuple(Path(path).expanduser() for path in known_hosts if path != "none"),
+        known_hosts=_paths(known_hosts, address, user),
         host_key_alias=_one(answer, "hostkeyalias"),
     )
 
@@ -121,10 +120,10 @@ def _one(answer: dict[str, list[str]], key: str) -> str | None:
     return answer[key][0] if answer.get(key) else None
 
 
-def _paths(answer: dict[str, list[str]], key: str, address: str, user: str) -> tuple[Path, ...]:
+def _paths(values: Iterable[str], address: str, user: str) -> tuple[Path, ...]:
     tokens = {"%d": str(Path.home()), "%h": address, "%r": user, "%%": "%"}
     paths = []
-    for value in answer.get(key, []):
+    for value in values:
         for token, text in tokens.items():
             value = value.replace(token, text)
         if value != "none":

@@ -479,6 +479,33 @@ def test_a_host_that_is_down_behind_a_jump_host_is_transient(sshd: Sshd, tmp_pat
     assert isinstance(connect_error(sshd.host(port=free_port(), ssh_args=f"-F {config} -J jump")), Transient)
 
 
+def test_a_jump_host_that_forbids_forwarding_is_permanent(sshd: Sshd, tmp_path: Path) -> None:
+    jump = Sshd(tmp_path / "jump", options=("AllowTcpForwarding no",))
+    config = tmp_path / "config"
+    config.write_text(
+        f"Host jump\n  HostName 127.0.0.1\n  Port {jump.port}\n  User {jump.user}\n  IdentityFile {jump.client_key}\n"
+        f"  UserKnownHostsFile {jump.known_hosts}\n"
+    )
+    try:
+        error = connect_error(sshd.host(ssh_args=f"-F {config} -J jump"))
+    finally:
+        jump.stop()
+    assert isinstance(error, Permanent)
+    assert "AllowTcpForwarding" in str(error)
+
+
+def test_too_many_keys_are_refused_for_good_and_not_taken_for_a_cut(tmp_path: Path) -> None:
+    server = Sshd(tmp_path / "strict", options=("MaxAuthTries 3",))
+    keys = " ".join(f"-o IdentityFile={keygen(tmp_path / f'key{number}')}" for number in range(5))
+    try:
+        error = connect_error(server.host(key_file=None, ssh_args=f"-F none -o UserKnownHostsFile={server.known_hosts} {keys}"))
+    finally:
+        server.stop()
+    assert isinstance(error, AuthenticationError)
+    assert "key0" in str(error)
+    assert "closed the connection" in str(error)
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
