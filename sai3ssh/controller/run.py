@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import LinkLost, Sai3sshError, Transient
-from ..model import AgentState, Assignment, Host, Plan, to_json
+from ..model import Assignment, Host, Plan, to_json
 from ..protocol import Json
 from . import clock
-from .eventlog import EventLog
-from .events import Event
-from .link import Link, LinkOptions, Subscription
-from .mirror import Mirror
-from .rundir import RunDirectory
-from .session import (
+from .effects import (
     Answered,
     ClockMeasured,
     Effect,
@@ -26,15 +21,19 @@ from .session import (
     Input,
     Log,
     MeasureClock,
-    Options,
     Refused,
     Send,
-    Session,
     StopRequested,
     Subscribe,
     Tick,
     Unanswered,
 )
+from .eventlog import EventLog
+from .events import Event
+from .link import Link, LinkOptions, Subscription
+from .mirror import Mirror
+from .rundir import RunDirectory
+from .session import Options, Session
 
 TICK_S = 0.2
 LEAVE_S = 2.0
@@ -106,7 +105,7 @@ class RunController:
 
     def run(self) -> str:
         """Returns why the run ended; raises Leave."""
-        self._note("run_created", run_id=self._plan.run_id, agents=sorted(self._links))
+        self._note("run_created", run_id=self._plan.run_id, agents=sorted(self._links), controller=self.session.controller)
         for link in self._links.values():
             link.start()
         try:
@@ -135,7 +134,7 @@ class RunController:
                 {
                     name: agent.state.value
                     for name, agent in self.session.agents.items()
-                    if (agent.epoch is not None or agent.submitting) and not agent.stopped and agent.state is not AgentState.FINISHED
+                    if agent.submitted_at_s is not None and not agent.stopped
                 }
             )
         try:

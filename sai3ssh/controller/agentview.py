@@ -1,0 +1,57 @@
+"""What the controller knows of one agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import Sai3sshError
+from ..model import AgentState, Assignment, Outcome
+from .clock import ClockOffset
+from .effects import Tag
+
+
+@dataclass
+class Agent:
+    """The session's view of one agent. Times are of the controller's clock."""
+
+    assignment: Assignment
+    state: AgentState = AgentState.CONNECTING
+    up: bool = False
+    up_since_s: float = 0.0
+    reachable: bool = True
+    """False once the link has ended for good."""
+    heard_at_s: float = 0.0
+    """Last records of its journal."""
+    done: int = 0
+    """Objects of a prepare or cleanup, by its heartbeats, and when that number last changed."""
+    progress_at_s: float = 0.0
+    submitted_at_s: float | None = None
+    submitting: bool = False
+    epoch: str | None = None
+    """Answer of submit; None before."""
+    offset: ClockOffset | None = None
+    asked: set[Tag] = field(default_factory=set)
+    """Commands under way."""
+    armed: bool = False
+    committed: bool = False
+    started: int = -1
+    """Last stage that it has begun, and ended."""
+    ended: int = -1
+    outcome: Outcome | None = None
+    reason: str = ""
+    error: Sai3sshError | None = None
+    complete: bool = False
+    """The mirror is the whole journal."""
+    stopped: bool = False
+    """It has confirmed a stop, or has ended by itself."""
+    stop_refused: bool = False
+    forgotten: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its agent id."""
+        return self.assignment.agent_id
+
+    def overdue(self, now_s: float, since_s: float, timeout_s: float) -> bool:
+        """Whether so much time has passed since then with its link up all the while: what a link costs is never charged to the agent."""
+        return self.up and now_s - max(since_s, self.up_since_s) > timeout_s
