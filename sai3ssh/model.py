@@ -257,7 +257,8 @@ class Host:
 
     name: str
     address: str
-    port: int = 22
+    port: int = 0
+    """0: as ssh_config says, else 22."""
     user: Optional[str] = None
     connection: str = "ssh"
     """ssh or local."""

@@ -42,7 +42,7 @@ def route(host: Host) -> tuple[Hop, ...]:
     arguments = _split(host.ssh_args, host.name)
     options: list[str] = []
     # Port 22 is also what an inventory without ansible_port gives: it must not hide the Port of ssh_config.
-    if host.port != 22:
+    if host.port:
         options += ["-p", str(host.port)]
     if host.user:
         options += ["-l", host.user]

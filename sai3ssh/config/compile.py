@@ -1,0 +1,291 @@
+"""A checked workload file and hosts become a plan and who owns what of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InventoryError
+from ..model import (
+    Assignment,
+    Deadlines,
+    ErrorLimits,
+    Host,
+    OperationSpec,
+    Plan,
+    Population,
+    Retry,
+    SizeSpec,
+    Stage,
+    StageKind,
+    Target,
+    share,
+)
+from .document import Path_, Problems
+from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
+from .workload import Workload, check_uri
+
+
+def compile_plan(workload: Workload, run_id: str, hosts: Sequence[Host]) -> tuple[Plan, list[Assignment]]:
+    """The plan of a run and one assignment per agent, in the order of the hosts.
+
+    Raises ConfigError that names every contradiction with file, line and column, and InventoryError when distributed.agents names an
+    unknown host.
+    """
+    keys = workload.keys
+    problems = Problems(workload.document)
+    builder = _Builder(keys, problems)
+    populations = builder.populations()
+    mix = builder.mix(populations)
+    stages = builder.stages(populations, mix)
+    uris = [p.target for p in populations] + [o.target for o in mix]
+    target = builder.target(uris)
+    problems.raise_if_any()
+    chosen = _choose(keys, hosts)
+    handling = keys.error_handling
+    plan = Plan(
+        run_id=run_id,
+        name=keys.name,
+        target=target,
+        populations=tuple(populations),
+        stages=tuple(stages),
+        retry=Retry(
+            handling.max_retries if handling.retry_on_error else 0,
+            handling.initial_retry_delay_ms / 1000,
+            handling.max_retry_delay_ms / 1000,
+            handling.retry_backoff_multiplier,
+            handling.retry_jitter_factor,
+        ),
+        deadlines=Deadlines(keys.deadlines.connect, keys.deadlines.first_byte, keys.deadlines.total),
+        error_limits=ErrorLimits(handling.max_total_errors, handling.error_rate_threshold, handling.error_rate_window),
+        target_outage_timeout_s=keys.target_outage_timeout,
+        heartbeat_s=keys.distributed.heartbeat_interval,
+        agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
+        workers=keys.workers,
+        seed=keys.seed,
+    )
+    assignments = [
+        Assignment(host.name, n, len(chosen), {p.name: (share(p.count, n, len(chosen)),) for p in populations})
+        for n, host in enumerate(chosen)
+    ]
+    return plan, assignments
+
+
+def _choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:
+    """The hosts that distributed.agents names, or all."""
+    if not keys.distributed.agents:
+        return list(hosts)
+    chosen: list[Host] = []
+    for entry in keys.distributed.agents:
+        wanted = [name.rpartition(":")[0] or name for name in (entry.id, entry.address) if name]
+        found = next((host for host in hosts if host.name in wanted or host.address in wanted), None)
+        if found is None:
+            known = ", ".join(host.name for host in hosts)
+            raise InventoryError(
+                f"distributed.agents names {' / '.join(wanted)}, which is no host of the inventory ({known})",
+                remedy="Name agents as the inventory does",
+            )
+        if found in chosen:
+            raise InventoryError(f"distributed.agents names host {found.name} twice")
+        chosen.append(found)
+    return chosen
+
+
+class _Builder:
+    """Parts of a plan; notes contradictions as it goes."""
+
+    def __init__(self, keys: WorkloadKeys, problems: Problems) -> None:
+        self._keys = keys
+        self._problems = problems
+
+    def _uri(self, path: str, where: Path_) -> str:
+        """An absolute URI of a path that is relative to target."""
+        if "://" not in path:
+            if self._keys.target is None:
+                self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write a whole URI")
+                return "file:///unknown/"
+            path = self._keys.target.rstrip("/") + "/" + path.lstrip("/")
+        wrong = check_uri(path)
+        if wrong:
+            self._problems.add(where, wrong)
+        return path
+
+    def populations(self) -> list[Population]:
+        """One per ensure_objects entry, or two where the mix both deletes and reads it."""
+        result: list[Population] = []
+        prepare = self._keys.prepare
+        for n, entry in enumerate(prepare.ensure_objects):
+            where: Path_ = ("prepare", "ensure_objects", n)
+            uri = self._uri(entry.base_uri, (*where, "base_uri")).rstrip("/") + "/"
+            ops = {op.op for op in self._keys.workload if self._reads(op, uri)}
+            pools = ["prepared", "deletable"] if "delete" in ops and ops & {"get", "stat"} else ["prepared"]
+            if any(population.target == uri for population in result):
+                self._problems.add((*where, "base_uri"), f"{uri} is prepared by an earlier entry already")
+            for pool in pools:
+                name = pool if n == 0 else f"{pool}-{n + 1}"
+                fill = "zero" if entry.fill == "zero" else "random"
+                seed = self._keys.seed * 1000 + len(result) + 1
+                size = self._population_size(entry, where)
+                result.append(Population(name, uri, f"{pool}-%08d.dat", entry.count, size, seed, fill, prepare.key_prefix_shards))
+        return result
+
+    def _reads(self, op: OperationKeys, target: str) -> bool:
+        return op.op in ("get", "stat", "delete") and self._path_uri(op).startswith(target)
+
+    def _path_uri(self, op: OperationKeys) -> str:
+        path = op.path.partition("*")[0]
+        if "://" in path:
+            return path
+        return (self._keys.target or "").rstrip("/") + "/" + path.lstrip("/")
+
+    def _population_size(self, entry: EnsureObjects, where: Path_) -> SizeSpec:
+        given = [name for name in ("size_spec", "min_size", "max_size") if getattr(entry, name) is not None]
+        if entry.size_spec is not None:
+            if len(given) > 1:
+                self._problems.add((*where, given[1]), f"{given[1]} contradicts size_spec; give one of them")
+            return _size(entry.size_spec)
+        if entry.min_size is None and entry.max_size is None:
+            self._problems.add(where, "the size of the objects is missing; set size_spec, for example size_spec: 4KiB")
+            return SizeSpec("fixed", 0, 0)
+        low = entry.min_size if entry.min_size is not None else entry.max_size
+        high = entry.max_size if entry.max_size is not None else entry.min_size
+        assert low is not None
+        assert high is not None
+        if low > high:
+            self._problems.add((*where, "min_size"), f"min_size ({low}) is greater than max_size ({high})")
+        return SizeSpec("fixed" if low == high else "uniform", low, high)
+
+    def mix(self, populations: Sequence[Population]) -> list[OperationSpec]:
+        """The operations of execute stages."""
+        result = []
+        for n, op in enumerate(self._keys.workload):
+            where: Path_ = ("workload", n)
+            if op.op not in ("put",) and (op.object_size is not None or op.size_spec is not None):
+                self._problems.add((*where, "size_spec" if op.size_spec else "object_size"), f"a size has no meaning for {op.op}")
+            if op.op in ("put", "list"):
+                if "*" in op.path:
+                    self._problems.add((*where, "path"), f"{op.op} needs a prefix, found the pattern {op.path!r}")
+                uri = self._uri(op.path, (*where, "path"))
+                target = uri.rstrip("/") + "/" if op.op == "put" or op.path.endswith("/") or not op.path else uri
+                size = self._put_size(op, where) if op.op == "put" else None
+                result.append(OperationSpec(op.op, op.weight, target, None, size, "zero" if op.fill == "zero" else "random"))
+                continue
+            population = self._population_of(op, populations, where)
+            if population is not None:
+                result.append(OperationSpec(op.op, op.weight, population.target, population.name))
+        return result
+
+    def _put_size(self, op: OperationKeys, where: Path_) -> SizeSpec:
+        if op.size_spec is not None and op.object_size is not None:
+            self._problems.add((*where, "object_size"), "object_size contradicts size_spec; give one of them")
+        if op.size_spec is not None:
+            return _size(op.size_spec)
+        if op.object_size is None:
+            self._problems.add(where, "put needs the size of the objects; set size_spec, for example size_spec: 4KiB")
+        n = op.object_size or 0
+        return SizeSpec("fixed", n, n)
+
+    def _population_of(self, op: OperationKeys, populations: Sequence[Population], where: Path_) -> Population | None:
+        self._uri(op.path.partition("*")[0] or "", (*where, "path"))
+        uri = self._path_uri(op)
+        pool = "deletable" if op.op == "delete" else "prepared"
+        here = [p for p in populations if uri.startswith(p.target) or uri + "/" == p.target]
+        if not here:
+            known = ", ".join(sorted({p.target for p in populations})) or "none"
+            self._problems.add(
+                (*where, "path"),
+                f"{op.op} {op.path!r}: no objects are prepared there (prepare.ensure_objects has: {known}); add an entry for it",
+            )
+            return None
+        best = max(here, key=lambda p: len(p.target))
+        same = [p for p in here if p.target == best.target]
+        rest = uri[len(best.target) :]
+        if rest and not (op.path.endswith("*") and any(p.key_format.startswith(rest) for p in same)):
+            self._problems.add(
+                (*where, "path"),
+                f"{op.op} {op.path!r} names a part of what is prepared at {best.target}; name all of it: that prefix, or a * after it",
+            )
+        return next((p for p in same if p.key_format.startswith(pool)), same[0])
+
+    def stages(self, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> list[Stage]:
+        """The given stages in order, or prepare, execute and cleanup as far as the file asks for them."""
+        keys = self._keys
+        where: Path_ = ("stages",) if keys.stages else ("distributed", "stages")
+        if keys.stages and keys.distributed.stages:
+            self._problems.add(("stages",), "stages is given both at the top and under distributed; give one of them")
+        given = list(enumerate(keys.stages or keys.distributed.stages))
+        if not given:
+            implied = []
+            if populations:
+                implied.append(StageKeys(name="prepare", type="prepare"))
+            if keys.workload:
+                implied.append(StageKeys(name="execute", type="execute"))
+            if keys.prepare.cleanup:
+                implied.append(StageKeys(name="cleanup", type="cleanup"))
+            if not implied:
+                self._problems.add(("workload",), "nothing to do: workload is empty and nothing is prepared")
+            given = list(enumerate(implied))
+        given.sort(key=lambda item: (item[1].order if item[1].order is not None else 0, item[0]))
+        names: set[str] = set()
+        result = []
+        for n, stage in given:
+            if stage.name in names:
+                self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}")
+            names.add(stage.name)
+            result.append(self._stage(stage, (*where, n), populations, mix))
+        return result
+
+    def _stage(self, stage: StageKeys, where: Path_, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> Stage:
+        keys = self._keys
+        kind = StageKind(stage.type)
+        concurrency = stage.concurrency or keys.concurrency
+        if keys.workers > concurrency:
+            self._problems.add(("workers",), f"{keys.workers} workers share a concurrency of {concurrency}: some would have nothing to do")
+        names = tuple(p.name for p in populations)
+        if kind is not StageKind.EXECUTE:
+            if stage.duration is not None:
+                self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
+            if not names and kind is StageKind.PREPARE:
+                self._problems.add(where, "nothing to prepare: prepare.ensure_objects is empty")
+            return Stage(stage.name, kind, concurrency, populations=names)
+        duration_s = stage.duration or keys.duration
+        if not mix or not any(op.weight for op in mix):
+            self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
+        if keys.warmup_period >= duration_s:
+            self._problems.add(
+                ("warmup_period",), f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
+            )
+        return Stage(stage.name, kind, concurrency, duration_s, keys.warmup_period, tuple(mix))
+
+    def target(self, uris: Sequence[str]) -> Target:
+        """How the storage is reached; all URIs of a file must be of one scheme."""
+        keys = self._keys
+        schemes = sorted({uri.partition("://")[0] for uri in uris})
+        if len(schemes) > 1:
+            self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
+        if schemes != ["s3"]:
+            if "s3" in keys.model_fields_set and schemes == ["file"]:
+                self._problems.add(("s3",), "s3 has no meaning for file:// targets")
+            if keys.engine == "boto3":
+                self._problems.add(("engine",), "engine: boto3 needs s3:// targets")
+            return Target("file", verify_reads=keys.verify_reads)
+        s3 = keys.s3
+        dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
+        path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (s3.endpoint_url is not None or dotted))
+        if s3.endpoint_url is not None and not s3.endpoint_url.startswith(("http://", "https://")):
+            self._problems.add(("s3", "endpoint_url"), f"expected http://host:port or https://host, found {s3.endpoint_url!r}")
+        return Target(
+            "boto3" if keys.engine == "boto3" else "s3",
+            s3.endpoint_url,
+            s3.region,
+            path_style,
+            s3.verify_tls,
+            s3.ca_file,
+            s3.sign_payload,
+            keys.verify_reads,
+        )
+
+
+def _size(law: SizeLaw) -> SizeSpec:
+    if law.type == "lognormal":
+        return SizeSpec("lognormal", law.min, law.max, float(law.mean or 0), float(law.std_dev or 0))
+    return SizeSpec("fixed" if law.min == law.max else law.type, law.min, law.max)

@@ -1,0 +1,113 @@
+"""What a plan would do, in figures: for `sai3ssh validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import dataset
+from ..model import Assignment, Plan, StageKind
+from .workload import Workload
+
+ASSUMED_OPS_PER_S = 2000.0
+"""Per agent, for estimates of prepare and cleanup; no promise, and named in the output."""
+JOURNAL_BYTES_PER_S = 1024
+
+
+@dataclass(frozen=True)
+class PopulationPart:
+    """A population in figures."""
+
+    name: str
+    target: str
+    objects: int
+    bytes: int
+    """Exact for fixed sizes, else expected."""
+    size: str
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """A stage in figures."""
+
+    name: str
+    kind: str
+    concurrency: int
+    seconds: float
+    exact: bool
+    """False: seconds is an estimate at assumed_ops_per_s per agent."""
+    mix: tuple[tuple[str, float, str], ...]
+    """(operation, percent, where)."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A whole plan in figures."""
+
+    name: str
+    engine: str
+    endpoint: str
+    agents: int
+    populations: tuple[PopulationPart, ...]
+    stages: tuple[StagePart, ...]
+    objects: int
+    bytes: int
+    objects_per_agent: tuple[int, int]
+    """Fewest and most."""
+    seconds: float
+    journal_bytes_per_agent: int
+    assumed_ops_per_s: float
+    credentials: str
+    notices: tuple[str, ...]
+
+
+def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:
+    """The figures of a plan."""
+    agents = len(assignments)
+    objects = sum(p.count for p in plan.populations)
+    stages = tuple(
+        StagePart(
+            stage.name,
+            stage.kind.value,
+            stage.concurrency,
+            stage.duration_s if stage.duration_s is not None else objects / agents / ASSUMED_OPS_PER_S,
+            stage.kind is StageKind.EXECUTE,
+            tuple((op.kind, 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
+        )
+        for stage in plan.stages
+    )
+    seconds = sum(stage.seconds for stage in stages)
+    shares = [sum(hi - lo for ranges in a.ranges.values() for lo, hi in ranges) for a in assignments]
+    s3 = workload.keys.s3
+    source = (
+        f"file {s3.credentials_file}"
+        if s3.credentials_file
+        else f"profile {s3.profile}"
+        if s3.profile
+        else "environment or default profile"
+    )
+    return Description(
+        plan.name,
+        plan.target.engine,
+        plan.target.endpoint_url or ("AWS, " + plan.target.region if plan.target.engine != "file" else "file system of each host"),
+        agents,
+        tuple(
+            PopulationPart(
+                p.name,
+                p.target,
+                p.count,
+                dataset.total_size(p),
+                f"{p.size.min}" if p.size.kind == "fixed" else f"{p.size.kind} {p.size.min} to {p.size.max}",
+            )
+            for p in plan.populations
+        ),
+        stages,
+        objects,
+        sum(dataset.total_size(p) for p in plan.populations),
+        (min(shares, default=0), max(shares, default=0)),
+        seconds,
+        int(seconds * JOURNAL_BYTES_PER_S) + 65536,
+        ASSUMED_OPS_PER_S,
+        "none needed" if plan.target.engine == "file" else source,
+        workload.notices,
+    )

@@ -1,0 +1,229 @@
+"""The keys of a workload file and their types. What they mean together is compile.py's business."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from . import units
+
+Duration = Annotated[float, BeforeValidator(units.duration)]
+Size = Annotated[int, BeforeValidator(units.size)]
+Count = Annotated[int, BeforeValidator(units.count)]
+Fill = Literal["random", "zero", "prand"]
+MAX_OBJECT = 5 * 1024**4
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, and so are values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SizeLaw(Section):
+    """size_spec: a plain size, {fixed: S}, {uniform: {min, max}}, {type: uniform, min, max} or {type: lognormal, mean, std_dev, min,
+    max}."""
+
+    type: Literal["fixed", "uniform", "lognormal"]
+    min: Size = 0
+    max: Size = MAX_OBJECT
+    mean: Size | None = None
+    std_dev: Size | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            n = units.size(value)
+            return {"type": "fixed", "min": n, "max": n}
+        if set(value) == {"fixed"}:
+            n = units.size(value["fixed"])
+            return {"type": "fixed", "min": n, "max": n}
+        for name in ("uniform", "lognormal"):
+            if set(value) == {name} and isinstance(value[name], dict):
+                return {"type": name, **value[name]}
+        if "type" not in value:
+            raise ValueError("expected a size such as 4KiB, or a mapping with type: fixed, uniform or lognormal")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> SizeLaw:
+        if self.type == "fixed" and self.min != self.max:
+            raise ValueError("type: fixed needs one size; write size_spec: 4KiB")
+        if self.type == "uniform" and self.max == MAX_OBJECT:
+            raise ValueError("type: uniform needs min and max")
+        if self.type == "lognormal" and (self.mean is None or self.std_dev is None or self.mean < 1):
+            raise ValueError("type: lognormal needs mean (at least 1) and std_dev")
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min} bytes) is greater than max ({self.max} bytes)")
+        if self.type != "lognormal" and self.max > MAX_OBJECT:
+            raise ValueError(f"{self.max} bytes is more than an object can have (5 TiB)")
+        return self
+
+
+class OperationKeys(Section):
+    """An entry of workload."""
+
+    op: Literal["get", "put", "list", "stat", "delete"]
+    path: str
+    weight: Annotated[int, Field(ge=0)]
+    object_size: Size | None = None
+    size_spec: SizeLaw | None = None
+    fill: Fill = "random"
+
+
+class EnsureObjects(Section):
+    """An entry of prepare.ensure_objects."""
+
+    base_uri: str
+    count: Annotated[Count, Field(ge=1)]
+    min_size: Size | None = None
+    max_size: Size | None = None
+    size_spec: SizeLaw | None = None
+    fill: Fill = "random"
+
+
+class Prepare(Section):
+    """prepare."""
+
+    ensure_objects: list[EnsureObjects] = []
+    cleanup: bool = False
+    key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
+
+
+class ErrorHandling(Section):
+    """error_handling; 0 as a limit means none."""
+
+    max_total_errors: Annotated[int, Field(ge=0)] = 100
+    error_rate_threshold: Annotated[float, Field(ge=0)] = 5.0
+    error_rate_window: Annotated[Duration, Field(gt=0)] = 1.0
+    retry_on_error: bool = True
+    max_retries: Annotated[int, Field(ge=0)] = 3
+    initial_retry_delay_ms: Annotated[int, Field(ge=0)] = 100
+    max_retry_delay_ms: Annotated[int, Field(ge=0)] = 5000
+    retry_backoff_multiplier: Annotated[float, Field(ge=1)] = 2.0
+    retry_jitter_factor: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+class S3(Section):
+    """s3: how the storage is reached."""
+
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    addressing_style: Literal["path", "virtual", "auto"] = "auto"
+    verify_tls: bool = True
+    ca_file: str | None = None
+    sign_payload: bool = False
+    profile: str | None = None
+    credentials_file: str | None = None
+
+
+class DeadlineKeys(Section):
+    """deadlines of one attempt."""
+
+    connect: Annotated[Duration, Field(gt=0)] = 10.0
+    first_byte: Annotated[Duration, Field(gt=0)] = 60.0
+    total: Annotated[Duration, Field(gt=0)] = 300.0
+
+
+class AgentKeys(Section):
+    """An entry of distributed.agents: a host of the inventory, by name."""
+
+    address: str | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> AgentKeys:
+        if not self.address and not self.id:
+            raise ValueError("an agent needs id or address: the name of a host in the inventory")
+        return self
+
+
+class StageKeys(Section):
+    """A stage, with its own fields beside name or under config."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+    type: Literal["prepare", "execute", "cleanup"]
+    order: int | None = None
+    duration: Annotated[Duration, Field(gt=0)] | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("config"), dict):
+            both = sorted(set(value["config"]) & set(value))
+            if both:
+                raise ValueError(f"{both[0]} is given both beside config and under it")
+            rest = {key: item for key, item in value.items() if key != "config"}
+            return {**rest, **value["config"]}
+        return value
+
+
+class Distributed(Section):
+    """distributed."""
+
+    agents: list[AgentKeys] = []
+    start_delay: Annotated[Duration, Field(ge=0.2)] = 2.0
+    agent_ready_timeout: Annotated[Duration, Field(gt=0)] = 120.0
+    agent_barrier_timeout: Annotated[Duration, Field(gt=0)] = 900.0
+    heartbeat_interval: Annotated[Duration, Field(ge=0.1, le=60)] = 1.0
+    reconnect_timeout: Annotated[Duration, Field(ge=1)] = 600.0
+    stages: list[StageKeys] = []
+
+
+class WorkloadKeys(Section):
+    """The whole file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "run"
+    target: str | None = None
+    duration: Annotated[Duration, Field(gt=0)] = 60.0
+    concurrency: Annotated[int, Field(ge=1, le=65536)] = 16
+    workload: list[OperationKeys]
+    prepare: Prepare = Prepare()
+    warmup_period: Annotated[Duration, Field(ge=0)] = 0.0
+    error_handling: ErrorHandling = ErrorHandling()
+    stages: list[StageKeys] = []
+    distributed: Distributed = Distributed()
+    s3: S3 = S3()
+    engine: Literal["native", "boto3"] = "native"
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    verify_reads: bool = False
+    deadlines: DeadlineKeys = DeadlineKeys()
+    target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
+
+
+NOT_YET = {
+    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "compress_factor", "dedup_factor", "directory_structure",
+    "dynamic_put_pool", "enable_metadata_cache", "force_overwrite", "io_rate", "multi_endpoint", "op_log_path", "page_cache_mode",
+    "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine", "skip_verification", "partition_overlap", "path_selection", "barrier_sync",
+    "shared_filesystem", "tree_creation_mode", "failure_policy", "min_agents_required", "agent_retry_attempts", "agent_retry_delay_s",
+    "reassign_on_loss", "on_controller_loss", "target_override", "concurrency_override", "env", "volumes", "path_template", "completion",
+    "barrier", "timeout_secs", "optional", "expected_objects", "expected_tasks", "max_duration", "command", "args", "backoff_duration",
+}  # fmt: skip
+"""Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
+
+NO_MEANING = {
+    "processes": "one worker process per core is the rule here; set workers",
+    "processing_mode": "workers are always processes here",
+    "s3dlio_optimization": "it tunes another engine",
+    "grpc_keepalive_interval": "there is no gRPC here; set distributed.heartbeat_interval",
+    "grpc_keepalive_timeout": "there is no gRPC here; a link is given up after three heartbeats",
+    "ssh": "users, keys and ports come from the inventory and ssh_config",
+    "deployment": "the agent is uploaded by the run",
+    "listen_port": "agents open no port",
+}
+"""Keys that can have no meaning here: accepted, with a notice."""
+
+SECRET = {
+    "access_key",
+    "access_key_id",
+    "aws_access_key_id",
+    "secret_key",
+    "secret_access_key",
+    "aws_secret_access_key",
+    "session_token",
+    "password",
+}

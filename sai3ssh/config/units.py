@@ -1,0 +1,51 @@
+"""Durations, sizes and counts as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_SIZE = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", 1):
+    _SIZE |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}i": 1024**_power, f"{_letter}ib": 1024**_power}
+_DURATION = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+
+
+def _parse(value: object, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"expected {what} such as {example}, found {value!r}")
+    match = _NUMBER.match(str(value))
+    if match is None or match[2].lower() not in units:
+        raise ValueError(f"expected {what} such as {example}, found {value!r}")
+    return float(match[1].replace(",", "").replace("_", "")) * units[match[2].lower()]
+
+
+def size(value: object) -> int:
+    """Bytes: 4096, '4KiB', '8MB', '1.5GB', '1k', '1Ki'. Raises ValueError."""
+    found = _parse(value, _SIZE, "a size", "4096, 64KiB or 8MB")
+    if found != math.floor(found):
+        raise ValueError(f"expected a whole number of bytes, found {value!r}")
+    return int(found)
+
+
+def duration(value: object) -> float:
+    """Seconds: 60, '60s', '5m', '2h', '1d', '250ms'. Raises ValueError."""
+    return _parse(value, _DURATION, "a duration", "90, 60s, 5m or 2h")
+
+
+def count(value: object) -> int:
+    """A whole number: 1000000, '1,000,000', '1_000_000'. Raises ValueError."""
+    found = _parse(value, {"": 1}, "a whole number", "1000000 or 1,000,000")
+    if found != math.floor(found):
+        raise ValueError(f"expected a whole number, found {value!r}")
+    return int(found)
+
+
+def size_text(bytes_: float) -> str:
+    """A size for people: 4 KiB, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if bytes_ < 1024 or unit == "TiB":
+            return f"{bytes_:.0f} {unit}" if unit == "B" or bytes_ >= 100 or bytes_ == int(bytes_) else f"{bytes_:.1f} {unit}"
+        bytes_ /= 1024
+    raise AssertionError("unreachable")

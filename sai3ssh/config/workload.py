@@ -1,0 +1,152 @@
+"""Reading and checking a workload file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from . import document as documents
+from .document import Document, Path_, Problems
+from .schema import NO_MEANING, NOT_YET, SECRET, WorkloadKeys
+
+_BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A checked workload file."""
+
+    file: str
+    keys: WorkloadKeys
+    notices: tuple[str, ...]
+    document: Document
+
+    @property
+    def name(self) -> str:
+        """Name of its runs."""
+        return self.keys.name
+
+    @property
+    def start_delay_s(self) -> float:
+        """From ARM to the start of a stage."""
+        return self.keys.distributed.start_delay
+
+    @property
+    def ready_timeout_s(self) -> float:
+        """From submit to READY."""
+        return self.keys.distributed.agent_ready_timeout
+
+    @property
+    def reconnect_timeout_s(self) -> float:
+        """How long a host that is away is waited for."""
+        return self.keys.distributed.reconnect_timeout
+
+
+def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
+    """Reads and checks one file. Raises ConfigError that names every problem with file, line and column."""
+    found = documents.read(file, environ)
+    problems = Problems(found)
+    notices: list[str] = []
+    data = _sift(found.data, (), problems, notices)
+    keys = None
+    try:
+        keys = WorkloadKeys.model_validate(data)
+    except ValidationError as error:
+        for item in error.errors():
+            path = _path(item["loc"], found)
+            problems.add(path, _message(item, path))
+    problems.raise_if_any()
+    assert keys is not None
+    return Workload(str(file), keys, tuple(notices), found)
+
+
+def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> Any:
+    """Takes out keys that have no meaning here, and reports those that must not pass silently."""
+    if isinstance(value, list):
+        return [_sift(item, (*path, n), problems, notices) for n, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    result = {}
+    for key, item in value.items():
+        below = (*path, key)
+        if key.lower() in SECRET:
+            problems.add(
+                below,
+                f"{key}: no secrets in workload files; use the environment (AWS_ACCESS_KEY_ID ...), s3.profile or s3.credentials_file",
+            )
+        elif key in NO_MEANING:
+            notices.append(f"line {problems.line(below)}: {key} has no effect: {NO_MEANING[key]}")
+        elif key in NOT_YET:
+            problems.add(below, f"{key}: a key of sai3-bench that is not supported yet; remove it")
+        else:
+            result[key] = _sift(item, below, problems, notices)
+    return result
+
+
+def _path(location: tuple[str | int, ...], found: Document) -> Path_:
+    """The part of pydantic's location that is a path of the document: names of validators are not."""
+    path: Path_ = ()
+    for part in location:
+        if (*path, part) in found.marks:
+            path = (*path, part)
+        elif (*path, "config", part) in found.marks:
+            path = (*path, "config", part)
+    return path
+
+
+def _message(item: Any, path: Path_) -> str:
+    name = ".".join(str(part) for part in path) or "the file"
+    kind, location = item["type"], item["loc"]
+    if kind == "extra_forbidden":
+        known = list(_keys_at(location[:-1]))
+        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown key {location[-1]!r}; {hint}"
+    if kind == "missing":
+        return f"{name}: the key {location[-1]!r} is missing"
+    if kind == "literal_error":
+        return f"{name}: expected {item['ctx']['expected']}, found {item['input']!r}"
+    text = item["msg"].removeprefix("Value error, ")
+    return f"{name}: {text}" + ("" if kind == "value_error" else f", found {item['input']!r}")
+
+
+def _keys_at(location: tuple[str | int, ...]) -> Iterator[str]:
+    model: type[BaseModel] | None = WorkloadKeys
+    for part in location:
+        if isinstance(part, str) and model is not None and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation)
+    yield from model.model_fields if model is not None else ()
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner)) is not None), None)
+
+
+def check_uri(uri: str) -> str | None:
+    """What is wrong with a target URI, or None."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return f"expected a URI such as s3://bucket/prefix/ or file:///path/, found {uri!r}"
+    if scheme == "file":
+        return (
+            None
+            if rest.startswith("/") and len(rest) > 1
+            else f"a file target needs an absolute path such as file:///mnt/test/, found {uri!r}"
+        )
+    if scheme == "s3":
+        bucket = rest.partition("/")[0]
+        return (
+            None
+            if _BUCKET.match(bucket)
+            else f"{bucket!r} cannot be the name of a bucket (3 to 63 lower-case letters, digits, '.' and '-')"
+        )
+    return f"scheme {scheme}:// is not supported (s3:// and file:// are)"
