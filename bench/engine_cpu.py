@@ -1,10 +1,10 @@
 """CPU time per 4 KiB operation: the native S3 engine against boto3, on one server that is not the limit.
 
-    python -m bench.engine_cpu [--seconds 3] [--concurrency 32] [--limit-us 12]
+    python -m bench.engine_cpu [--seconds 4.5] [--concurrency 32] [--least-ratio 30]
 
 The server answers from memory without looking at signatures. CPU is user and system time of this process, which is what decides how
-many clients a load generator needs; operations per second would measure the server too. Exits 1 when the native engine needs more than
---limit-us.
+many clients a load generator needs; operations per second would measure the server too. Exits 1 when boto3 does not cost --least-ratio
+times as much: unlike microseconds that holds on a busy machine, too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sai3ssh.histogram import CELLS, cell_of
 from sai3ssh.model import OPERATIONS, Deadlines, Retry, Target
 
 SIZE_BYTES = 4096
+ROUNDS = 3
 CREDENTIALS = {"access_key": "AKIDEXAMPLE", "secret_key": "not-a-secret-of-anyone"}
 
 
@@ -139,22 +140,24 @@ def cpu_us(engine: Engine, op: int, concurrency: int, seconds: float) -> tuple[f
 def main() -> int:
     """Prints both engines' cost and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=4.5)
     parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--limit-us", type=float, default=12.0)
+    parser.add_argument("--least-ratio", type=float, default=30.0)
     options = parser.parse_args()
     within = True
     with null_server() as url:
         for op in (GET, PUT):
             cost = {}
             for name in ("s3", "boto3"):
-                target = Target(engine=name, endpoint_url=url)
-                engine = make_engine(target, "s3://bucket/prefix/", CREDENTIALS, Deadlines(), Retry())
-                cost[name], rate = cpu_us(engine, op, options.concurrency, options.seconds)
+                engine = make_engine(Target(engine=name, endpoint_url=url), "s3://bucket/prefix/", CREDENTIALS, Deadlines(), Retry())
+                rounds = [cpu_us(engine, op, options.concurrency, options.seconds / ROUNDS) for _ in range(ROUNDS)]
                 engine.close()
+                # The best round: what else runs on the machine can only add.
+                cost[name], rate = min(rounds)
                 print(f"{OPERATIONS[op]:4} 4 KiB  {name:6} {cost[name]:8.2f} us CPU per operation {rate:9.0f} operations/s", flush=True)
-            print(f"{OPERATIONS[op]:4} 4 KiB  boto3 / s3 = {cost['boto3'] / cost['s3']:.1f}", flush=True)
-            within = within and cost["s3"] <= options.limit_us
+            ratio = cost["boto3"] / cost["s3"]
+            print(f"{OPERATIONS[op]:4} 4 KiB  boto3 / s3 = {ratio:.1f}", flush=True)
+            within = within and ratio >= options.least_ratio
     return 0 if within else 1
 
 

@@ -41,6 +41,8 @@ class Request:
 
     def signature_is_right(self):
         """Whether the request is signed with SECRET_KEY, by the letter of the specification."""
+        if "authorization" not in self.headers:
+            return False
         scheme, _, rest = self.headers["authorization"].partition(" ")
         parts = dict(part.strip().split("=", 1) for part in rest.split(","))
         access_key, scope = parts["Credential"].split("/", 1)

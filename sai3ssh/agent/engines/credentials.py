@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import http.client
 import json
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Dict, Mapping, Optional
@@ -80,5 +80,5 @@ def _from_instance_role(url: str) -> Optional[Credentials]:
         role = ask("GET", _ROLES, token).split("\n")[0].strip()
         answer = json.loads(ask("GET", _ROLES + role, token)) if role else {}
         return _credentials(answer.get("AccessKeyId"), answer.get("SecretAccessKey"), answer.get("Token"), "the instance role")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, http.client.HTTPException, ValueError, AttributeError):
         return None

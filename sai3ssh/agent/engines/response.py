@@ -35,7 +35,13 @@ def parse_head(head: bytes) -> Tuple[int, int, bool]:
         raise Failure("protocol", f"not an HTTP response: it begins with {head[:40]!r}")
     length = TO_CLOSE
     close = head[7] == 0x30
-    for name, value in _FRAMING(head):
+    framing = _FRAMING(head)
+    if len(framing) == 1 and len(framing[0][0]) == 14:
+        # Content-Length alone, as in nearly all responses.
+        value = framing[0][1]
+        if value.isdigit() and len(value) <= 18:
+            return int(status), int(value), close
+    for name, value in framing:
         first = name[1] | 0x20
         if first == 0x6F and len(name) == 10:
             value = value.lower()
