@@ -152,7 +152,7 @@ class Threads(unittest.TestCase):
         began = time.monotonic()
         os.write(write_fd, b"x")
         wait_for(lambda: heard, "control")
-        self.assertLess(time.monotonic() - began, 0.2)
+        self.assertLess(time.monotonic() - began, 1)
         thread.join(10)
         self.assertEqual((heard, len(work.dones)), ([b"x"], 1))
         os.close(read_fd)

@@ -183,6 +183,23 @@ class Framing(Case):
         self.assertEqual((len(work.dones), work.failures, len(server.requests)), (50, [], 50))
         self.assertEqual(set(work.retries), {("reset", False)})
 
+    def test_idle_connection_closed_by_the_server(self):
+        idle_closed = threading.Event()
+
+        def script(client, request, number):
+            if request.path.endswith("quick"):
+                client.sendall(response(b"abc"))
+                client.shutdown(socket.SHUT_WR)
+                # Ends when the engine has closed its side, too.
+                while client.recv(10):
+                    pass
+                idle_closed.set()
+                return None
+            return response(b"abc") if idle_closed.wait(5) else None
+
+        work, _ = self.perform(script, (GET, {"key": "quick", "size": 3}), (GET, {"key": "slow", "size": 3}), concurrency=2)
+        self.assertEqual((len(work.dones), work.retries, work.failures), (2, [], []))
+
     def test_more_than_the_response(self):
         work, server = self.perform(lambda c, r, n: response(b"abc") + b"HTTP/1.1 200 OK\r\n", *((GET, {"size": 3}),) * 3)
         self.assertEqual((len(work.dones), server.connections), (3, 3))
@@ -377,12 +394,12 @@ class Listing(Case):
             query = dict(part.split("=") for part in request.query.split("&"))
             self.assertEqual((query["list-type"], query["encoding-type"], query["prefix"]), ("2", "url", "prefix%2F"))
             token = query.get("continuation-token", "")
-            if number == 1:
+            if number in (1, 2, 4, 5):
                 return error(503, "SlowDown")
             return self.page(["k"] * 1000, tokens[token]) if token in tokens else self.page(["k"] * 17)
 
         work, _server = self.perform(script, (LIST, {"key": ""}))
-        self.assertEqual((len(work.dones), work.pages, work.retries, work.bytes), (1, 2, [("http_503", True)], 0))
+        self.assertEqual((len(work.dones), work.pages, work.retries, work.bytes), (1, 2, [("http_503", True)] * 4, 0))
         self.assertEqual(work.dones[0].listed, 2017)
 
     def test_a_token_that_never_changes(self):
@@ -417,7 +434,7 @@ class Loop(Case):
             release.set()
             thread.join(10)
         self.assertFalse(thread.is_alive())
-        self.assertLess(heard[0][0] - sent, 0.1)
+        self.assertLess(heard[0][0] - sent, 1)
         self.assertEqual((len(work.dones), [data for _, data in heard]), (1, [b"x"]))
         os.close(read_fd)
         os.close(write_fd)

@@ -256,10 +256,8 @@ class Connection:
         return self._feed(n)
 
     def _receive_tls(self, tls: ssl.SSLSocket) -> bool:
-        turns = 0
-        # What TLS has taken from the kernel already, the poller will not announce: a turn ends only when that is used up.
-        while turns < _TLS_RECORDS_PER_TURN or tls.pending():
-            turns += 1
+        # A read takes a whole record, so that none is left half-read in the library, where the poller would not see it.
+        for _ in range(_TLS_RECORDS_PER_TURN):
             try:
                 n = tls.recv_into(self._buffer, min(self._left, BUFFER_BYTES) if self.phase == BODY else BUFFER_BYTES)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -399,7 +397,9 @@ class Connection:
     @property
     def reusable(self) -> bool:
         """Whether another request may follow the response that has just ended."""
-        return not self._close and not self._broken and self.mask == EPOLLIN
+        if self._close or self._broken or self.mask != EPOLLIN:
+            return False
+        return self._tls is None or not self._tls.pending()
 
 
 def network_failure(number: Optional[int], what: str) -> Failure:
