@@ -1,0 +1,59 @@
+"""Writing and reading a run directory's results. The same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model import Verdict
+from .merge import merge, read_inputs
+from .tables import comments, perf_log, results_table
+
+
+@dataclass(frozen=True)
+class Results:
+    """results.json and what it says first."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    content: dict[str, Any]
+
+
+def write(path: Path) -> Results:
+    """Merges all mirrors of a run directory and writes results.json, STATUS.txt, and the tables of all stages and agents."""
+    inputs = read_inputs(path)
+    content = merge(inputs)
+    _replace(path / "results.json", [json.dumps(content, indent=1) + "\n"])
+    for stage in content["stages"]:
+        name = f"{stage['index'] + 1:02d}_{stage['name']}_results.tsv"
+        _replace(path / name, [results_table(content, stage["operations"], stage["seconds"])])
+        for agent_id, part in stage["agents"].items():
+            _replace(path / "agents" / agent_id / name, [results_table(content, part["operations"], part["seconds"])])
+    _replace(path / "perf_log.tsv", perf_log(content, inputs.agents, [stage.name for stage in inputs.plan.stages]))
+    _replace(path / "STATUS.txt", [f"{content['verdict']}\n", *(line + "\n" for line in comments(content))])
+    return _results(content)
+
+
+def read(path: Path) -> Results:
+    """The results that were written; made now when there are none yet."""
+    file = path / "results.json"
+    if not file.exists():
+        return write(path)
+    return _results(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _results(content: dict[str, Any]) -> Results:
+    return Results(Verdict(content["verdict"]), tuple(content["reasons"]), content)
+
+
+def _replace(path: Path, lines: Iterable[str]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,272 @@
+"""All agents' journals and the controller's events become results.json's content. Histograms are merged; percentiles are read from the
+merged ones."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model import Outcome, Plan, StageKind, Verdict, from_json
+from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
+from .verdict import AgentFacts, coverage_of, judge
+
+Json = dict[str, Any]
+SCHEMA = 1
+RANKS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "p99.99": 99.99}
+LATE_NS = 100_000_000
+"""A start later than this is time that was not measured."""
+
+
+@dataclass
+class Inputs:
+    """A run directory, read."""
+
+    path: Path
+    plan: Plan
+    hosts: list[Json]
+    agents: dict[str, AgentJournal]
+    events: list[Json]
+
+
+def read_inputs(path: Path) -> Inputs:
+    """Reads plan, hosts, events and mirrors of a run directory."""
+    plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
+    hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
+    agents = {host["agent_id"]: read_agent(host["agent_id"], path / "agents" / host["agent_id"] / "journal.ndjson") for host in hosts}
+    events_path = path / "events.ndjson"
+    lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
+    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")])
+
+
+def merge(inputs: Inputs) -> Json:
+    """The content of results.json."""
+    plan, agents, events = inputs.plan, inputs.agents, inputs.events
+    stages = [_stage(inputs, index) for index in range(len(plan.stages))]
+    inconsistencies = _inconsistencies(inputs)
+    facts = [_facts(inputs, agent) for agent in agents.values()]
+    aborted = next((event["reason"] for event in events if event["event"] == "abort"), None)
+    stopped = any(event["event"] == "stop_requested" for event in events)
+    verdict, reasons = judge(facts, inconsistencies, aborted=aborted, stopped_by_operator=stopped)
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict.value,
+        "reasons": reasons,
+        "run_id": plan.run_id,
+        "name": plan.name,
+        "agents": {"expected": len(agents), "reported": sum(fact.outcome is Outcome.FINISHED and fact.whole for fact in facts)},
+        "coverage": coverage_of(facts),
+        "lost_intervals_s": {agent_id: lost for agent_id, agent in agents.items() if (lost := _lost(inputs, agent))},
+        "stages": stages,
+        "network": {agent_id: _network(agent_id, events) for agent_id in agents},
+        "hosts": {agent_id: agent.epoch["host"] if agent.epoch else None for agent_id, agent in agents.items()},
+        "notices": {agent_id: agent.notices for agent_id, agent in agents.items() if agent.notices},
+    }
+
+
+def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] | None:
+    """When the stage was to run on this host, in its clock; None when it was never released there."""
+    if stage.start is None:
+        return None
+    start = stage.start["start_clock_ns"]
+    duration_s = inputs.plan.stages[index].duration_s
+    if duration_s is not None:
+        return start, start + int(duration_s * 1e9)
+    if stage.end is not None and stage.end["outcome"] == Outcome.FINISHED.value:
+        return start, stage.end["drained_clock_ns"]
+    # It did not get to its end: as long as the slowest of the others that did, or as what is known of it.
+    others = [agent.stages[index] for agent in inputs.agents.values() if index in agent.stages]
+    longest = max((s.end["drained_clock_ns"] - s.end["start_clock_ns"] for s in others if s.end), default=0)
+    known = stage.measured[-1][1] - start if stage.measured else 0
+    return start, start + max(longest, known)
+
+
+def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, int]]:
+    """The measured intervals within the planned one; a late start is not measured."""
+    begin, end = planned
+    if stage.start is not None and stage.start["late_ns"] > LATE_NS:
+        begin = stage.start["actual_clock_ns"]
+    return [(max(lo, begin), min(hi, end)) for lo, hi in stage.measured if hi > begin and lo < end]
+
+
+def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
+    measured_ns = planned_ns = 0
+    for index, stage in enumerate(inputs.plan.stages):
+        mine = agent.stages.get(index, AgentStage())
+        planned = _planned(inputs, index, mine)
+        if planned is None:
+            planned_ns += _others_ns(inputs, index, stage.duration_s)
+            continue
+        planned_ns += planned[1] - planned[0]
+        measured_ns += sum(hi - lo for lo, hi in _measured(mine, planned))
+    whole = any(e["event"] == "journal_complete" and e["agent"] == agent.agent_id for e in inputs.events)
+    outcome = Outcome(agent.final["outcome"]) if agent.final else None
+    return AgentFacts(agent.agent_id, outcome, agent.final["reason"] if agent.final else "", whole, measured_ns / 1e9, planned_ns / 1e9)
+
+
+def _others_ns(inputs: Inputs, index: int, duration_s: float | None) -> int:
+    """What a stage that this agent never began takes: its duration, or as long as the slowest agent."""
+    if duration_s is not None:
+        return int(duration_s * 1e9)
+    spans = [_planned(inputs, index, agent.stages[index]) for agent in inputs.agents.values() if index in agent.stages]
+    return max((span[1] - span[0] for span in spans if span), default=0)
+
+
+def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
+    """The planned intervals without measurement, in seconds from the start of their stage."""
+    lost = []
+    for index, stage in agent.stages.items():
+        planned = _planned(inputs, index, stage)
+        if planned is None:
+            continue
+        at = planned[0]
+        for lo, hi in [*_measured(stage, planned), (planned[1], planned[1])]:
+            if lo > at:
+                lost.append({"stage": index, "from_s": round((at - planned[0]) / 1e9, 3), "to_s": round((lo - planned[0]) / 1e9, 3)})
+            at = max(at, hi)
+    return lost
+
+
+def _inconsistencies(inputs: Inputs) -> list[str]:
+    """Three ways to count the same operations must agree: second summaries, histograms, and the totals at the end of a stage."""
+    found = []
+    for agent in inputs.agents.values():
+        for index, stage in agent.stages.items():
+            if stage.end is None:
+                continue
+            for op in sorted(set(stage.end["totals"]) | set(stage.data.operations())):
+                counts = {
+                    "totals": stage.end["totals"].get(op, {}).get("ops", 0),
+                    "seconds": stage.data.second_ops[op],
+                    "histograms": stage.data.total(op).histogram.count,
+                }
+                if len(set(counts.values())) > 1:
+                    text = ", ".join(f"{name} {n}" for name, n in counts.items())
+                    found.append(f"{agent.agent_id}: stage {index}, {op}: counts disagree ({text})")
+    return found
+
+
+def _stage(inputs: Inputs, index: int) -> Json:
+    spec = inputs.plan.stages[index]
+    parts = {agent_id: agent.stages[index] for agent_id, agent in inputs.agents.items() if index in agent.stages}
+    total = StageData()
+    for part in parts.values():
+        total.add(part.data)
+    spans = {agent_id: span for agent_id, part in parts.items() if (span := _planned(inputs, index, part))}
+    warmup_s = spec.warmup_s
+    seconds = max(((hi - lo) / 1e9 for lo, hi in spans.values()), default=0.0) - warmup_s
+    return {
+        "index": index,
+        "name": spec.name,
+        "kind": spec.kind.value,
+        "seconds": seconds,
+        "warmup_s": warmup_s,
+        "start_spread_ms": _start_spread_ms(inputs, index, parts),
+        "operations": operations(total, seconds),
+        "agents": {
+            agent_id: {
+                "seconds": (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s,
+                "late_ms": part.start["late_ns"] / 1e6 if part.start else None,
+                "outcome": part.end["outcome"] if part.end else None,
+                "operations": operations(part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s),
+            }
+            for agent_id, part in parts.items()
+            if agent_id in spans
+        },
+        "full_strength": _full_strength(inputs, parts) if spec.kind is StageKind.EXECUTE else None,
+    }
+
+
+def operations(data: StageData, seconds: float) -> Json:
+    """Figures by operation: counts, rates over the stage, latencies in us, all again by size bucket."""
+    result = {}
+    for op in data.operations():
+        buckets = {str(bucket): _figures(region, seconds) for (kind, bucket), region in sorted(data.regions.items()) if kind == op}
+        result[op] = {
+            **_figures(data.total(op), seconds),
+            "requests": data.requests[op],
+            "retries": data.retries[op],
+            "retried": {name: n for (kind, name), n in sorted(data.retried.items()) if kind == op},
+            "errors": {name: n for (kind, name), n in sorted(data.errors.items()) if kind == op},
+            "buckets": buckets,
+        }
+    return result
+
+
+def _figures(region: Region, seconds: float) -> Json:
+    histogram = region.histogram
+    in_time = histogram.count - region.tail_ops
+    values = histogram.percentiles(list(RANKS.values()))
+    return {
+        "ops": histogram.count,
+        "bytes": region.bytes,
+        "tail_ops": region.tail_ops,
+        "tail_bytes": region.tail_bytes,
+        "ops_per_s": in_time / seconds if seconds > 0 else 0.0,
+        "mib_per_s": (region.bytes - region.tail_bytes) / seconds / (1 << 20) if seconds > 0 else 0.0,
+        "latency_us": {
+            "mean": histogram.mean_ns / 1000,
+            **{name: value / 1000 for name, value in zip(RANKS, values, strict=True)},
+            "max": histogram.max_ns / 1000,
+        },
+        "cells": histogram.to_pairs(),
+        "sum_ns": histogram.sum_ns,
+    }
+
+
+def _start_spread_ms(inputs: Inputs, index: int, parts: dict[str, AgentStage]) -> float | None:
+    """Latest minus earliest actual start over the agents, in the controller's clock by the offsets measured before the stage; None with
+    fewer than two."""
+    offsets: dict[str, int] = {}
+    for event in inputs.events:
+        if event["event"] == "clock":
+            offsets[event["agent"]] = event["offset_ns"]
+        elif event["event"] == "commit" and event["stage"] == index:
+            break
+    starts = [part.start["actual_clock_ns"] - offsets[agent_id] for agent_id, part in parts.items() if part.start and agent_id in offsets]
+    return (max(starts) - min(starts)) / 1e6 if len(starts) > 1 else None
+
+
+def _full_strength(inputs: Inputs, parts: dict[str, AgentStage]) -> Json:
+    """Rates over only those whole seconds in which every expected agent was measuring."""
+    by_agent = {
+        agent_id: {s["second"]: s for s in part.seconds if not s["warmup"] and s["to_clock_ns"] - s["from_clock_ns"] > 900_000_000}
+        for agent_id, part in parts.items()
+        if not (part.start and part.start["late_ns"] > LATE_NS)
+    }
+    if len(by_agent) < len(inputs.agents):
+        return {"seconds": 0, "ops_per_s": {}}
+    common = set.intersection(*(set(seconds) for seconds in by_agent.values())) if by_agent else set()
+    ops: Counter[str] = Counter()
+    span_ns = 0
+    for second in common:
+        for seconds in by_agent.values():
+            record = seconds[second]
+            span_ns += record["to_clock_ns"] - record["from_clock_ns"]
+            for op, figures in record["ops"].items():
+                ops[op] += figures[0]
+    mean_s = span_ns / 1e9 / max(1, len(by_agent))
+    return {"seconds": len(common), "ops_per_s": {op: n / mean_s for op, n in sorted(ops.items())}}
+
+
+def _network(agent_id: str, events: list[Json]) -> Json:
+    """Connections and losses of one agent's link."""
+    losses: list[Json] = []
+    connects = 0
+    for event in events:
+        if event.get("agent") != agent_id:
+            continue
+        if event["event"] == "link_up":
+            connects += 1
+            if losses and losses[-1]["down_s"] is None:
+                losses[-1].update(down_s=event["down_s"], attempts=event["attempt"], resumed_offset=event["resumed_offset"])
+        elif event["event"] == "link_down" and event["level"] != "info":
+            losses.append({"at": event["at"], "cause": event["cause"], "down_s": None})
+    return {"connects": connects, "losses": losses}
+
+
+def verdict_of(content: Json) -> Verdict:
+    """The verdict that a results.json has."""
+    return Verdict(content["verdict"])

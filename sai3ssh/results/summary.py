@@ -1,0 +1,97 @@
+"""What people ask first about a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .files import Results
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation of one stage, over all agents. Latencies in us."""
+
+    stage: str
+    operation: str
+    ops: int
+    ops_per_s: float
+    mib_per_s: float
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
+    retries: int
+    errors: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The link losses of one agent."""
+
+    agent: str
+    count: int
+    down_s: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in a screenful."""
+
+    run_id: str
+    verdict: str
+    reasons: tuple[str, ...]
+    expected: int
+    reported: int
+    coverage: float
+    lines: tuple[Line, ...]
+    spreads_ms: dict[str, float]
+    losses: tuple[Loss, ...]
+    slowest: dict[str, tuple[str, float, float]]
+    """Execute stage to (agent, its operations/s, the median agent's)."""
+
+
+def summary(results: Results) -> Summary:
+    """The summary of a run's results."""
+    content = results.content
+    lines, spreads, slowest = [], {}, {}
+    for stage in content["stages"]:
+        if stage["start_spread_ms"] is not None:
+            spreads[stage["name"]] = stage["start_spread_ms"]
+        for op, figures in stage["operations"].items():
+            latency = figures["latency_us"]
+            lines.append(
+                Line(
+                    stage["name"],
+                    op,
+                    figures["ops"],
+                    figures["ops_per_s"],
+                    figures["mib_per_s"],
+                    latency["p50"],
+                    latency["p99"],
+                    latency["p99.9"],
+                    latency["max"],
+                    figures["retries"],
+                    figures["errors"],
+                )
+            )
+        rates = sorted((sum(op["ops_per_s"] for op in agent["operations"].values()), name) for name, agent in stage["agents"].items())
+        if stage["kind"] == "execute" and len(rates) > 1:
+            slowest[stage["name"]] = (rates[0][1], rates[0][0], rates[len(rates) // 2][0])
+    losses = tuple(
+        Loss(agent, len(network["losses"]), sum(loss["down_s"] or 0.0 for loss in network["losses"]))
+        for agent, network in content["network"].items()
+        if network["losses"]
+    )
+    agents = content["agents"]
+    return Summary(
+        content["run_id"],
+        content["verdict"],
+        results.reasons,
+        agents["expected"],
+        agents["reported"],
+        content["coverage"],
+        tuple(lines),
+        spreads,
+        losses,
+        slowest,
+    )

@@ -1,0 +1,109 @@
+"""TSV files in the format of sai3-bench, so that its tools read ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..histogram import Histogram
+from ..model import BUCKET_LABELS
+from .journal import AgentJournal
+
+Json = dict[str, Any]
+RESULT_COLUMNS = (
+    "operation", "size_bucket", "bucket_idx", "mean_us", "p50_us", "p90_us", "p95_us", "p99_us", "max_us", "avg_bytes", "ops_per_sec",
+    "throughput_mibps", "count",
+)  # fmt: skip
+_CLASS = ("ops", "bytes", "iops", "mbps", "mean_us", "p50_us", "p90_us", "p99_us")
+PERF_COLUMNS = (
+    "agent_id", "timestamp_epoch_ms", "elapsed_s", "stage", *(f"get_{c}" for c in _CLASS), *(f"put_{c}" for c in _CLASS),
+    "meta_ops", "meta_iops", "meta_mean_us", "meta_p50_us", "meta_p90_us", "meta_p99_us",
+    "cpu_user_pct", "cpu_system_pct", "cpu_iowait_pct", "errors", "is_warmup",
+)  # fmt: skip
+META = ("list", "stat", "delete")
+ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
+
+
+def comments(content: Json) -> list[str]:
+    """The lines that every table begins with: run, verdict, reasons."""
+    agents = content["agents"]
+    return [
+        f"# sai3ssh run {content['run_id']}",
+        f"# verdict {content['verdict']}; {agents['reported']} of {agents['expected']} agents; coverage {100 * content['coverage']:.2f} %",
+        *(f"# {reason}" for reason in content["reasons"]),
+    ]
+
+
+def results_table(content: Json, operations: Json, seconds: float) -> str:
+    """The 13 columns of a stage: a row per class and size bucket, then the ALL rows."""
+    lines = [*comments(content), "\t".join(RESULT_COLUMNS)]
+    classes = {"GET": ["get"], "PUT": ["put"], "META": [op for op in META if op in operations]}
+    totals = []
+    for name, ops in classes.items():
+        parts: dict[int, list[Json]] = {}
+        for op in ops:
+            for bucket, figures in operations.get(op, {}).get("buckets", {}).items():
+                parts.setdefault(int(bucket), []).append(figures)
+        for bucket, figures in sorted(parts.items()):
+            lines.append(_row(name, BUCKET_LABELS[bucket], bucket, figures, seconds))
+        everything = [figures for part in parts.values() for figures in part]
+        if everything:
+            totals.append((ALL_INDEX[name], _row(name, "ALL", ALL_INDEX[name], everything, seconds)))
+    return "\n".join([*lines, *(row for _, row in sorted(totals))]) + "\n"
+
+
+def _row(name: str, label: str, index: int, figures: list[Json], seconds: float) -> str:
+    histogram = Histogram()
+    for part in figures:
+        histogram.merge(Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=round(part["latency_us"]["max"] * 1000)))
+    count = histogram.count
+    size = sum(part["bytes"] for part in figures)
+    in_time = count - sum(part["tail_ops"] for part in figures)
+    in_time_bytes = size - sum(part["tail_bytes"] for part in figures)
+    values = [histogram.mean_ns, *histogram.percentiles([50, 90, 95, 99]), float(histogram.max_ns)]
+    cells = [f"{value / 1000:.2f}" for value in values]
+    rates = [f"{in_time / seconds:.2f}", f"{in_time_bytes / seconds / (1 << 20):.2f}"] if seconds > 0 else ["0.00", "0.00"]
+    return "\t".join([name, label, str(index), *cells, f"{size / count if count else 0:.0f}", *rates, str(count)])
+
+
+def perf_log(content: Json, agents: dict[str, AgentJournal], names: list[str]) -> Iterator[str]:
+    """The 31 columns, a line per agent and second, in lines.
+
+    Percentiles are the agent's own of that second. META percentiles are empty when a second had several kinds of META operations: theirs
+    are not kept
+    together, and percentiles cannot be added.
+    """
+    for line in [*comments(content), "\t".join(PERF_COLUMNS)]:
+        yield line + "\n"
+    for agent_id, agent in agents.items():
+        for index, stage in sorted(agent.stages.items()):
+            began_ns = stage.start["start_clock_ns"] if stage.start else 0
+            for second in stage.seconds:
+                yield _perf_line(agent_id, names[index], began_ns, second)
+
+
+def _perf_line(agent_id: str, stage: str, began_ns: int, second: Json) -> str:
+    span_s = max(1e-6, (second["to_clock_ns"] - second["from_clock_ns"]) / 1e9)
+    cells = [agent_id, str(second["wall_ns"] // 1_000_000), f"{(second['to_clock_ns'] - began_ns) / 1e9:.3f}", stage]
+    for op in ("get", "put"):
+        n, size, sum_ns, p50, p90, p99, _ = second["ops"].get(op, [0, 0, 0, 0, 0, 0, 0])
+        mean_us = sum_ns / n / 1000 if n else 0.0
+        cells += [
+            str(n),
+            str(size),
+            f"{n / span_s:.2f}",
+            f"{size / span_s / (1 << 20):.2f}",
+            f"{mean_us:.2f}",
+            str(p50),
+            str(p90),
+            str(p99),
+        ]
+    meta = [second["ops"][op] for op in META if op in second["ops"]]
+    n = sum(figures[0] for figures in meta)
+    mean_us = sum(figures[2] for figures in meta) / n / 1000 if n else 0.0
+    percentiles = [str(value) for value in meta[0][3:6]] if len(meta) == 1 else ["", "", ""] if meta else ["0", "0", "0"]
+    cells += [str(n), f"{n / span_s:.2f}", f"{mean_us:.2f}", *percentiles]
+    cpu = second["host"]["cpu"]
+    errors = sum(count for classes in second["errors"].values() for count in classes.values())
+    cells += [str(cpu[0]), str(cpu[1]), str(cpu[2]), str(errors), "1" if second["warmup"] else "0"]
+    return "\t".join(cells) + "\n"
