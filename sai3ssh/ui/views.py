@@ -227,7 +227,5 @@ class LiveView:
         for row in self._board.rows.values():
             if row.shown_state == "UNREACHABLE":
                 away_s = self._board.clock_s() - row.link_since_s
-                notes.append(
-                    Text(f"{row.name}: UNREACHABLE for {away_s:.0f} s; the agent goes on measuring, reconnecting", "yellow")
-                )
+                notes.append(Text(f"{row.name}: UNREACHABLE for {away_s:.0f} s; the agent goes on measuring, reconnecting", "yellow"))
         return notes

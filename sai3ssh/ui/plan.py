@@ -1,0 +1,79 @@
+"""`validate` and `status` on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..config import Description
+from ..config.units import size_text
+from .views import duration
+
+Json = dict[str, Any]
+
+
+def print_plan(plan: Description, agents: Sequence[str], *, known_hosts: bool) -> None:
+    """The effective plan in figures."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{plan.name}[/]: valid")
+    console.print(f"engine {plan.engine}, {plan.endpoint}; credentials: {plan.credentials}")
+    if known_hosts:
+        console.print(f"{plan.agents} agents: {', '.join(agents)}")
+    else:
+        console.print("no inventory given (-i): figures are for one agent")
+    if plan.populations:
+        table = _table("population", "target", ("objects", "bytes", "size"))
+        for part in plan.populations:
+            table.add_row(part.name, part.target, f"{part.objects:,}", size_text(part.bytes), part.size)
+        console.print(table)
+        low, high = plan.objects_per_agent
+        each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        console.print(f"in all {plan.objects:,} objects, {size_text(plan.bytes)}; {each} objects per agent")
+    table = _table("stage", "kind", ("concurrency/agent", "time", "mix"))
+    for stage in plan.stages:
+        mix = ", ".join(f"{op} {percent:.3g} %" for op, percent, _ in stage.mix)
+        table.add_row(stage.name, stage.kind, str(stage.concurrency), ("" if stage.exact else "~ ") + duration(stage.seconds), mix)
+    console.print(table)
+    if any(not stage.exact for stage in plan.stages):
+        console.print(f"~ assumes {plan.assumed_ops_per_s:,.0f} operations/s per agent; your storage decides")
+    console.print(f"in all about {duration(plan.seconds)}; journal at most {size_text(plan.journal_bytes_per_agent)} per agent")
+    for notice in plan.notices:
+        console.print(f"notice: {notice}")
+
+
+def _table(first: str, second: str, numbers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    table.add_column(second, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="left" if name in ("mix", "size") else "right")
+    return table
+
+
+def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir: Path) -> None:
+    """Runs in the results directory, and on hosts when they were asked."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]runs in {results_dir}[/]" if here else f"no runs in {results_dir}")
+    table = _table("run", "verdict", ("agents", "last event"))
+    for run in here:
+        at = datetime.fromtimestamp(run["last_at"], UTC).strftime("%Y-%m-%d %H:%M:%S") if run["last_at"] else ""
+        table.add_row(run["run_id"], run["verdict"] or "not ended", str(run["agents"]), f"{run['last_event']} {at}")
+    if here:
+        console.print(table)
+    if there is None:
+        return
+    console.print("[bold]runs on the hosts[/]")
+    table = _table("host", "run", ("state", "journal"))
+    for host in there:
+        if host["error"]:
+            table.add_row(host["host"], f"[red]{host['error']}[/]", "", "")
+        for run in host["runs"]:
+            table.add_row(host["host"], run["run_id"], run["state"], size_text(run["size"]))
+        if not host["runs"] and not host["error"]:
+            table.add_row(host["host"], "none", "", "")
+    console.print(table)

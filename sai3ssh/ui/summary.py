@@ -1,0 +1,64 @@
+"""The summary of a finished run on a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..results import Summary
+from .views import latency
+
+STYLE = {"COMPLETE": "bold green", "PARTIAL": "bold yellow", "FAILED": "bold red"}
+
+
+def print_summary(summary: Summary, path: Path, console: Console | None = None) -> None:
+    """Verdict and reasons, a row per stage and operation, link losses, where the results are."""
+    console = console or Console()
+    console.print(
+        Text.assemble(
+            "\n",
+            (summary.verdict, STYLE[summary.verdict]),
+            f"  {summary.run_id}  {summary.reported} of {summary.expected} agents, coverage {100 * summary.coverage:.2f} %",
+        ),
+        soft_wrap=True,
+    )
+    for reason in summary.reasons if summary.verdict != "COMPLETE" else ():
+        console.print(Text(f"  {reason}"), soft_wrap=True)
+    if summary.lines:
+        console.print(_table(summary))
+    for stage, (agent, rate, median) in summary.slowest.items():
+        console.print(
+            f"slowest agent in {stage}: {agent} with {rate:,.0f} ops/s (median agent {median:,.0f})", soft_wrap=True, highlight=False
+        )
+    for stage, spread in summary.spreads_ms.items():
+        console.print(f"start spread of {stage}: {spread:.2f} ms", soft_wrap=True, highlight=False)
+    for loss in summary.losses:
+        times = "once" if loss.count == 1 else f"{loss.count} times"
+        text = f"link of {loss.agent}: lost {times}, {loss.down_s:.1f} s in all; nothing that it measured was lost"
+        console.print(text if summary.verdict == "COMPLETE" else text.partition(";")[0], soft_wrap=True, highlight=False)
+    console.print(f"results: {path}", soft_wrap=True, highlight=False)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    table.add_column("operation")
+    for name in ("operations", "ops/s", "MiB/s", "p50", "p99", "p99.9", "max", "errors"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in summary.lines:
+        errors = ", ".join(f"{n} {name}" for name, n in line.errors.items()) or "0"
+        if line.retries:
+            errors += f" ({line.retries} retries)"
+        table.add_row(
+            line.stage,
+            line.operation,
+            f"{line.ops:,}",
+            f"{line.ops_per_s:,.0f}",
+            f"{line.mib_per_s:,.1f}",
+            *(latency(value) for value in (line.p50_us, line.p99_us, line.p999_us, line.max_us)),
+            Text(errors, "red" if line.errors else ""),
+        )
+    return table
