@@ -103,6 +103,11 @@ class RunController:
         """Asks for the end of the run; the second time the controller leaves at once. Safe in a signal handler."""
         self._interrupts.append(reason)
 
+    @property
+    def errors(self) -> list[Sai3sshError]:
+        """What became of agents that failed or were given up."""
+        return [agent.error for agent in self.session.agents.values() if agent.error is not None]
+
     def run(self) -> str:
         """Returns why the run ended; raises Leave."""
         self._note("run_created", run_id=self._plan.run_id, agents=sorted(self._links), controller=self.session.controller)

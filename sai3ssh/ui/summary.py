@@ -44,10 +44,10 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None) 
 
 def _table(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("stage")
-    table.add_column("operation")
-    for name in ("operations", "ops/s", "MiB/s", "p50", "p99", "p99.9", "max", "errors"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("op", no_wrap=True)
+    for name in ("count", "ops/s", "MiB/s", "p50", "p99", "p99.9", "max", "errors"):
+        table.add_column(name, justify="right", no_wrap=name != "errors")
     for line in summary.lines:
         errors = ", ".join(f"{n} {name}" for name, n in line.errors.items()) or "0"
         if line.retries:
