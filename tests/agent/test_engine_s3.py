@@ -1,6 +1,7 @@
 """The native S3 engine against servers that misbehave, each in its own way."""
 
 import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -119,6 +120,14 @@ class Good(Case):
         work, server = self.perform(lambda c, r, n: response(b"x" * 100), *((GET, {"size": 100}) for _ in range(500)), concurrency=20)
         self.assertEqual((len(work.dones), work.failures), (500, []))
         self.assertLessEqual(server.connections, 20)
+
+    def test_more_connections_than_the_soft_limit_of_open_files(self):
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (70, limits[1]))
+        barrier = threading.Barrier(60)
+        work, server = self.perform(lambda c, r, n: barrier.wait(10) >= 0 and response(), *((STAT, {}),) * 60, concurrency=60)
+        self.assertEqual((len(work.dones), work.failures, server.connections), (60, [], 60))
 
     def test_session_token_is_sent_and_signed(self):
         with Server(lambda c, r, n: response()) as server:

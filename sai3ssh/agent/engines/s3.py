@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import random
+import resource
 import select
 from collections import deque
 from hashlib import sha256
@@ -18,7 +19,7 @@ from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, check_error, refusal
-from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, list_query
+from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, Probe, list_query
 from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, encode_path
 from sai3ssh.dataset import PIECE
 from sai3ssh.model import Deadlines, Retry, Target
@@ -28,6 +29,7 @@ _SWEEP_NS = 100_000_000
 _FINE_NS = 2_000_000
 _RESOLVE_AGAIN_NS = 30_000_000_000
 _MAX_EVENTS = 512
+_SPARE_DESCRIPTORS = 256
 
 
 class S3Engine:
@@ -61,7 +63,7 @@ class S3Engine:
         self._in_flight = 0
         self._ties = 0
         self._resolved_ns = 0
-        self._work: Work = _Probe()
+        self._work: Work = Probe()
         self._refusal: Optional[Refusal] = None
         """Why an operation was given up last."""
 
@@ -85,7 +87,7 @@ class S3Engine:
             for task in tasks:
                 task.attempt = 1 << 30
                 self._refusal = None
-                self.run(_Probe(task), 1)
+                self.run(Probe(task), 1)
                 if self._refusal is not None:
                     raise check_error(self._refusal, root.uri, root.endpoint.url, self._target.region)
 
@@ -99,6 +101,7 @@ class S3Engine:
         """Performs tasks until the work is finished and none is in flight; see base.Engine."""
         self._work = work
         concurrency = max(concurrency, 1)
+        _allow_descriptors(concurrency + _SPARE_DESCRIPTORS)
         for endpoint in self._map.endpoints.values():
             endpoint.resolve()
         if control_fd is not None:
@@ -113,7 +116,7 @@ class S3Engine:
                 # A descriptor that on_control closed has left the poller already.
                 with contextlib.suppress(OSError, ValueError):
                     self._poller.unregister(control_fd)
-            self._work = _Probe()
+            self._work = Probe()
 
     def close(self) -> None:
         """Closes connections and forgets what was in flight."""
@@ -413,32 +416,8 @@ class S3Engine:
         self._work.failed(task, now, found.error_class, f"{method} {task.uri[:300]}: {found.detail}", sent)
 
 
-class _Probe:
-    """Work of one task that nobody counts; without a task, the work between runs."""
-
-    wake_ns: Optional[int] = None
-
-    def __init__(self, task: Optional[Task] = None) -> None:
-        self._task = task
-
-    @property
-    def finished(self) -> bool:
-        return self._task is None
-
-    def next(self, now_ns: int) -> Optional[Task]:
-        task, self._task = self._task, None
-        if task is not None:
-            task.start_ns = now_ns
-        return task
-
-    def done(self, task: Task, end_ns: int, size_bytes: int) -> None:
-        pass
-
-    def retried(self, task: Task, error_class: str, sent: bool) -> None:
-        pass
-
-    def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
-        pass
-
-    def page(self, task: Task) -> None:
-        pass
+def _allow_descriptors(count: int) -> None:
+    """Raises the soft limit of open files to count, as far as the hard one lets it: the usual 1,024 end a large concurrency with EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard))

@@ -44,3 +44,36 @@ class PayloadHash:
     def hexdigest(self) -> str:
         """The hash in hexadecimal."""
         return self._hash.hexdigest()
+
+
+class Probe:
+    """Work of one task that nobody counts; without a task, the work between runs."""
+
+    wake_ns: Optional[int] = None
+
+    def __init__(self, task: Optional[Task] = None) -> None:
+        self._task = task
+
+    @property
+    def finished(self) -> bool:
+        """Whether the task has been handed out."""
+        return self._task is None
+
+    def next(self, now_ns: int) -> Optional[Task]:
+        """The task, once."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.start_ns = now_ns
+        return task
+
+    def done(self, task: Task, end_ns: int, size_bytes: int) -> None:
+        """Nobody counts."""
+
+    def retried(self, task: Task, error_class: str, sent: bool) -> None:
+        """Nobody counts."""
+
+    def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
+        """Nobody counts."""
+
+    def page(self, task: Task) -> None:
+        """Nobody counts."""
