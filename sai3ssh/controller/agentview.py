@@ -22,6 +22,8 @@ class Agent:
     """False once the link has ended for good."""
     heard_at_s: float = 0.0
     """Last records of its journal."""
+    answered_at_s: float = 0.0
+    """Last answer to a command."""
     done: int = 0
     """Objects of a prepare or cleanup, by its heartbeats, and when that number last changed."""
     progress_at_s: float = 0.0

@@ -49,12 +49,15 @@ class Options:
     """From ARM to the start; must cover an ARM and a COMMIT round trip to every agent, and is doubled when it does not."""
     ready_timeout_s: float = 120.0
     """From submit to READY."""
+    request_timeout_s: float = 30.0
+    """Of one submit, stop or forget; an agent may need 25 s to end its processes. Asked again until its own deadline."""
     ack_timeout_s: float = 10.0
+    """Of one ARM or COMMIT."""
     release_timeout_s: float = 120.0
     """From all agents waiting at a barrier to all agents armed."""
     overrun_s: float = 60.0
     """For the end of a stage to be reported, after the time that its last operation can take."""
-    stop_timeout_s: float = 40.0
+    stop_timeout_s: float = 65.0
     """For all agents to confirm that they have stopped."""
     collect_timeout_s: float = 120.0
     """Without a byte of a journal that is not whole yet."""
@@ -78,6 +81,7 @@ class Session:
         self._commit_logged = False
         self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = 0.0
         self._at_barrier = False
+        self._late_rounds = 0
         self._start_controller_ns = 0
         self._arm_deadline_s = 0.0
         self._now = 0.0
@@ -178,6 +182,7 @@ class Session:
 
     def _answered(self, agent: Agent, event: Answered) -> None:
         agent.asked.discard(event.tag)
+        agent.answered_at_s = self._now
         current = event.tag.stage == self.stage and event.tag.round == self.round
         match event.tag.purpose:
             case "submit":
@@ -252,7 +257,7 @@ class Session:
             self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
             self.stage += 1
             self.stage_began = self._commit_logged = self._at_barrier = False
-            self.round = 0
+            self.round = self._late_rounds = 0
             self._ended_at_s = self._now
             for agent in self.agents.values():
                 agent.armed = agent.committed = False
@@ -271,7 +276,7 @@ class Session:
                 agent.submitted_at_s = self._now
                 self._log("submit", agent=agent.name)
             agent.submitting = True
-            self._send(agent.name, {"cmd": "submit"}, Tag("submit"), self._options.ready_timeout_s)
+            self._send(agent.name, {"cmd": "submit"}, Tag("submit"), self._options.request_timeout_s)
         timeout_s = self._options.ready_timeout_s
         since_s = agent.submitted_at_s
         if agent.state is AgentState.CONNECTING and since_s is not None and agent.overdue(self._now, since_s, timeout_s):
@@ -287,7 +292,7 @@ class Session:
             missing = (
                 "an answer to pings" if agent.offset is None else "an acknowledgement of ARM" if self.round and not agent.armed else ""
             )
-            if missing and agent.overdue(self._now, self._barrier_at_s, timeout_s):
+            if missing and agent.overdue(self._now, max(self._barrier_at_s, agent.answered_at_s), timeout_s):
                 text = f"stage {self.plan.stages[self.stage].name}: {missing} did not come within {timeout_s:.0f} s (round {self.round})"
                 self._agent_failed(agent, Permanent(text, host=agent.name))
                 return
@@ -308,14 +313,17 @@ class Session:
             self._commit_logged, self._committed_at_s = True, self._now
             self._log("commit", stage=self.stage, round=self.round, start_controller_ns=self._start_controller_ns)
             self._watch_stage()
-        elif armed or self.round == 0 or self._now > self._arm_deadline_s:
+        elif armed:
+            self._late_rounds += 1
+            self._arm_round()
+        elif self.round == 0 or self._now > self._arm_deadline_s:
             self._arm_round()
 
     @property
     def _start_delay_s(self) -> float:
-        """Of the current round."""
+        """Of the current round; grows while acknowledgements come too late for the start."""
         first_s = self._options.start_delay_s
-        return float(min(first_s * 2 ** max(0, self.round - 1), max(LONGEST_START_DELAY_S, first_s)))
+        return float(min(first_s * 2**self._late_rounds, max(LONGEST_START_DELAY_S, first_s)))
 
     def _arm_round(self) -> None:
         """A new round with a later start. Acknowledgements of earlier rounds no longer count."""
@@ -417,7 +425,7 @@ class Session:
         tag = Tag(verb)
         if tag not in agent.asked:
             agent.asked.add(tag)
-            self._send(agent.name, {"cmd": verb, "agent_id": agent.name, **fields}, tag, self._options.stop_timeout_s)
+            self._send(agent.name, {"cmd": verb, "agent_id": agent.name, **fields}, tag, self._options.request_timeout_s)
 
     def _end(self, reason: str) -> None:
         self.over = True

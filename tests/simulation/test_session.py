@@ -1,0 +1,136 @@
+"""The real session under a virtual clock, among agents whose links break at any moment."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sai3ssh.model import AgentState, Outcome
+from tests.simulation.world import CLOCK_ERROR_NS, RECONNECT_TIMEOUT_S, Cut, Faults, World
+
+AGENTS = 4
+MANY = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+short_cuts = st.lists(
+    st.builds(Cut, agent=st.integers(0, AGENTS - 1), at_s=st.floats(0.0, 90.0), for_s=st.floats(0.05, RECONNECT_TIMEOUT_S - 1)), max_size=12
+)
+durations = st.lists(st.floats(0.0, 8.0), max_size=2)
+
+
+@st.composite
+def flapping(draw: st.DrawFn) -> Faults:
+    """Links that break, delay, lose answers and repeat inputs, but always come back."""
+    return Faults(
+        seed=draw(st.integers(0, 2**32)),
+        cuts=draw(short_cuts),
+        longest_delay_s=draw(st.sampled_from([0.002, 0.3, 1.5])),
+        lost_answers=draw(st.sampled_from([0.0, 0.1])),
+        repeated=draw(st.sampled_from([0.0, 0.3])),
+    )
+
+
+def check_stopped(world: World) -> None:
+    """Every agent that can be reached has ended, and when nobody had begun, nothing is left on its host."""
+    unconfirmed = {e["agent"] for e in world.events("stop_unconfirmed")}
+    for agent, link in zip(world.agents, world.links, strict=True):
+        if agent.release is not None and agent.name not in unconfirmed:
+            assert agent.over, f"{agent.name} is {agent.state} after the end of the run"
+        reached = link.up and world.now - link.up_since_s > 35.0
+        if reached and not agent.frozen and agent.release is not None:
+            assert agent.over, f"{agent.name} is {agent.state} although its link is up"
+            if world.session.never_started:
+                assert agent.forgotten, f"{agent.name} still has the plan of a run that never started"
+    if world.session.never_started:
+        assert not any(agent.starts for agent in world.agents)
+
+
+@MANY
+@given(flapping(), durations)
+def test_a_run_whose_links_only_flap_is_complete(faults: Faults, lengths: list[float]) -> None:
+    world = World(faults, AGENTS, lengths)
+    world.run(limit_s=3600)
+    assert world.session.abort_reason is None
+    assert world.ended == "all stages ended"
+    stages = len(world.plan.stages)
+    for agent, link in zip(world.agents, world.links, strict=True):
+        assert [stage for stage, _ in agent.starts] == list(range(stages))
+        assert link.mirrored == len(agent.journal)
+        assert world.session.agents[agent.name].outcome is Outcome.FINISHED
+        assert world.session.agents[agent.name].state is AgentState.FINISHED
+    assert [e["stage"] for e in world.events("commit")] == list(range(stages))
+    assert [e["stage"] for e in world.events("stage_started")] == list(range(stages))
+    assert [e["stage"] for e in world.events("stage_ended")] == list(range(stages))
+
+
+@MANY
+@given(flapping(), durations)
+def test_agents_that_were_committed_in_time_start_together(faults: Faults, lengths: list[float]) -> None:
+    world = World(faults, AGENTS, lengths)
+    world.run(limit_s=3600)
+    for commit in world.events("commit"):
+        start_s = commit["start_controller_ns"] / 1e9
+        for agent in world.agents:
+            committed_at_s, _ = agent.commits[commit["stage"]]
+            started_at_s = dict(agent.starts)[commit["stage"]]
+            assert abs(started_at_s - max(start_s, committed_at_s)) <= CLOCK_ERROR_NS / 1e9 + 1e-6
+
+
+@MANY
+@given(flapping(), durations, st.integers(0, AGENTS - 1), st.floats(0.0, 90.0))
+def test_a_failure_stops_everyone_and_is_named(faults: Faults, lengths: list[float], who: int, at_s: float) -> None:
+    faults.failure = (who, at_s)
+    world = World(faults, AGENTS, lengths)
+    world.run(limit_s=3600)
+    failed = any(record.get("outcome") == "failed" for agent in world.agents for record in agent.journal)
+    if failed:
+        assert world.session.abort_reason == f"agent-{who}: worker 0 was killed"
+        assert world.session.agents[f"agent-{who}"].state is AgentState.FAILED
+        check_stopped(world)
+    else:
+        assert world.session.abort_reason is None
+
+
+@MANY
+@given(flapping(), st.integers(0, AGENTS - 1))
+def test_a_refused_plan_leaves_nothing_behind(faults: Faults, who: int) -> None:
+    faults.refuses_submit = who
+    world = World(faults, AGENTS)
+    world.run(limit_s=3600)
+    assert world.session.never_started
+    assert world.session.abort_reason == f"agent-{who}: no space left on device"
+    check_stopped(world)
+
+
+@MANY
+@given(flapping(), durations, st.floats(0.0, 90.0))
+def test_the_operator_can_stop_at_any_moment(faults: Faults, lengths: list[float], at_s: float) -> None:
+    faults.stop_at_s = at_s
+    world = World(faults, AGENTS, lengths)
+    world.run(limit_s=3600)
+    if world.session.abort_reason is not None:
+        assert world.session.abort_reason == "interrupted"
+        check_stopped(world)
+
+
+@MANY
+@given(flapping(), st.integers(0, AGENTS - 1), st.floats(2.1, 40.0))
+def test_an_agent_that_never_comes_back_is_lost_and_ends_the_run(faults: Faults, who: int, at_s: float) -> None:
+    faults.cuts = [cut for cut in faults.cuts if cut.agent != who] + [Cut(who, at_s, 10 * RECONNECT_TIMEOUT_S)]
+    world = World(faults, AGENTS, [60.0])
+    world.run(limit_s=3600)
+    assert world.session.abort_reason is not None
+    assert world.session.abort_reason.startswith(f"agent-{who}: not reached for {RECONNECT_TIMEOUT_S:.0f} s")
+    assert world.session.agents[f"agent-{who}"].state is AgentState.LOST
+    check_stopped(world)
+
+
+@MANY
+@given(flapping(), st.integers(0, AGENTS - 1), st.floats(0.0, 40.0))
+def test_an_agent_that_hangs_with_its_link_up_is_given_up_by_a_deadline(faults: Faults, who: int, at_s: float) -> None:
+    faults.frozen = (who, at_s)
+    faults.cuts = [cut for cut in faults.cuts if cut.agent != who]
+    world = World(faults, AGENTS, [60.0])
+    world.run(limit_s=5 * 3600)
+    assert world.session.abort_reason is not None
+    assert world.session.abort_reason.startswith(f"agent-{who}: ")
+    check_stopped(world)
