@@ -112,6 +112,12 @@ class _Opened:
         left = max(1.0, deadline - time.monotonic())
         self.start(self.transports[-1].open_channel("direct-tcpip", (hop.address, hop.port), ("127.0.0.1", 0), timeout=left))
 
+    def acknowledge(self) -> None:
+        """Sends a delayed ACK now: sshd has Nagle's algorithm on until the first session, and would wait 40 ms for it."""
+        if self.sock is not None and hasattr(socket, "TCP_QUICKACK"):
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def cut(self) -> None:
         """Ends the TCP connection without a word; whoever waits for it wakes up."""
         if self.sock is not None:
@@ -163,6 +169,7 @@ class SshConnection:
         # paramiko waits for the reply to exec_command without a limit; cutting the socket ends that wait.
         with _Deadline(timeout_s, self._opened.cut) as passed, _translated(self._name, "exec"):
             try:
+                self._opened.acknowledge()
                 channel = self._transport.open_session(timeout=timeout_s)
                 channel.exec_command(_text(command))
             except Exception as error:

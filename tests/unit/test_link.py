@@ -174,7 +174,13 @@ def test_kills_in_the_middle_of_connecting_do_no_harm_either(fake: FakeHost) -> 
     for _ in range(60):
         for _ in range(rng.randrange(20)):
             fake.write("sec", pad="x" * 100)
-        time.sleep(rng.random() * 0.06)
+        if rng.random() < 0.5:
+            # The moment that a new one has begun: before it has said anything.
+            before = len(fake.pids())
+            fake.signal(signal.SIGKILL)
+            wait_until(lambda before=before: len(fake.pids()) > before, "the next one starts")
+        else:
+            time.sleep(rng.random() * 0.06)
         fake.signal(signal.SIGKILL)
     fake.finish()
     fake.wait_for(JournalComplete)
