@@ -222,7 +222,7 @@ class Agent(unittest.TestCase):
         self.assertIn("is here already, from controller c1", str(caught.exception))
         channel.follow(self.run_id, "a0")
         channel.wait_state("READY")
-        self.assertEqual(len([pid for pid in self.pids()]), 2)
+        self.assertEqual(len(self.pids()), 2)
         answer = channel.ask("follow", run_id=self.run_id, agent_id="a0", epoch="other", offset=0)
         self.assertEqual(answer["error"]["type"], "JournalLost")
         answer = channel.ask("follow", run_id=self.run_id, agent_id="a0", epoch=first["epoch"], offset=1 << 30)

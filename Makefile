@@ -1,0 +1,59 @@
+# A fresh clone needs python3 (3.11 or later) and make: `make demo` or `make test` sets up the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+DEBIAN := openssh-server openssh-client iproute2 iputils-ping nftables debootstrap procps ceph-mon ceph-osd radosgw ceph-common
+TOOLS := sshd ssh ip nft debootstrap ceph-mon ceph-osd radosgw
+
+.PHONY: help demo test lint format bench lab lock clean system
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing is lost
+	$(BIN)/sai3ssh demo
+
+test: lint system ## everything: lint, types, unit, simulation, contract, and eight real hosts
+	$(BIN)/python -m pytest $(if $(shell test "$$(id -u)" = 0 && echo root),,--ignore=tests/lab)
+
+lint: .venv/ready ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/ready ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/ready system ## benchmarks; each prints a ratio
+	@set -e; for file in bench/*.py; do [ "$$file" = bench/__init__.py ] || { echo "== $$file"; $(BIN)/python $$file; }; done
+
+lab: .venv/ready system ## only the tests on real hosts (root)
+	$(BIN)/python -m pytest tests/lab
+
+lock: .venv/ready ## write requirements.lock anew from pyproject.toml
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile -q --python-version 3.11 --all-extras --universal --no-header --no-annotate --generate-hashes pyproject.toml -o requirements.lock
+
+clean: ## remove what the other targets made here
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis sai3ssh-runs
+
+.venv/ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "sai3ssh needs Python 3.11 or later: no such python3 is on PATH" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Tools that only tests need. As root on Debian they are installed; elsewhere what is missing is named. Without root the lab of real hosts cannot be
+# built: `make test` then leaves it out and says so, unless CI is set.
+system: .venv/ready
+	@missing=; for tool in $(TOOLS); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; \
+	elif [ -n "$$missing" ]; then echo "missing for the tests:$$missing (Debian: apt-get install $(DEBIAN))" >&2; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.lab.image >/dev/null; \
+	elif [ -n "$$CI" ]; then echo "the lab of real hosts needs root" >&2; exit 1; \
+	else echo "NOTE: not root, so the tests on real hosts (tests/lab) are left out"; fi
