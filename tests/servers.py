@@ -215,5 +215,7 @@ class Rclone(Server):
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         argv = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", f"{self.address}:{self.port}", str(data)]
-        self._spawn(argv, "rclone", RCLONE_AUTH_KEY=f"{self.access_key},{self.secret_key}", RCLONE_CONFIG=os.devnull)
+        # The variable is a list in CSV: without the quotes the pair would be two entries.
+        pair = f'"{self.access_key},{self.secret_key}"'
+        self._spawn(argv, "rclone", RCLONE_AUTH_KEY=pair, RCLONE_CONFIG=os.devnull)
         self._wait(lambda: self._accepts(self.port), "rclone")
