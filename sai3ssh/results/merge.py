@@ -16,8 +16,11 @@ from .verdict import AgentFacts, coverage_of, judge
 Json = dict[str, Any]
 SCHEMA = 1
 RANKS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "p99.99": 99.99}
-LATE_NS = 100_000_000
-"""A start later than this is time that was not measured."""
+LATE_NS = 1_000_000_000
+"""Coverage is counted in journal seconds: a start that is late by one or more is time that was not measured. What is late by less shows
+as late_ms."""
+FULL_STRENGTH_LATE_NS = 100_000_000
+"""An agent that started later than this was not there in the stage's first second."""
 
 
 @dataclass
@@ -232,9 +235,12 @@ def _start_spread_ms(inputs: Inputs, index: int, parts: dict[str, AgentStage]) -
 def _full_strength(inputs: Inputs, parts: dict[str, AgentStage]) -> Json:
     """Rates over only those whole seconds in which every expected agent was measuring."""
     by_agent = {
-        agent_id: {s["second"]: s for s in part.seconds if not s["warmup"] and s["to_clock_ns"] - s["from_clock_ns"] > 900_000_000}
+        agent_id: {
+            s["second"]: s
+            for s in part.seconds
+            if not s["warmup"] and s["to_clock_ns"] - s["from_clock_ns"] > 900_000_000 and s["to_clock_ns"] > _strong_from_ns(part)
+        }
         for agent_id, part in parts.items()
-        if not (part.start and part.start["late_ns"] > LATE_NS)
     }
     if len(by_agent) < len(inputs.agents):
         return {"seconds": 0, "ops_per_s": {}}
@@ -249,6 +255,13 @@ def _full_strength(inputs: Inputs, parts: dict[str, AgentStage]) -> Json:
                 ops[op] += figures[0]
     mean_s = span_ns / 1e9 / max(1, len(by_agent))
     return {"seconds": len(common), "ops_per_s": {op: n / mean_s for op, n in sorted(ops.items())}}
+
+
+def _strong_from_ns(part: AgentStage) -> int:
+    """Seconds that end later than this count as full strength."""
+    late = part.start is not None and part.start["late_ns"] > FULL_STRENGTH_LATE_NS
+    # The second in which a late agent began ends after its start and is left out: its successor ends at least one second later.
+    return part.start["actual_clock_ns"] + 1_000_000_000 if late and part.start else 0
 
 
 def _network(agent_id: str, events: list[Json]) -> Json:

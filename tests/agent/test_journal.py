@@ -98,7 +98,8 @@ class FullDisk(Base):
     def sec(self, n):
         return {
             "stage": 0, "second": n, "from_clock_ns": n, "to_clock_ns": n + 1, "warmup": False, "done": n, "host": {"cpu": [1, 2, 3, 4]},
-            "ops": {"get": [2, 20, 200, 5, 6, 7, n]}, "requests": {"get": 3}, "retries": {}, "retried": {}, "errors": {"get": {"http_503": 1}},
+            "ops": {"get": [2, 20, 200, 5, 6, 7, n]},
+            "requests": {"get": 3}, "retries": {}, "retried": {}, "errors": {"get": {"http_503": 1}},
         }  # fmt: skip
 
     def test_nothing_is_lost_and_nothing_is_committed_meanwhile(self):
