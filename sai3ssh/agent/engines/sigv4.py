@@ -76,7 +76,7 @@ class RequestSigner:
         self._outer = sha256(self._key.translate(_OUTER))
         names = "host;x-amz-content-sha256;x-amz-date"
         tail = f"\nhost:{self._host}\nx-amz-content-sha256:{UNSIGNED}\nx-amz-date:{date}\n"
-        fixed = f"Host: {self._host}\r\nx-amz-content-sha256: {UNSIGNED}\r\nx-amz-date: {date}\r\n"
+        fixed = f"Host: {self._host}\r\nUser-Agent: sai3ssh\r\nx-amz-content-sha256: {UNSIGNED}\r\nx-amz-date: {date}\r\n"
         if token:
             names += ";x-amz-security-token"
             tail += f"x-amz-security-token:{token}\n"
