@@ -41,6 +41,9 @@ class Agent:
     ended: int = -1
     outcome: Outcome | None = None
     reason: str = ""
+    refusal: Sai3sshError | None = None
+    """What it said to an ARM or COMMIT of the current round."""
+    refused_at_s: float = 0.0
     error: Sai3sshError | None = None
     complete: bool = False
     """The mirror is the whole journal."""

@@ -39,6 +39,7 @@ from .policy import Decision, on_agent_gone
 
 WAITING = (AgentState.READY, AgentState.AT_BARRIER, AgentState.ARMED)
 LONGEST_START_DELAY_S = 60.0
+REFUSAL_GRACE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,6 @@ class Session:
         self._sequence = 0
         self._commit_logged = False
         self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = 0.0
-        self._at_barrier = False
         self._late_rounds = 0
         self._start_controller_ns = 0
         self._arm_deadline_s = 0.0
@@ -174,9 +174,9 @@ class Session:
             self._become(agent, AgentState.FINISHED)
         elif agent.outcome is Outcome.FAILED:
             error = record.get("error") or {}
-            self._agent_failed(agent, Permanent(str(error.get("message", agent.reason)), host=agent.name, remedy=error.get("remedy")))
+            self._agent_gone(agent, Permanent(str(error.get("message", agent.reason)), host=agent.name, remedy=error.get("remedy")))
         elif self.abort_reason is None:
-            self._agent_failed(agent, Permanent(f"stopped by itself: {agent.reason}", host=agent.name))
+            self._agent_gone(agent, Permanent(f"stopped by itself: {agent.reason}", host=agent.name))
         else:
             self._become(agent, AgentState.STOPPED, cause=agent.reason)
 
@@ -209,7 +209,7 @@ class Session:
             case "submit":
                 agent.submitting = False
                 agent.stopped = agent.forgotten = True
-                self._agent_failed(agent, event.error)
+                self._agent_gone(agent, event.error)
             case "stop" if agent.epoch is None:
                 # The plan had not arrived after all.
                 agent.stopped = agent.forgotten = True
@@ -219,20 +219,16 @@ class Session:
             case "forget":
                 agent.forgotten = True
             case _:
-                # What a finished or failed agent refuses is explained by its journal, which is on its way.
                 current = event.tag.stage == self.stage and event.tag.round == self.round
-                if current and agent.outcome is None and agent.started < self.stage:
-                    self._agent_failed(agent, event.error)
+                if current and agent.refusal is None:
+                    agent.refusal, agent.refused_at_s = event.error, self._now
 
     def _link_ended(self, agent: Agent, error: Sai3sshError, state: AgentState) -> None:
         agent.up = agent.reachable = False
         if not agent.complete:
             self._agent_gone(agent, error, state)
 
-    def _agent_failed(self, agent: Agent, error: Sai3sshError) -> None:
-        self._agent_gone(agent, error, AgentState.FAILED)
-
-    def _agent_gone(self, agent: Agent, error: Sai3sshError, state: AgentState) -> None:
+    def _agent_gone(self, agent: Agent, error: Sai3sshError, state: AgentState = AgentState.FAILED) -> None:
         agent.error = agent.error or error
         self._log("agent_lost" if state is AgentState.LOST else "agent_failed", agent=agent.name, error=str(error))
         self._become(agent, state, cause=error.message)
@@ -246,18 +242,27 @@ class Session:
         if self.abort_reason is None:
             for agent in self.agents.values():
                 self._submit(agent)
+        self._explain_refusals()
         if self.abort_reason is None:
             self._advance_stage()
         if self.abort_reason is not None:
             self._wind_up()
+
+    def _explain_refusals(self) -> None:
+        """What a failed agent refuses is explained by its journal, which is on its way; only without that its refusal is the reason."""
+        for agent in self.agents.values():
+            refusal = agent.refusal
+            if refusal is not None and agent.error is None and agent.overdue(self._now, agent.refused_at_s, REFUSAL_GRACE_S):
+                self._agent_gone(agent, refusal)
 
     def _advance_stage(self) -> None:
         if self.stage < len(self.plan.stages) and all(agent.ended >= self.stage for agent in self.agents.values()):
             self._note_start()
             self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
             self.stage += 1
-            self.stage_began = self._commit_logged = self._at_barrier = False
+            self.stage_began = self._commit_logged = False
             self.round = self._late_rounds = 0
+            self._barrier_at_s = 0.0
             self._ended_at_s = self._now
             for agent in self.agents.values():
                 agent.armed = agent.committed = False
@@ -281,23 +286,21 @@ class Session:
         since_s = agent.submitted_at_s
         if agent.state is AgentState.CONNECTING and since_s is not None and agent.overdue(self._now, since_s, timeout_s):
             text = f"not READY {timeout_s:.0f} s after the plan was submitted (agent_ready_timeout)"
-            self._agent_failed(agent, Permanent(text, host=agent.name))
+            self._agent_gone(agent, Permanent(text, host=agent.name))
 
     def _release(self) -> None:
         agents = self.agents.values()
-        if not self._at_barrier:
-            self._at_barrier, self._barrier_at_s = True, self._now
-        timeout_s = self._options.release_timeout_s
-        for agent in agents:
-            missing = (
-                "an answer to pings" if agent.offset is None else "an acknowledgement of ARM" if self.round and not agent.armed else ""
-            )
-            if missing and agent.overdue(self._now, max(self._barrier_at_s, agent.answered_at_s), timeout_s):
-                text = f"stage {self.plan.stages[self.stage].name}: {missing} did not come within {timeout_s:.0f} s (round {self.round})"
-                self._agent_failed(agent, Permanent(text, host=agent.name))
-                return
+        self._barrier_at_s = self._barrier_at_s or self._now
         if not all(agent.up for agent in agents):
             return
+        timeout_s = self._options.release_timeout_s
+        all_up_since_s = max(agent.up_since_s for agent in agents)
+        for agent in agents:
+            missing = "an answer to pings" if agent.offset is None else "" if agent.armed or not self.round else "an acknowledgement of ARM"
+            if missing and agent.overdue(self._now, max(self._barrier_at_s, all_up_since_s, agent.answered_at_s), timeout_s):
+                text = f"stage {self.plan.stages[self.stage].name}: {missing} did not come within {timeout_s:.0f} s (round {self.round})"
+                self._agent_gone(agent, Permanent(text, host=agent.name))
+                return
         unmeasured = [agent for agent in agents if agent.offset is None]
         for agent in unmeasured:
             tag = Tag("clock", self.stage)
@@ -339,7 +342,7 @@ class Session:
 
     def _ask(self, agent: Agent, verb: str, fields: Json) -> None:
         tag = Tag(verb, self.stage, self.round)
-        if tag not in agent.asked:
+        if tag not in agent.asked and agent.refusal is None:
             agent.asked.add(tag)
             command = {"cmd": verb, "agent_id": agent.name, "stage": self.stage, "round": self.round, **fields}
             self._send(agent.name, command, tag, self._options.ack_timeout_s)
@@ -357,7 +360,7 @@ class Session:
             since_s = self._committed_at_s if timed else max(self._committed_at_s, agent.progress_at_s)
             if agent.ended < self.stage and agent.overdue(self._now, since_s, limit_s):
                 text = f"no end {limit_s:.0f} s after its release" if timed else f"no object finished for {limit_s:.0f} s"
-                self._agent_failed(agent, Permanent(f"stage {stage.name}: {text}", host=agent.name))
+                self._agent_gone(agent, Permanent(f"stage {stage.name}: {text}", host=agent.name))
                 return
         self._note_start()
 
@@ -373,7 +376,7 @@ class Session:
             since_s = max(self._ended_at_s, agent.heard_at_s)
             if not agent.complete and agent.overdue(self._now, since_s, self._options.collect_timeout_s):
                 text = f"has ended its last stage, but its journal was not whole here {self._options.collect_timeout_s:.0f} s later"
-                self._agent_failed(agent, Permanent(text, host=agent.name))
+                self._agent_gone(agent, Permanent(text, host=agent.name))
                 return
 
     # --- end -------------------------------------------------------------------------------------------------------------------------
