@@ -156,7 +156,7 @@ def test_stderr_never_blocks_a_channel_and_its_tail_is_kept(connection: Connecti
     while not received.endswith(b"\n"):
         received += channel.recv(30)
     assert received == b"through\n"
-    assert channel.stderr_tail().endswith(b"eEND")
+    wait_until(lambda: channel.stderr_tail().endswith(b"eEND"), "the last words of stderr, which no order ties to stdout")
     channel.close()
 
 
