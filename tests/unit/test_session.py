@@ -1,0 +1,396 @@
+"""The session, step by step: what it says to whom, and when it gives up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sai3ssh.controller.clock import ClockOffset
+from sai3ssh.controller.effects import (
+    Answered,
+    ClockMeasured,
+    Effect,
+    End,
+    Log,
+    MeasureClock,
+    Refused,
+    Send,
+    StopRequested,
+    Subscribe,
+    Tag,
+    Tick,
+    Unanswered,
+)
+from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
+from sai3ssh.controller.session import Options, Session
+from sai3ssh.errors import AgentError, LinkLost, TargetError
+from sai3ssh.model import AgentState, Assignment, Outcome, Plan, Stage, StageKind, Target
+
+PLAN = Plan("run-1", "n", Target("s3"), (), (Stage("prepare", StageKind.PREPARE, 1), Stage("mix", StageKind.EXECUTE, 1, duration_s=5.0)))
+NAMES = ("a", "b")
+
+
+class Course:
+    """Drives a session and keeps what it did."""
+
+    def __init__(self, **options: float) -> None:
+        self.session = Session(PLAN, [Assignment(name, i, 2, {}) for i, name in enumerate(NAMES)], "me", Options(**options))
+        self.now = 100.0
+        self.effects: list[Effect] = []
+
+    def put(self, event: Any, *, after_s: float = 0.0) -> list[Effect]:
+        """One input."""
+        self.now += after_s
+        effects = self.session.handle(event, self.now)
+        self.effects += effects
+        return effects
+
+    def each(self, make: Any) -> list[Effect]:
+        """One input for each agent."""
+        return [effect for name in NAMES for effect in self.put(make(name))]
+
+    def record(self, name: str, kind: str, **fields: Any) -> list[Effect]:
+        """One journal record."""
+        return self.put(Records(name, self.now, ({"kind": kind, **fields},)))
+
+    def up(self) -> list[Effect]:
+        """Both links."""
+        return self.each(lambda name: LinkUp(name, self.now, 1, 0.0, 0))
+
+    def to_ready(self) -> list[Effect]:
+        """Submitted and READY."""
+        self.up()
+        self.each(lambda name: Answered(name, Tag("submit"), {"epoch": f"e-{name}"}))
+        return [effect for name in NAMES for effect in self.record(name, "ready")]
+
+    def to_armed_round(self, stage: int = 0, offset_ns: int = 7_000_000_000) -> list[Effect]:
+        """Clocks measured, so that ARM goes out."""
+        return self.each(lambda name: ClockMeasured(name, Tag("clock", stage), ClockOffset(offset_ns, 1000, "boot", 0)))
+
+    def to_running(self, stage: int = 0) -> None:
+        """From armed round to the start of a stage."""
+        self.each(lambda name: Answered(name, Tag("arm", stage, self.session.round), {}))
+        self.each(lambda name: Answered(name, Tag("commit", stage, self.session.round), {}))
+        for name in NAMES:
+            self.record(name, "stage_start", stage=stage)
+
+    def to_stage_end(self, stage: int) -> list[Effect]:
+        """Both at the barrier."""
+        return [effect for name in NAMES for effect in self.record(name, "stage_end", stage=stage, outcome="finished")]
+
+
+def sends(effects: list[Effect], verb: str) -> list[Send]:
+    return [effect for effect in effects if isinstance(effect, Send) and effect.command["cmd"] == verb]
+
+
+def logs(effects: list[Effect], event: str) -> list[dict[str, Any]]:
+    return [effect.fields for effect in effects if isinstance(effect, Log) and effect.event == event]
+
+
+def test_a_whole_run() -> None:
+    course = Course()
+    assert [send.agent for send in sends(course.up(), "submit")] == ["a", "b"]
+    assert [e for e in course.put(Answered("a", Tag("submit"), {"epoch": "e-a"})) if isinstance(e, Subscribe)] == [Subscribe("a", "e-a")]
+    course.put(Answered("b", Tag("submit"), {"epoch": "e-b"}))
+    course.record("a", "ready")
+    assert [e.agent for e in course.record("b", "ready") if isinstance(e, MeasureClock)] == ["a", "b"]
+    arms = sends(course.to_armed_round(), "arm")
+    # Two seconds from now on the agent's own clock.
+    assert [arm.command["start_clock_ns"] for arm in arms] == [109_000_000_000] * 2
+    assert {arm.command["boot"] for arm in arms} == {"boot"}
+    course.to_running()
+    assert logs(course.effects, "stage_started") == [{"stage": 0, "name": "prepare"}]
+    course.to_stage_end(0)
+    course.to_armed_round(1)
+    course.to_running(1)
+    course.to_stage_end(1)
+    course.each(lambda name: Records(name, 0.0, ({"kind": "final", "outcome": "finished", "reason": "all stages ended"},)))
+    course.put(JournalComplete("a", 0.0, 10, "00", Outcome.FINISHED))
+    assert not course.session.over
+    assert course.put(JournalComplete("b", 0.0, 10, "00", Outcome.FINISHED))[-1] == End("all stages ended")
+    assert course.session.abort_reason is None
+    assert course.put(Tick(), after_s=1e6) == []
+
+
+def test_commit_is_logged_before_it_is_sent_and_only_when_all_have_armed() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    assert not sends(course.put(Answered("a", Tag("arm", 0, 1), {})), "commit")
+    effects = course.put(Answered("b", Tag("arm", 0, 1), {}))
+    order = [effect.event if isinstance(effect, Log) else effect.command["cmd"] for effect in effects if isinstance(effect, (Log, Send))]
+    assert order.index("commit") < order.index("commit", order.index("commit") + 1)
+    commit = next(i for i, effect in enumerate(effects) if isinstance(effect, Log) and effect.event == "commit")
+    assert all(i > commit for i, effect in enumerate(effects) if isinstance(effect, Send))
+    assert [send.agent for send in sends(effects, "commit")] == ["a", "b"]
+
+
+def test_a_missing_acknowledgement_opens_a_round_with_a_later_start() -> None:
+    course = Course()
+    course.to_ready()
+    first = sends(course.to_armed_round(), "arm")
+    course.put(Answered("a", Tag("arm", 0, 1), {}))
+    course.put(Unanswered("b", Tag("arm", 0, 1), LinkLost("no answer")))
+    second = sends(course.put(Tick(), after_s=10.1), "arm")
+    assert [send.command["round"] for send in second] == [2, 2]
+    assert second[0].command["start_clock_ns"] > first[0].command["start_clock_ns"]
+    # An acknowledgement of the first round no longer counts.
+    course.put(Answered("b", Tag("arm", 0, 1), {}))
+    assert not sends(course.put(Answered("a", Tag("arm", 0, 2), {})), "commit")
+    assert sends(course.put(Answered("b", Tag("arm", 0, 2), {})), "commit")
+
+
+def test_acknowledgements_after_the_start_open_a_round_with_twice_the_delay() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.put(Answered("a", Tag("arm", 0, 1), {}))
+    effects = course.put(Answered("b", Tag("arm", 0, 1), {}), after_s=1.9)
+    assert not sends(effects, "commit")
+    arm = sends(effects, "arm")[0]
+    assert arm.command["round"] == 2
+    assert arm.command["start_clock_ns"] == int((course.now + 4.0 + 7.0) * 1e9)
+
+
+def test_commit_is_repeated_until_it_is_acknowledged() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.each(lambda name: Answered(name, Tag("arm", 0, 1), {}))
+    course.put(Answered("a", Tag("commit", 0, 1), {}))
+    course.put(LinkDown("b", 0.0, LinkLost("cut")))
+    assert not sends(course.put(Unanswered("b", Tag("commit", 0, 1), LinkLost("cut"))), "commit")
+    assert not sends(course.put(Tick(), after_s=30.0), "commit")
+    again = sends(course.put(LinkUp("b", 0.0, 1, 30.0, 0)), "commit")
+    assert [(send.agent, send.command["round"]) for send in again] == [("b", 1)]
+
+
+def test_no_arm_while_a_link_is_down() -> None:
+    course = Course()
+    course.up()
+    course.each(lambda name: Answered(name, Tag("submit"), {"epoch": "e"}))
+    course.record("a", "ready")
+    course.put(LinkDown("a", 0.0, LinkLost("cut")))
+    assert not [e for e in course.record("b", "ready") if isinstance(e, MeasureClock)]
+    assert [e.agent for e in course.put(LinkUp("a", 0.0, 1, 1.0, 5)) if isinstance(e, MeasureClock)] == ["a", "b"]
+
+
+def test_submit_is_the_same_command_when_repeated() -> None:
+    course = Course()
+    first = sends(course.up(), "submit")[0]
+    again = sends(course.put(Unanswered("a", Tag("submit"), LinkLost("cut"))), "submit")[0]
+    assert again.command == first.command
+    assert {send.command["key"]["sequence"] for send in sends(course.effects, "submit")} == {0}
+
+
+def test_other_commands_have_a_key_each() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    keys = [
+        effect.command["key"]["sequence"] for effect in course.effects if isinstance(effect, Send) and effect.command["cmd"] != "submit"
+    ]
+    assert len(set(keys)) == len(keys) == 4
+
+
+def test_a_refused_plan_stops_and_forgets_the_others_and_names_the_host() -> None:
+    course = Course()
+    course.up()
+    course.put(Answered("a", Tag("submit"), {"epoch": "e"}))
+    effects = course.put(Refused("b", Tag("submit"), AgentError("no space left", host="b", remedy="Free space")))
+    assert [send.agent for send in sends(effects, "stop")] == ["a"]
+    assert logs(effects, "agent_failed") == [{"agent": "b", "error": "b: no space left. Free space"}]
+    course.record("a", "final", outcome="stopped", reason="x")
+    effects = course.put(JournalComplete("a", 0.0, 1, "0", Outcome.STOPPED))
+    assert [send.agent for send in sends(effects, "forget")] == ["a"]
+    assert course.put(Answered("a", Tag("forget"), {}))[-1] == End("b: no space left")
+
+
+def test_an_agent_that_may_have_the_plan_is_stopped_too() -> None:
+    course = Course()
+    course.up()
+    course.put(StopRequested("interrupted"))
+    effects = course.put(Unanswered("a", Tag("submit"), LinkLost("no answer")))
+    assert [send.agent for send in sends(effects, "stop")] == ["a"]
+    course.put(Unanswered("b", Tag("submit"), LinkLost("no answer")))
+    course.put(Refused("b", Tag("stop"), AgentError("no run")))
+    course.put(Answered("a", Tag("stop"), {"outcome": "stopped"}))
+    assert sends(course.effects, "forget")[-1].agent == "a"
+    assert course.put(Answered("a", Tag("forget"), {}))[-1] == End("interrupted")
+
+
+def test_a_failure_in_a_stage_stops_all_and_says_why() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    error = {"type": "TargetError", "message": "403 AccessDenied", "remedy": "Check the credentials"}
+    effects = course.record("b", "final", outcome="failed", reason="403 AccessDenied", error=error)
+    assert [send.agent for send in sends(effects, "stop")] == ["a"]
+    assert course.session.agents["b"].state is AgentState.FAILED
+    assert str(course.session.agents["b"].error) == "b: 403 AccessDenied. Check the credentials"
+    course.record("a", "final", outcome="stopped", reason="b: 403 AccessDenied")
+    course.each(lambda name: JournalComplete(name, 0.0, 1, "0", Outcome.STOPPED))
+    assert course.session.over
+    assert not sends(course.effects, "forget"), "a run that has begun stays on the hosts"
+
+
+def test_a_link_loss_alone_changes_nothing() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    course.each(lambda name: LinkDown(name, 0.0, LinkLost("silent for 3 s")))
+    course.put(Tick(), after_s=100_000.0)
+    assert course.session.abort_reason is None
+    assert course.session.agents["a"].state is AgentState.RUNNING
+    course.each(lambda name: LinkUp(name, 0.0, 3, 100_000.0, 1234))
+    course.put(Tick(), after_s=1.0)
+    assert course.session.abort_reason is None
+    assert logs(course.effects, "link_up")[-1] == {"agent": "b", "attempt": 3, "down_s": 100_000.0, "resumed_offset": 1234}
+
+
+def test_a_link_that_is_given_up_makes_the_agent_lost_and_does_not_hold_the_end() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    course.put(LinkDown("a", 0.0, LinkLost("cut")))
+    effects = course.put(LinkGivenUp("a", 0.0, 42, 600.0, LinkLost("no route to host")))
+    assert course.session.agents["a"].state is AgentState.LOST
+    assert course.session.abort_reason == "a: not reached for 600 s, 42 attempts; the last: no route to host"
+    assert [send.agent for send in sends(effects, "stop")] == ["b"]
+    course.record("b", "final", outcome="stopped", reason="x")
+    effects = course.put(JournalComplete("b", 0.0, 1, "0", Outcome.STOPPED))
+    assert logs(effects, "stop_unconfirmed") == [{"agent": "a"}]
+    assert isinstance(effects[-1], End)
+    assert effects[-1].reason.endswith("not confirmed as stopped: a")
+
+
+def test_a_link_that_fails_after_everything_is_here_is_no_failure() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    course.to_stage_end(0)
+    course.to_armed_round(1)
+    course.to_running(1)
+    course.to_stage_end(1)
+    course.record("a", "final", outcome="finished", reason="all stages ended")
+    course.put(JournalComplete("a", 0.0, 1, "0", Outcome.FINISHED))
+    course.put(LinkFailed("a", 0.0, TargetError("whatever")))
+    assert course.session.abort_reason is None
+
+
+def test_the_refusal_of_a_failed_agent_is_explained_by_its_journal() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.put(Refused("a", Tag("arm", 0, 1), AgentError("stage 0 cannot be armed: the agent is FAILED")))
+    course.put(Tick(), after_s=1.0)
+    assert course.session.abort_reason is None
+    course.record("a", "final", outcome="failed", reason="worker 0 was killed", error=None)
+    assert course.session.abort_reason == "a: worker 0 was killed"
+
+
+def test_a_refusal_without_an_explanation_is_the_reason() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.put(Refused("a", Tag("arm", 0, 1), AgentError("start given for another boot", host="a")))
+    course.put(Tick(), after_s=4.0)
+    course.put(Tick(), after_s=4.0)
+    assert course.session.abort_reason == "a: start given for another boot"
+    assert len(logs(course.effects, "agent_failed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "wait_s", "text"),
+    [
+        ("up", 121.0, "a: not READY 120 s after the plan was submitted"),
+        ("ready", 121.0, "a: stage prepare: an answer to pings did not come within 120 s"),
+        ("armed", 121.0, "a: stage prepare: an acknowledgement of ARM did not come within 120 s"),
+        # One operation may take 4 x 300 s with its retries; the margin is 60 s, the outage of the target 600 s.
+        ("running", 600.0 + 4 * 300.0 + 15.0 + 61.0, "a: stage prepare: no object finished for 1875 s"),
+        ("mix", 2.0 + 5.0 + 4 * 300.0 + 15.0 + 61.0, "a: stage mix: no end 1282 s after its release"),
+        ("ended", 121.0, "a: has ended its last stage, but its journal was not whole here 120 s later"),
+    ],
+)
+def test_every_wait_has_a_deadline_that_names_agent_and_wait(steps: str, wait_s: float, text: str) -> None:
+    course = Course()
+    names = ["up", "ready", "armed", "running", "mix", "ended"]
+    for step in names[: names.index(steps) + 1]:
+        if step == "up":
+            course.up()
+        elif step == "ready":
+            course.to_ready()
+        elif step == "armed":
+            course.to_armed_round()
+        elif step == "running":
+            course.to_running()
+        elif step == "mix":
+            course.to_stage_end(0)
+            course.to_armed_round(1)
+            course.to_running(1)
+        else:
+            course.to_stage_end(1)
+    course.put(Tick(), after_s=wait_s - 2.0)
+    assert course.session.abort_reason is None
+    course.put(Tick(), after_s=2.0)
+    assert course.session.abort_reason is not None
+    assert course.session.abort_reason.startswith(text)
+
+
+def test_progress_moves_the_deadline_of_prepare() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    for done in range(1, 4):
+        course.now += 1000.0
+        course.each(lambda name, done=done: Heartbeat(name, 0.0, {"done": done}))
+    assert course.session.abort_reason is None
+    course.put(Heartbeat("b", 0.0, {"done": 4}), after_s=1000.0)
+    course.put(Tick(), after_s=900.0)
+    assert course.session.abort_reason == "a: stage prepare: no object finished for 1875 s"
+
+
+def test_a_stop_that_is_refused_is_reported() -> None:
+    course = Course()
+    course.to_ready()
+    course.put(StopRequested("interrupted"))
+    course.put(Refused("a", Tag("stop"), AgentError("processes [12] do not end")))
+    course.record("b", "final", outcome="stopped", reason="interrupted")
+    course.put(JournalComplete("b", 0.0, 1, "0", Outcome.STOPPED))
+    effects = course.put(Answered("b", Tag("forget"), {}))
+    assert logs(course.effects, "stop_failed") == [{"agent": "a", "error": "processes [12] do not end"}]
+    assert effects[-1] == End("interrupted; not confirmed as stopped: a")
+
+
+def test_an_agent_that_cannot_be_stopped_in_time_ends_the_wait() -> None:
+    course = Course(stop_timeout_s=40.0)
+    course.to_ready()
+    course.each(lambda name: LinkDown(name, 0.0, LinkLost("cut")))
+    course.put(StopRequested("interrupted"))
+    assert not course.session.over
+    assert course.put(Tick(), after_s=40.1)[-1] == End("interrupted; not confirmed as stopped: a, b")
+
+
+def test_an_agent_that_stops_by_itself_ends_the_run() -> None:
+    course = Course()
+    course.to_ready()
+    course.record("a", "final", outcome="stopped", reason="no release for 900 s (agent_barrier_timeout)")
+    assert course.session.abort_reason == "a: stopped by itself: no release for 900 s (agent_barrier_timeout)"
+
+
+def test_a_stage_that_starts_and_ends_in_one_breath_is_logged_in_order() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.each(lambda name: Answered(name, Tag("arm", 0, 1), {}))
+    both = ({"kind": "stage_start", "stage": 0}, {"kind": "stage_end", "stage": 0, "outcome": "finished"})
+    course.each(lambda name: Records(name, 0.0, both))
+    events = [effect.event for effect in course.effects if isinstance(effect, Log)]
+    assert events.index("stage_started") < events.index("stage_ended")
