@@ -82,7 +82,7 @@ def run(
     secret = credentials.find(loaded, os.environ)
     archive = bundle.build(_cache_dir())
     directory = RunDirectory.create(results_dir, plan, assignments, hosts, workload)
-    view = _view(plan, assignments, run_id, as_json=as_json, live=live)
+    view = make_view(plan, assignments, run_id, as_json=as_json, live=live)
     for notice in loaded.notices:
         err(f"notice: {notice}")
     controller = RunController(
@@ -113,7 +113,8 @@ class View:
         self.close = close
 
 
-def _view(plan: Plan, assignments: list[Assignment], run_id: str, *, as_json: bool, live: bool) -> View:
+def make_view(plan: Plan, assignments: list[Assignment], run_id: str, *, as_json: bool, live: bool) -> View:
+    """The display that suits standard output."""
     from rich.console import Console
 
     from .ui.board import Board

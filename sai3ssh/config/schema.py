@@ -218,12 +218,5 @@ NO_MEANING = {
 """Keys that can have no meaning here: accepted, with a notice."""
 
 SECRET = {
-    "access_key",
-    "access_key_id",
-    "aws_access_key_id",
-    "secret_key",
-    "secret_access_key",
-    "aws_secret_access_key",
-    "session_token",
-    "password",
-}
+    "access_key", "access_key_id", "aws_access_key_id", "secret_key", "secret_access_key", "aws_secret_access_key", "session_token", "password",
+}  # fmt: skip
