@@ -469,8 +469,6 @@ class Loop(Case):
         interval_ns, count = 3_000_000, 60
 
         class Paced(CountingWork):
-            wake_ns = time.perf_counter_ns() + 20_000_000
-
             def next(self, now_ns):
                 if not self.tasks or now_ns < self.wake_ns:
                     return None
@@ -480,14 +478,18 @@ class Loop(Case):
                 self.wake_ns += interval_ns
                 return made
 
+        medians = []
         with Server(lambda c, r, n: response(b"abc")) as server:
             engine, root = self.engine(server)
-            work = Paced(task(root, GET, size=3) for _ in range(count))
-            work.late_ns = []
-            engine.run(work, 8)
-        self.assertEqual(len(work.dones), count)
-        # The median: a busy machine may delay some, a wait that rounds to milliseconds would delay all.
-        self.assertLess(sorted(work.late_ns)[count // 2], 500_000)
+            # The best of several rounds: a busy machine delays some, a wait that rounds to milliseconds would delay all.
+            while len(medians) < 10 and min(medians, default=1 << 62) > 300_000:
+                work = Paced(task(root, GET, size=3) for _ in range(count))
+                work.wake_ns = time.perf_counter_ns() + 20_000_000
+                work.late_ns = []
+                engine.run(work, 8)
+                self.assertEqual(len(work.dones), count)
+                medians.append(sorted(work.late_ns)[count // 2])
+        self.assertLess(min(medians), 300_000)
 
     def test_one_large_object_does_not_hold_up_small_ones(self):
         def script(client, request, number):

@@ -42,8 +42,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_keep", "_left", "_out", "_partial", "_piece", "_put_bytes",
-        "_recv_into", "_sock", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body", "endpoint", "fd", "head", "length", "mask",
+        "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_ended", "_keep", "_left", "_out", "_partial", "_piece",
+        "_put_bytes", "_recv_into", "_sock", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body", "endpoint", "fd", "head", "length", "mask",
         "mismatch", "phase", "received", "registered", "responding", "sent", "sent_ns", "served", "status", "task", "tried",
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ class Connection:
         self._unmade = 0
         """Bytes at the end of the request's body that have not been made yet."""
         self._body_use = self._keep = self._left = self._put_bytes = self._unsent_head = 0
-        self._broken = self._close = False
+        self._broken = self._close = self._ended = False
         self._tls: Optional[ssl.SSLSocket] = None
         try:
             self._sock: Union[socket.socket, ssl.SSLSocket] = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -142,11 +142,14 @@ class Connection:
         self._sock.close()
 
     def lost_request(self) -> bool:
-        """Whether the server's side has not acknowledged all of what was sent; ask before close().
+        """Whether a request without a response was never read by the server; ask before close().
 
-        On a connection that was idle this tells a request that met a server just closing it (never received, so never counted
-        there) from one that was received and not answered.
+        On a connection that was idle this tells a request that met a server just closing it (never counted there) from one that was
+        read and not answered: after the latter the server's kernel has acknowledged every byte and ends the connection in good order; one
+        that throws unread bytes away resets it.
         """
+        if not self._ended:
+            return True
         try:
             queued: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
         except (OSError, ValueError):
@@ -274,6 +277,7 @@ class Connection:
 
     def _feed(self, n: int) -> bool:
         if not n:
+            self._ended = True
             return self._end_of_stream()
         phase = self.phase
         if phase == HEAD:
