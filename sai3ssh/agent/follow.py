@@ -18,7 +18,7 @@ from typing import Any, Dict, Optional
 from sai3ssh.agent import daemon, state
 from sai3ssh.agent.lines import Lines
 from sai3ssh.agent.tail import last_record
-from sai3ssh.errors import AgentError, JournalLost, Sai3sshError, VersionMismatch
+from sai3ssh.errors import AgentError, JournalLost, Sai3sshError, Transient, VersionMismatch
 from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_data, encode_preamble
 
 SILENCE_S = 30.0
@@ -109,7 +109,7 @@ class Follow:
             self._daemon.send(message)
         elif verb in RUN_VERBS:
             if self._supervisor is None:
-                raise AgentError(f"{verb}: no supervisor has this run at the moment")
+                raise Transient(f"{verb}: no supervisor has this run at the moment")
             self._pending[message.get("id")] = message
             self._supervisor.send(message)
         else:
@@ -155,7 +155,7 @@ class Follow:
         while not answer.endswith(b"\n"):
             piece = sock.recv(65536)
             if not piece:
-                raise AgentError("the agent daemon closed its socket")
+                raise Transient("the agent daemon closed its socket")
             answer += piece
         other = json.loads(answer)["ok"]
         mine = state.version()
@@ -203,7 +203,7 @@ class Follow:
                 return
             if time.monotonic() >= deadline:
                 if wait_s:
-                    raise AgentError(f"no supervisor has {self._run_dir} and its journal has no end", remedy="See supervisor.log there.")
+                    raise Transient(f"no supervisor has {self._run_dir} and its journal has no end", remedy="See supervisor.log there.")
                 if self._daemon is None:
                     self._connect_daemon()
                 return
@@ -244,7 +244,7 @@ class Follow:
             os.close(lines.in_fd)
             self._supervisor = None
             for number in self._pending:
-                gone = AgentError("the supervisor of the run ended before it answered")
+                gone = Transient("the supervisor of the run ended before it answered")
                 self._controller.send({"id": number, "error": gone.to_dict()})
             self._pending.clear()
 

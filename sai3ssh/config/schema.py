@@ -196,12 +196,13 @@ class WorkloadKeys(Section):
 
 
 NOT_YET = {
-    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "compress_factor", "dedup_factor", "directory_structure",
-    "dynamic_put_pool", "enable_metadata_cache", "force_overwrite", "io_rate", "multi_endpoint", "op_log_path", "page_cache_mode",
-    "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine", "skip_verification", "partition_overlap", "path_selection", "barrier_sync",
-    "shared_filesystem", "tree_creation_mode", "failure_policy", "min_agents_required", "agent_retry_attempts", "agent_retry_delay_s",
-    "reassign_on_loss", "on_controller_loss", "target_override", "concurrency_override", "env", "volumes", "path_template", "completion",
-    "barrier", "timeout_secs", "optional", "expected_objects", "expected_tasks", "max_duration", "command", "args", "backoff_duration",
+    "agent_retry_attempts", "agent_retry_delay_s", "args", "backoff_duration", "barrier", "barrier_sync",
+    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion", "compress_factor",
+    "concurrency_override", "dedup_factor", "directory_structure", "dynamic_put_pool", "enable_metadata_cache", "env",
+    "expected_objects", "expected_tasks", "failure_policy", "force_overwrite", "io_rate", "max_duration", "min_agents_required",
+    "multi_endpoint", "on_controller_loss", "op_log_path", "optional", "page_cache_mode", "partition_overlap", "path_selection",
+    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine", "reassign_on_loss",
+    "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
 
@@ -218,5 +219,6 @@ NO_MEANING = {
 """Keys that can have no meaning here: accepted, with a notice."""
 
 SECRET = {
-    "access_key", "access_key_id", "aws_access_key_id", "secret_key", "secret_access_key", "aws_secret_access_key", "session_token", "password",
+    "access_key", "access_key_id", "aws_access_key_id", "secret_key", "secret_access_key",
+    "aws_secret_access_key", "session_token", "password",
 }  # fmt: skip

@@ -1,0 +1,67 @@
+"""The zipapp passes its own tests on every Python from 3.9 up that this machine has."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sai3ssh import bundle
+
+QUICK = "test_[!ae]*.py"
+"""All but the tests of whole agents and engines, with real daemons and servers: those run on the oldest and the newest Python."""
+
+
+def pythons() -> dict[str, Path]:
+    """Version to interpreter, one of each minor version, as found on PATH and in pyenv."""
+    found: dict[str, Path] = {}
+    places = [Path(part) for part in os.environ["PATH"].split(os.pathsep)]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    places += sorted(path / "bin" for path in pyenv.glob("*")) if pyenv.is_dir() else []
+    for place in places:
+        for path in sorted(place.glob("python3*")) if place.is_dir() else []:
+            if not re.fullmatch(r"python3(\.\d+)?", path.name):
+                continue
+            code = "import sys; print('%d.%d' % sys.version_info[:2])"
+            asked = subprocess.run([str(path), "-c", code], capture_output=True, text=True, timeout=20, check=False)
+            if asked.returncode == 0 and tuple(map(int, asked.stdout.split("."))) >= (3, 9):
+                found.setdefault(asked.stdout.strip(), path)
+    return dict(sorted(found.items(), key=lambda item: tuple(map(int, item[0].split(".")))))
+
+
+PYTHONS = pythons()
+
+
+def test_some_python_was_found() -> None:
+    assert PYTHONS
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("version", PYTHONS)
+def test_agent_tests_pass(version: str, tmp_path: Path, repository: Path) -> None:
+    archive = bundle.build(tmp_path)
+    pattern = "test_*.py" if version in (min(PYTHONS, key=_number), max(PYTHONS, key=_number)) else QUICK
+    # Only the tests are taken from the tree: the product comes from the zipapp.
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "__init__.py").touch()
+    (tmp_path / "tests" / "agent").symlink_to(repository / "tests" / "agent")
+    done = subprocess.run(
+        [str(PYTHONS[version]), "-m", "unittest", "discover", "-s", "tests/agent", "-t", ".", "-p", pattern],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(archive), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    ran = re.search(r"Ran (\d+) tests", done.stderr)
+    assert ran
+    assert int(ran[1]) > 30
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
