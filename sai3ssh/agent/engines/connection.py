@@ -43,8 +43,9 @@ class Connection:
 
     __slots__ = (
         "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_ended", "_keep", "_left", "_out", "_partial", "_piece",
-        "_put_bytes", "_recv_into", "_sock", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body", "endpoint", "fd", "head", "length", "mask",
-        "mismatch", "phase", "received", "registered", "responding", "sent", "sent_ns", "served", "status", "task", "tried",
+        "_put_bytes", "_recv_into", "_sock", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body", "endpoint", "fd", "head",
+        "length", "mask", "mismatch", "phase", "received", "registered", "responding", "sent", "sent_ns", "served", "status", "task",
+        "tried",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, family: int, address: Any, buffer: bytearray) -> None:
@@ -245,7 +246,13 @@ class Connection:
         if self._tls is not None:
             return self._receive_tls(self._tls)
         try:
-            if self.phase != BODY:
+            if self.phase == HEAD:
+                n = self._recv_into(self._buffer)
+                if n and self._partial is None:
+                    # The common case: a response that begins, and mostly ends, here.
+                    self.responding = True
+                    return self._feed_head(self._buffer, n)
+            elif self.phase != BODY:
                 n = self._recv_into(self._buffer)
             elif self._body_use:
                 n = self._recv_into(self._buffer, min(self._left, BUFFER_BYTES))

@@ -196,7 +196,7 @@ class S3Engine:
                 elif connection.mask != connection.registered:
                     self._watch(connection)
                 return
-            if event & ~EPOLLOUT:
+            if event != EPOLLOUT:
                 if connection.receive():
                     self._complete(connection, task)
                     return
@@ -284,14 +284,13 @@ class S3Engine:
         length = -1
         compare = None
         payload = EMPTY_SHA256 if self._sign_payload else ""
+        query = ""
         if op in _LISTS:
             path = root.bucket_path
             query = list_query(root.prefix + task.key, task.state, op == PROBE)
             keep = MAX_PAGE
         else:
-            key = task.key
-            path = root.path + encode_path(key)
-            query = ""
+            path = root.path + encode_path(task.key)
             if op == PUT:
                 length = size = task.size
                 if payload and size:
@@ -330,20 +329,23 @@ class S3Engine:
         op = task.op
         reusable = whole and connection.reusable
         problem: Optional[Refusal] = None
+        size = 0
         if status >= 300:
             problem = refusal(status, connection.head, connection.body, self._credentials)
         elif not reusable and connection.sending:
             problem = Refusal("protocol", f"HTTP {status} came before the whole request was sent", status)
-        elif op in _LISTS:
-            problem = self._take_page(connection, task)
+        elif op == PUT:
+            size = task.size
         elif op == GET:
-            if connection.received != task.size >= 0:
-                problem = Refusal("verify", f"the object has {connection.received} bytes, expected {task.size}")
+            size = connection.received
+            if size != task.size >= 0:
+                problem = Refusal("verify", f"the object has {size} bytes, expected {task.size}")
             elif connection.mismatch >= 0:
                 problem = Refusal("verify", f"the bytes differ from what was written, at or after offset {connection.mismatch}")
+        elif op in _LISTS:
+            problem = self._take_page(connection, task)
         elif op == STAT and connection.length != task.size >= 0:
             problem = Refusal("verify", f"the object has {connection.length} bytes, expected {task.size}")
-        size = connection.received if op == GET else task.size if op == PUT else 0
         connection.task = None
         if reusable:
             connection.endpoint.idle.append(connection)
