@@ -1,0 +1,280 @@
+"""Whole runs of the real command with real agents on this machine, and a person who interrupts them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+AGENTS = ("left", "right")
+WORKLOAD = """
+name: local
+target: {target}
+concurrency: 2
+workers: 1
+distributed: {{start_delay: 500ms}}
+{more}
+prepare:
+  ensure_objects:
+    - {{base_uri: data/, count: 100, size_spec: 1KiB}}
+workload:
+  - {{op: get, path: data/, weight: 100}}
+stages:
+  - {{name: prepare, type: prepare}}
+  - {{name: read, type: execute, duration: {duration}}}
+  - {{name: cleanup, type: cleanup}}
+"""
+
+
+class Bench:
+    """A directory with an inventory of two local agents, and the command."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.results = directory / "results"
+        hosts = {name: {"ansible_connection": "local", "sai3ssh_agent_state_dir": str(directory / name)} for name in AGENTS}
+        self.inventory = directory / "hosts.yml"
+        self.inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(
+        self, *options: str, duration: str = "2s", target: str | None = None, more: str = "", **environment: str
+    ) -> subprocess.Popen[str]:
+        """The command `run`."""
+        workload = self.directory / "workload.yml"
+        workload.write_text(WORKLOAD.format(target=target or f"file://{self.directory}/target/", duration=duration, more=more))
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", "sai3ssh.cli", "run", str(workload), "-i", str(self.inventory), "--results-dir", str(self.results)),
+                *options,
+            ],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    @property
+    def run(self) -> Path:
+        """The only run directory."""
+        (run,) = self.results.iterdir()
+        return run
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The logged events of a name so far."""
+        logs = list(self.results.glob("*/events.ndjson"))
+        lines = logs[0].read_text().splitlines() if logs else []
+        return [event for line in lines if line.endswith("}") and (event := json.loads(line))["event"] == name]
+
+    def wait_for(self, name: str, /, **fields: Any) -> None:
+        """Returns when such an event has been logged."""
+        deadline = time.monotonic() + 60.0
+        while not any(all(event.get(key) == value for key, value in fields.items()) for event in self.events(name)):
+            assert time.monotonic() < deadline, f"no event {name} {fields}"
+            assert self.processes[-1].poll() is None, self.processes[-1].communicate()
+            time.sleep(0.02)
+
+    def pids(self, verb: str, agent: str = "") -> list[int]:
+        """The agents' processes of a verb that belong to this directory."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().decode(errors="replace").split("\0")
+                if verb in words and any(word.startswith(str(self.directory / agent)) for word in words):
+                    found.append(int(path.parent.name))
+        return found
+
+    def left_on_hosts(self) -> list[str]:
+        """The runs that the agents still have."""
+        return [str(path.relative_to(self.directory)) for name in AGENTS for path in (self.directory / name).glob("runs/*/*")]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    (tmp_path / "target").mkdir()
+    yield found
+    for process in found.processes:
+        process.kill()
+        process.communicate()
+    deadline = time.monotonic() + 10.0
+    while pids := [pid for verb in ("supervise", "serve", "follow") for pid in found.pids(verb)]:
+        assert time.monotonic() < deadline
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                # Workers are in the group of their supervisor.
+                os.killpg(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def verdict(run: Path) -> str:
+    found: str = json.loads((run / "results.json").read_text())["verdict"]
+    return found
+
+
+def test_a_run_is_complete_and_its_mirrors_are_the_journals(bench: Bench) -> None:
+    out, err = bench.start().communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    assert err == ""
+    assert "verdict COMPLETE" in out
+    assert verdict(bench.run) == "COMPLETE"
+    for name in AGENTS:
+        journal = (bench.directory / name / "runs" / bench.run.name / name / "journal.ndjson").read_bytes()
+        assert (bench.run / "agents" / name / "journal.ndjson").read_bytes() == journal
+    log = [json.loads(line) for line in (bench.run / "events.ndjson").read_text().splitlines()]
+    for stage in range(3):
+        steps = [event["event"] for event in log if event.get("stage") == stage]
+        assert steps == ["armed_round", "commit", "stage_started", "stage_ended"]
+    assert log[-1]["event"] == "run_ended"
+    assert not bench.pids("supervise")
+    assert not list((bench.directory / "target").rglob("*.dat"))
+
+
+def test_json_is_an_object_a_line(bench: Bench) -> None:
+    out, err = bench.start("--json").communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    events = [json.loads(line) for line in out.splitlines()]
+    assert events[0]["event"] == "run_created"
+    assert events[-1]["event"] == "run_ended"
+    assert events[-1]["exit_code"] == 0
+
+
+def test_links_that_are_cut_again_and_again_cost_nothing(bench: Bench) -> None:
+    process = bench.start(duration="6s")
+    bench.wait_for("stage_started", name="read")
+    for _ in range(3):
+        killed = bench.pids("follow")
+        assert killed
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.7)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert verdict(bench.run) == "COMPLETE"
+    assert [event for event in bench.events("link_down") if event["level"] == "warning"]
+    assert [event for event in bench.events("link_up") if event["resumed_offset"] > 0]
+    for name in AGENTS:
+        records = [json.loads(line) for line in (bench.run / "agents" / name / "journal.ndjson").read_text().splitlines()]
+        seconds = [record["second"] for record in records if record["kind"] == "sec" and record["stage"] == 1]
+        assert seconds[:6] == list(range(6))
+
+
+def test_an_agent_whose_supervisor_is_killed_fails_the_run_and_the_other_is_stopped(bench: Bench) -> None:
+    process = bench.start(duration="60s")
+    bench.wait_for("stage_started", name="read")
+    (victim,) = bench.pids("supervise", "left")
+    os.killpg(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 4, out + err
+    assert "left" in err
+    assert verdict(bench.run) == "FAILED"
+    assert not bench.pids("supervise")
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_once_everything_is_stopped_and_collected(bench: Bench, number: signal.Signals) -> None:
+    process = bench.start(duration="60s")
+    bench.wait_for("stage_started", name="read")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not bench.pids("supervise")
+    assert verdict(bench.run) == "PARTIAL"
+    assert "Traceback" not in out + err
+    for name in AGENTS:
+        last = json.loads((bench.run / "agents" / name / "journal.ndjson").read_text().splitlines()[-1])
+        assert (last["kind"], last["outcome"]) == ("final", "stopped")
+
+
+def test_interrupted_twice_it_leaves_at_once_and_says_what_still_runs(bench: Bench) -> None:
+    process = bench.start(duration="60s")
+    bench.wait_for("stage_started", name="read")
+    (frozen,) = bench.pids("supervise", "left")
+    os.kill(frozen, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    bench.wait_for("stop_requested")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 15.0
+    assert process.returncode == 130, out + err
+    assert "left: RUNNING" in err
+    assert bench.run.name in err
+    assert "sai3ssh status" in err
+
+
+def test_interrupted_before_the_start_nothing_stays_on_the_hosts(bench: Bench) -> None:
+    process = bench.start()
+    bench.wait_for("submitted")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not bench.events("commit")
+    assert bench.left_on_hosts() == []
+    assert not bench.pids("supervise")
+
+
+def test_a_target_that_refuses_is_named_and_leaves_nothing(bench: Bench) -> None:
+    (bench.directory / "file").write_text("")
+    out, err = bench.start(target=f"file://{bench.directory}/file/x/").communicate(timeout=60)
+    assert bench.processes[-1].returncode == 4, out + err
+    assert "left: " in err or "right: " in err
+    assert f"{bench.directory}/file" in err
+    assert "Traceback" not in out + err
+    assert bench.left_on_hosts() == []
+
+
+class Forbidden(BaseHTTPRequestHandler):
+    """Answers 403 to whatever is asked, and repeats in its body what it was asked with."""
+
+    def _answer(self) -> None:
+        body = f"<Error><Code>AccessDenied</Code><Message>{self.headers}</Message></Error>".encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    do_GET = do_HEAD = do_PUT = _answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def forbidden() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidden) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_secrets_are_in_no_file_and_no_output(bench: Bench, forbidden: str) -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY": "never-to-be-seen-1234567890", "AWS_SESSION_TOKEN": "neither-is-this-0987654321"}
+    more = f's3: {{endpoint_url: "{forbidden}"}}'
+    process = bench.start("--json", target="s3://bucket/x/", more=more, AWS_ACCESS_KEY_ID="AKIDAKIDAKID", **secrets)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 4, out + err
+    assert "403" in err
+    files = {path: path.read_bytes() for path in bench.directory.rglob("*") if path.is_file()}
+    assert any(path.name == "events.ndjson" for path in files)
+    assert any(path.name == "journal.ndjson" for path in files)
+    for secret in secrets.values():
+        assert secret not in out + err
+        assert not [path for path, content in files.items() if secret.encode() in content]
