@@ -1,0 +1,114 @@
+"""The command line: fast to start, one message for each error, clean ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sai3ssh import cli
+from sai3ssh.controller.eventlog import EventLog, read
+from sai3ssh.controller.rundir import new_run_id
+from sai3ssh.controller.survey import known_here
+
+# Not pydantic: typer itself imports that.
+HEAVY = {"ansible", "boto3", "pandas", "paramiko", "tenacity", "yaml"}
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["sai3ssh", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def test_version_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom sai3ssh import cli\nsys.argv = ['sai3ssh', 'version', '--json']\n"
+        "try:\n    cli.main()\nfinally:\n    print(sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    version, modules = done.stdout.splitlines()
+    assert set(json.loads(version)) == {"sai3ssh", "protocol", "python"}
+    assert not HEAVY & set(eval(modules))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["run", "nope.yml", "-i", "hosts.yml"], "nope.yml: cannot read the workload file: No such file or directory"),
+        (["validate", "bad.yml"], "bad.yml:1:1: the file: the key 'workload' is missing\nbad.yml:2:1: unknown key 'worklod'"),
+        (["run", "good.yml"], "no inventory given. Name one with -i, for example -i inventory/hosts.yml"),
+        (["results", "."], ". is no run directory: it has no plan.json. Name a directory below --results-dir"),
+    ],
+)
+def test_a_wrong_use_is_one_message_and_exit_code_2(
+    arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yml").write_text("target: s3://bucket/\nworklod: []\n")
+    Path("good.yml").write_text("target: file:///tmp/x/\nduration: 1s\nworkload:\n  - {op: put, path: x/, weight: 1, size_spec: 1KiB}\n")
+    assert invoke(monkeypatch, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"sai3ssh: {text}")
+    assert "Traceback" not in err
+    assert not Path("sai3ssh-runs").exists()
+
+
+def test_an_interrupt_is_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: Path) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sai3ssh.controller.survey.known_here", interrupted)
+    assert invoke(monkeypatch, "status") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    argv = [sys.executable, "-m", "sai3ssh.cli", "status", "--results-dir", str(tmp_path)]
+    done = subprocess.run(argv, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write_end)
+    assert done.returncode != 0
+    assert done.stderr == ""
+
+
+def test_status_knows_the_runs_of_a_results_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, verdict in (("over", "COMPLETE"), ("going-on", None)):
+        (tmp_path / name / "agents" / "a").mkdir(parents=True)
+        (tmp_path / name / "plan.json").write_text("{}")
+        log = EventLog(tmp_path / name / "events.ndjson", wall_s=lambda: 1_700_000_000.0)
+        log.append("run_created", run_id=name)
+        if verdict:
+            log.append("run_ended", verdict=verdict)
+        log.close()
+    assert [(run["run_id"], run["agents"], run["verdict"], run["last_event"]) for run in known_here(tmp_path)] == [
+        ("over", 1, "COMPLETE", "run_ended"),
+        ("going-on", 1, None, "run_created"),
+    ]
+    assert invoke(monkeypatch, "status", "--results-dir", str(tmp_path), "--json") == 0
+    assert [run["run_id"] for run in json.loads(capsys.readouterr().out)["here"]] == ["over", "going-on"]
+
+
+def test_a_torn_last_event_is_passed_over(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.ndjson")
+    log.append("run_created")
+    log.close()
+    with (tmp_path / "events.ndjson").open("a") as file:
+        file.write('{"at": 17')
+    assert [event["event"] for event in read(tmp_path / "events.ndjson")] == ["run_created"]
+
+
+def test_run_ids_are_unique_and_valid_file_names() -> None:
+    ids = {new_run_id("../my run!") for _ in range(50)}
+    assert len(ids) > 45
+    assert all(id_.startswith("my-run-") and "/" not in id_ and not id_.startswith(".") for id_ in ids)
