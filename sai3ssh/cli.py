@@ -64,6 +64,7 @@ def run(
     reconnect_timeout: Annotated[
         float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
     ] = None,
+    connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
     from . import bundle, config
@@ -93,7 +94,11 @@ def run(
         archive,
         credentials=secret,
         options=Options(start_delay_s=loaded.start_delay_s, ready_timeout_s=loaded.ready_timeout_s),
-        link_options=LinkOptions(heartbeat_s=plan.heartbeat_s, reconnect_timeout_s=reconnect_timeout or loaded.reconnect_timeout_s),
+        link_options=LinkOptions(
+            heartbeat_s=plan.heartbeat_s,
+            first_connect_timeout_s=connect_timeout,
+            reconnect_timeout_s=reconnect_timeout or loaded.reconnect_timeout_s,
+        ),
         observers=view.observers,
     )
     raise typer.Exit(finish(controller, view, as_json=as_json))

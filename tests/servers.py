@@ -179,7 +179,8 @@ class RadosGw(Server):
         osd = str(uuid.uuid4())
         self._call(["ceph", "osd", "new", osd, "0"])
         self._call(["ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd])
-        self._spawn(["ceph-osd", "-i", "0", "-f"], "osd", **self._environment)
+        # An OSD that asks the monitor before it has the monitor's map is told 'wrong fsid' and ends; as systemd would, start it again.
+        self._spawn(["bash", "-c", "until ceph-osd -i 0 -f; do sleep 0.2; done"], "osd", **self._environment)
         self._wait(lambda: "1 up" in self._answers(["ceph", "osd", "stat"]), "the OSD")
         self._call(["ceph", "osd", "crush", "add-bucket", "h", "host"])
         self._spawn(["radosgw", "-n", "client.rgw", "-f"], "rgw", **self._environment)

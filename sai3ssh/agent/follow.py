@@ -174,7 +174,7 @@ class Follow:
         what = f"agent {other['version']} (sha256 {other['digest'][:12] or 'source tree'}) serves {self._dir}"
         if "error" in answer:
             raise VersionMismatch(
-                f"{what} and has a run in progress; this controller brings {mine['version']} (sha256 {mine['digest'][:12]})",
+                f"{what}: {answer['error']['message']}; this controller brings {mine['version']} (sha256 {mine['digest'][:12]})",
                 remedy="Wait for that run or stop it, or use the sai3ssh version that started it",
             )
         deadline = time.monotonic() + 5.0

@@ -207,15 +207,21 @@ class Link:
             # It connects and breaks off at once: the host is well enough to answer, so nothing but this slows us down.
             self._stop.wait(self._options.backoff.delay_s(self._fruitless))
 
+        last: list[Transient] = []
+
         def attempt() -> Conversation:
             self._raise_if_stopped()
             # The first connection ever fails with its true cause at once; later the host is expected back, and noticed by a cheap probe.
             if (self._was_up or self._attempt) and not self._transport.probe(self._stop, deadline - time.monotonic()):
                 self._raise_if_stopped()
-                raise Transient("accepts no TCP connection", host=self._host.name, phase="connect")
+                # What the last real attempt met says more.
+                raise last[-1] if last else Transient("accepts no TCP connection", host=self._host.name, phase="connect")
             self._attempt += 1
             try:
                 return self._open(down_at)
+            except Transient as error:
+                last[:] = [error]
+                raise
             except Permanent as error:
                 if self._was_up and error.phase == RESOLVE:
                     raise Transient(error.message, host=error.host, phase=error.phase) from error

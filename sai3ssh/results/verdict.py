@@ -39,15 +39,18 @@ def judge(
     never matter.
     """
     reasons = []
+    stopped: dict[str, list[str]] = {}
     for agent in agents:
         if agent.outcome is Outcome.FAILED:
             reasons.append(f"{agent.agent_id} failed: {agent.reason}")
         elif agent.outcome is Outcome.STOPPED:
-            reasons.append(f"{agent.agent_id} was stopped: {agent.reason}")
+            stopped.setdefault(agent.reason, []).append(agent.agent_id)
         elif agent.outcome is None:
             reasons.append(f"{agent.agent_id}: its journal is not here to its end")
         elif not agent.whole:
             reasons.append(f"{agent.agent_id}: its journal could not be verified")
+    for reason, names in stopped.items():
+        reasons.append(f"{', '.join(names)} stopped" + ("" if reason == aborted and not stopped_by_operator else f": {reason}"))
     reasons += inconsistencies
     coverage = coverage_of(agents)
     if coverage < min_coverage:

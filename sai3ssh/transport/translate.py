@@ -56,7 +56,7 @@ def translate(error: BaseException, host: str, phase: str) -> Sai3sshError:
     if isinstance(error, (AuthenticationException, SSHException)):
         return _of_ssh(error, host, phase)
     if isinstance(error, socket.gaierror):
-        return _of_resolver(error, host)
+        return _of_resolver(error, host, phase)
     if isinstance(error, NoValidConnectionsError):
         return Transient(str(error), host=host, phase=phase)
     if isinstance(error, TimeoutError):
@@ -72,11 +72,11 @@ def translate(error: BaseException, host: str, phase: str) -> Sai3sshError:
     return Permanent(f"{type(error).__name__}: {error}", host=host, phase=phase)
 
 
-def _of_resolver(error: socket.gaierror, host: str) -> Sai3sshError:
+def _of_resolver(error: socket.gaierror, host: str, phase: str) -> Sai3sshError:
     if error.errno == socket.EAI_AGAIN:
-        return Transient(f"name resolution failed for now ({error.strerror})", host=host, phase=RESOLVE)
+        return Transient(f"{phase}: name resolution failed for now ({error.strerror})", host=host, phase=RESOLVE)
     return Permanent(
-        f"the name cannot be resolved ({error.strerror})",
+        f"{phase}: the name cannot be resolved ({error.strerror})",
         host=host,
         phase=RESOLVE,
         remedy="Check the host's name and ansible_host in the inventory",

@@ -169,7 +169,7 @@ class LabHost:
         table = f"cut_{self.name}"
         rules = "\n".join(f"{way} counter drop" for way in chosen)
         chain = "type filter hook forward priority 0; policy accept;"
-        sh(f"ip netns exec {FABRIC} nft -f - <<'E'\ntable bridge {table} {{ chain forward {{ {chain}\n{rules}\n}} }}\nE")
+        sh(f"ip netns exec {FABRIC} nft -f - <<'E'\ntable bridge {table} {{\nchain forward {{\n{chain}\n{rules}\n}}\n}}\nE")
         try:
             yield
             counted = sh(f"ip netns exec {FABRIC} nft list table bridge {table}").stdout

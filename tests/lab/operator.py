@@ -35,6 +35,7 @@ class Operator:
         self.results = directory / "runs"
         self._sai3ssh = sai3ssh
         self.inventory = directory / "hosts.yml"
+        self._kept: dict[str, list[str]] = {}
         lab.inventory(self.inventory)
         self.environment = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
 
@@ -102,6 +103,19 @@ class Operator:
             mirror = (run / "agents" / host.name / "journal.ndjson").read_bytes()
             path = f"/root/.local/state/sai3ssh/runs/{run.name}/{host.name}/journal.ndjson"
             assert host.read(path) == mirror, f"{host.name}: mirror and journal differ"
+
+    def note_kept(self) -> None:
+        """Remembers which runs the hosts keep now."""
+        self._kept = {host.name: self._runs_on(host) for host in self.lab.hosts}
+
+    def kept(self, host: Any) -> list[str]:
+        """The runs that the host kept when note_kept was called."""
+        return self._kept[host.name]
+
+    @staticmethod
+    def _runs_on(host: Any) -> list[str]:
+        names: list[str] = host.exec("ls /root/.local/state/sai3ssh/runs 2>/dev/null || true").stdout.split()
+        return names
 
     def processes(self) -> dict[str, list[str]]:
         """Command lines of the agent's run processes (supervisors and workers) on each host."""
