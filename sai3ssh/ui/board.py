@@ -68,6 +68,8 @@ class Board:
             case "stage_started":
                 self.stage, self.stage_running, self.stage_since_s = event["stage"], True, self.clock_s()
             case "stage_ended":
+                # What all agents wait for from now on is the next one.
+                self.stage = min(event["stage"] + 1, len(self.plan.stages) - 1)
                 self.stage_running = False
                 for row in self.rows.values():
                     row.done = row.planned = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -18,6 +19,8 @@ from .board import Board, Row
 
 Json = dict[str, Any]
 PROGRESS_EVERY_S = 5.0
+OTHERS, OTHERS_WIDE = 67, 91
+"""Characters that the columns besides the agent's name need."""
 STYLES = {
     "RUNNING": "green", "FINISHED": "bold green", "UNREACHABLE": "yellow", "FAILED": "bold red", "LOST": "bold red", "STOPPED": "magenta",
 }  # fmt: skip
@@ -39,6 +42,16 @@ def latency(microseconds: float) -> str:
             value = microseconds / (limit / 1e3 if unit != "s" else 1e6)
             return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
     raise AssertionError("unreachable")
+
+
+def short_names(names: Sequence[str], width: int) -> dict[str, str]:
+    """Each name in at most width characters: without the domain that all share, then without its beginning, as hosts differ at the end."""
+    domains = {name.partition(".")[2] for name in names}
+    if max(map(len, names), default=0) > width and len(domains) == 1:
+        short = {name: name.partition(".")[0] for name in names}
+    else:
+        short = {name: name for name in names}
+    return {name: text if len(text) <= width else "…" + text[len(text) - width + 1 :] for name, text in short.items()}
 
 
 def describe(event: Json) -> str | None:
@@ -180,8 +193,9 @@ class LiveView:
         if wide:
             table.add_column("link", justify="right", no_wrap=True)
             table.add_column("reconnects", justify="right")
+        names = short_names(list(board.rows), max(8, self._console.width - (OTHERS_WIDE if wide else OTHERS)))
         for row in board.rows.values():
-            table.add_row(*self._cells(row, wide))
+            table.add_row(names[row.name], *self._cells(row, wide))
         return Group(self._head(), table, *self._notes())
 
     def _head(self) -> Group:
@@ -208,7 +222,6 @@ class LiveView:
         else:
             progress = f"{100 * board.fraction:.0f} %" if row.state.value == "RUNNING" else ""
         cells: list[Text | str] = [
-            row.name,
             Text(row.shown_state, STYLES.get(row.shown_state, "")),
             progress,
             f"{row.ops_per_s:,.0f}" if fresh else "-",

@@ -1,0 +1,116 @@
+"""The live table and the plain lines, drawn for fixed widths."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from sai3ssh.controller.events import Heartbeat, LinkDown, LinkUp, Records
+from sai3ssh.errors import LinkLost
+from sai3ssh.model import AgentState, Plan, Stage, StageKind, Target
+from sai3ssh.ui.board import Board
+from sai3ssh.ui.views import LiveView, describe, latency, progress_line
+
+PLAN = Plan(
+    "mixed-20260101T120000Z-ab12",
+    "n",
+    Target("s3"),
+    (),
+    (Stage("prepare", StageKind.PREPARE, 1), Stage("mixed", StageKind.EXECUTE, 1, duration_s=60.0)),
+)
+NAMES = [f"storage-node-{i}.example.net" for i in range(8)]
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def second(ops: int, size: int) -> dict[str, object]:
+    return {
+        "kind": "sec",
+        "from_clock_ns": 0,
+        "to_clock_ns": 10**9,
+        "ops": {"put": [ops, size, 0, 1500, 2000, 9000, 12000]},
+        "errors": {"put": {"http_503": 2}},
+        "retries": {"put": 3},
+    }
+
+
+@pytest.fixture
+def board() -> Board:
+    clock = Clock()
+    found = Board.of(PLAN, NAMES, clock)
+    for name in NAMES:
+        found.on_event(LinkUp(name, 0.0, 1, 0.0, 0))
+        found.rows[name].state = AgentState.RUNNING
+    found.on_log({"event": "stage_started", "stage": 0, "name": "prepare"})
+    clock.now += 10.0
+    for name in NAMES:
+        found.on_event(Heartbeat(name, 0.0, {"stage": 0, "done": 2500, "planned": 10000}))
+        found.on_event(Records(name, 0.0, (second(1000, 1 << 20),)))
+    found.on_event(LinkDown(NAMES[5], 0.0, LinkLost("silent for 3 s")))
+    clock.now += 2.0
+    return found
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_every_line_fits_and_every_agent_is_there(board: Board, width: int) -> None:
+    console = Console(width=width, height=40, file=io.StringIO(), force_terminal=False)
+    view = LiveView(board, console, PLAN.run_id)
+    view.close()
+    with console.capture() as capture:
+        console.print(view.draw())
+    lines = capture.get().splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    rows = [line for line in lines if "e-node-" in line and "%" in line]
+    assert len(rows) == 8
+    assert sum("RUNNING" in row for row in rows) == 7
+    assert "UNREACHABLE" in rows[5]
+    assert "down 0:02" in rows[5] or width == 80
+    for number, row in enumerate(rows):
+        assert f"-node-{number}" in row
+        assert "25 %" in row
+        assert "1,000" in row
+        assert "1.5 ms" in row
+    text = capture.get()
+    assert "UNREACHABLE for 2 s; the agent goes on measuring" in text
+    assert "20,000 of 80,000 objects" in text
+    assert "stage 1/2 prepare" in text
+
+
+def test_the_progress_line_has_rates_eta_and_who_is_away(board: Board) -> None:
+    line = progress_line(board)
+    assert line == (
+        "prepare 25 % | 20,000 of 80,000 objects | 8,000 ops/s, 8.0 MiB/s | 0:36 left | 16 errors | UNREACHABLE: storage-node-5.example.net"
+    )
+
+
+def test_between_stages_the_next_one_is_named(board: Board) -> None:
+    board.on_log({"event": "stage_ended", "stage": 0, "name": "prepare"})
+    assert PLAN.stages[board.stage].name == "mixed"
+    assert not board.stage_running
+    board.on_log({"event": "stage_ended", "stage": 1, "name": "mixed"})
+    assert PLAN.stages[board.stage].name == "mixed"
+
+
+def test_a_link_loss_is_told_calmly_and_its_end_too() -> None:
+    down = describe({"event": "link_down", "agent": "a", "cause": "silent for 3 s", "level": "warning"})
+    assert down == "a: UNREACHABLE (silent for 3 s); the agent keeps running, reconnecting"
+    assert describe({"event": "link_down", "agent": "a", "cause": "closed", "level": "info"}) is None
+    up = describe({"event": "link_up", "agent": "a", "attempt": 2, "down_s": 12.34, "resumed_offset": 777})
+    assert up == "a: link is back after 12.3 s, journal resumed at byte 777"
+
+
+@pytest.mark.parametrize(
+    ("us", "text"), [(0, "-"), (3.14159, "3.14 us"), (999, "999 us"), (1500, "1.5 ms"), (250_000, "250 ms"), (2.5e6, "2.5 s")]
+)
+def test_latencies_have_three_digits(us: float, text: str) -> None:
+    assert latency(us) == text
