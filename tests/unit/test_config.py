@@ -1,0 +1,392 @@
+"""Workload files: each mistake gets its line and what to do; each key has its effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sai3ssh import config
+from sai3ssh.config import credentials, units
+from sai3ssh.errors import ConfigError, InventoryError
+from sai3ssh.model import Host, Plan, StageKind
+
+HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
+GOOD = """\
+target: s3://bench-bucket/run/
+duration: 30s
+concurrency: 8
+s3: {endpoint_url: "http://127.0.0.1:9000"}
+prepare:
+  ensure_objects:
+    - {base_uri: data/, count: 1000, size_spec: 4KiB}
+workload:
+  - {op: get, path: data/, weight: 70}
+  - {op: put, path: new/, weight: 30, size_spec: 4KiB}
+"""
+
+
+def compiled(text: str, tmp_path: Path, **environ: str) -> Plan:
+    path = tmp_path / "w.yml"
+    path.write_text(text)
+    return config.compile_plan(config.load(path, environ), "r", HOSTS)[0]
+
+
+def changed(**keys: Any) -> str:
+    """GOOD with top-level keys replaced, or removed where the value is None."""
+    data = yaml.safe_load(GOOD)
+    for key, value in keys.items():
+        if value is None:
+            data.pop(key, None)
+        else:
+            data[key] = value
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+BAD = {
+    "unknown key with a near one": (
+        GOOD.replace("concurrency:", "concurency:"),
+        ":3:1: unknown key 'concurency'; did you mean 'concurrency'?",
+    ),
+    "unknown key without a near one": (GOOD + "zzz: 1\n", ":11:1: unknown key 'zzz'; known here: "),
+    "unknown key in an operation": (GOOD.replace("weight: 70", "wieght: 70"), ":9:"),
+    "nested unknown key": (GOOD.replace("endpoint_url", "endpoint"), ":4:6: unknown key 'endpoint'; did you mean 'endpoint_url'?"),
+    "duplicate key": (GOOD + "duration: 60s\n", ":11:1: key 'duration' is given twice, first in line 2"),
+    "not YAML": ("target: [\n", "not valid YAML"),
+    "a tab": ("target:\n\tx: 1\n", ":2:1: not valid YAML"),
+    "not a mapping": ("- a\n- b\n", "expected a mapping of keys"),
+    "empty file": ("", "expected a mapping of keys"),
+    "bad duration": (
+        GOOD.replace("30s", "30 parsecs"),
+        ":2:1: duration: expected a duration such as 90, 60s, 5m or 2h, found '30 parsecs'",
+    ),
+    "zero duration": (GOOD.replace("30s", "0s"), ":2:1: duration: "),
+    "negative concurrency": (GOOD.replace("concurrency: 8", "concurrency: -1"), ":3:1: concurrency: "),
+    "text as concurrency": (GOOD.replace("concurrency: 8", "concurrency: many"), ":3:1: concurrency: "),
+    "bad size": (GOOD.replace("count: 1000, size_spec: 4KiB", "count: 1000, size_spec: 4QB"), ":7:"),
+    "bad count": (GOOD.replace("count: 1000", "count: some"), "expected a whole number such as 1000000 or 1,000,000, found 'some'"),
+    "zero count": (GOOD.replace("count: 1000", "count: 0"), ":7:"),
+    "missing size": (GOOD.replace("count: 1000, size_spec: 4KiB", "count: 1000"), ":7:7: the size of the objects is missing"),
+    "two sizes": (GOOD.replace("count: 1000,", "count: 1000, min_size: 1KiB,"), "min_size contradicts size_spec"),
+    "min above max": (
+        GOOD.replace("count: 1000, size_spec: 4KiB", "count: 1000, min_size: 8KiB, max_size: 4KiB"),
+        "min_size (8192) is greater than max_size (4096)",
+    ),
+    "uniform min above max": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: uniform, min: 9, max: 3}}\nworkload"),
+        "min (9 bytes) is greater than max (3 bytes)",
+    ),
+    "lognormal without mean": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: lognormal, min: 1, max: 3}}\nworkload"),
+        "type: lognormal needs mean (at least 1) and std_dev",
+    ),
+    "object larger than S3 allows": (
+        GOOD.replace("count: 1000, size_spec: 4KiB", "count: 1, size_spec: 6TiB"),
+        "more than an object can have",
+    ),
+    "unknown operation": (
+        GOOD.replace("op: get", "op: fetch"),
+        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat' or 'delete', found 'fetch'",
+    ),
+    "put without size": (
+        GOOD.replace(", size_spec: 4KiB}\n", "}\n").replace("count: 1000}", "count: 1000, size_spec: 1}"),
+        "put needs the size",
+    ),
+    "get with a size": (GOOD.replace("op: get,", "op: get, object_size: 4,"), "a size has no meaning for get"),
+    "get where nothing is prepared": (
+        GOOD.replace("path: data/, weight: 70", "path: other/, weight: 70"),
+        ":9:15: get 'other/': no objects are prepared there",
+    ),
+    "get of a part": (GOOD.replace("path: data/, weight: 70", "path: data/x, weight: 70"), "names a part of what is prepared"),
+    "pattern for put": (GOOD.replace("path: new/", "path: 'new/*'"), "put needs a prefix, found the pattern"),
+    "all weights zero": (GOOD.replace("weight: 70", "weight: 0").replace("weight: 30", "weight: 0"), "nothing to execute"),
+    "negative weight": (GOOD.replace("weight: 70", "weight: -1"), ":9:"),
+    "nothing to do": ("target: file:///tmp/x/\nworkload: []\n", "nothing to do"),
+    "workload missing": ("target: file:///tmp/x/\n", "the key 'workload' is missing"),
+    "relative without target": (changed(target=None), "'data/' is relative, but there is no target"),
+    "unsupported scheme": (
+        GOOD.replace("s3://bench-bucket", "ftp://bench-bucket"),
+        "scheme ftp:// is not supported (s3:// and file:// are)",
+    ),
+    "no scheme": (GOOD.replace("s3://bench-bucket/run/", "/tmp/x"), "expected a URI such as"),
+    "bad bucket": (GOOD.replace("bench-bucket", "Bench_Bucket"), "'Bench_Bucket' cannot be the name of a bucket"),
+    "relative file target": (changed(target="file://x/", s3=None), "a file target needs an absolute path"),
+    "two kinds of target": (GOOD.replace("path: new/", "path: 'file:///tmp/new/'"), "one run has one kind of target; found file and s3"),
+    "s3 section for files": (changed(target="file:///tmp/x/"), "s3 has no meaning for file:// targets"),
+    "boto3 for files": (changed(target="file:///tmp/x/", s3=None, engine="boto3"), "engine: boto3 needs s3:// targets"),
+    "unknown engine": (GOOD + "engine: fast\n", ":11:1: engine: expected 'native' or 'boto3', found 'fast'"),
+    "endpoint without scheme": (GOOD.replace("http://127.0.0.1:9000", "127.0.0.1:9000"), "expected http://host:port or https://host"),
+    "warm-up as long as the stage": (GOOD + "warmup_period: 30s\n", ":11:1: warmup_period (30 s) leaves nothing of stage 'execute' (30 s)"),
+    "more workers than concurrency": (GOOD + "workers: 9\n", "9 workers share a concurrency of 8"),
+    "secret in the file": (
+        GOOD.replace("endpoint_url:", "secret_key: abc, endpoint_url:"),
+        ":4:6: secret_key: no secrets in workload files",
+    ),
+    "key that is not supported yet": (GOOD + "io_rate: {iops: 100}\n", ":11:1: io_rate: a key of sai3-bench that is not supported yet"),
+    "unset variable": (GOOD.replace("bench-bucket", "${BUCKET}"), ":1:1: environment variable BUCKET is not set"),
+    "two stages of one name": (
+        GOOD + "stages:\n  - {name: a, type: prepare}\n  - {name: a, type: execute}\n",
+        ":13:6: two stages are named 'a'",
+    ),
+    "prepare with a duration": (GOOD + "stages: [{name: a, type: prepare, duration: 5s}]\n", "a prepare stage ends when its work is done"),
+    "unknown type of stage": (GOOD + "stages: [{name: a, type: burn}]\n", "expected 'prepare', 'execute' or 'cleanup', found 'burn'"),
+    "stages twice": (
+        GOOD + "stages: [{name: a, type: prepare}]\ndistributed: {stages: [{name: b, type: prepare}]}\n",
+        "stages is given both at the top and under distributed",
+    ),
+    "prefix prepared twice": (
+        GOOD.replace("workload:", "    - {base_uri: data/, count: 5, size_spec: 1}\nworkload:"),
+        "is prepared by an earlier entry already",
+    ),
+    "jitter above one": (GOOD + "error_handling: {retry_jitter_factor: 2}\n", ":11:18: error_handling.retry_jitter_factor: "),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_named_with_their_place(name: str, tmp_path: Path) -> None:
+    text, expected = BAD[name]
+    with pytest.raises(ConfigError) as caught:
+        compiled(text, tmp_path)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "w.yml"))
+
+
+def test_all_problems_are_reported_together_in_the_order_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(GOOD.replace("30s", "x").replace("concurrency: 8", "concurrency: 0").replace("op: get", "op: gte"), tmp_path)
+    lines = str(caught.value).splitlines()
+    assert [line.partition("w.yml:")[2].partition(":")[0] for line in lines] == ["2", "3", "9"]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        config.load(tmp_path / "none.yml")
+
+
+EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
+    "name": ({"name": "other"}, lambda p: p.name, "other"),
+    "target": ({"target": "s3://b-2/x/"}, lambda p: p.populations[0].target, "s3://b-2/x/data/"),
+    "duration": ({"duration": "5m"}, lambda p: p.stages[1].duration_s, 300.0),
+    "duration as a number": ({"duration": 45}, lambda p: p.stages[1].duration_s, 45.0),
+    "concurrency": ({"concurrency": 99}, lambda p: {s.concurrency for s in p.stages}, {99}),
+    "warmup_period": ({"warmup_period": "7s"}, lambda p: p.stages[1].warmup_s, 7.0),
+    "workers": ({"workers": 3}, lambda p: p.workers, 3),
+    "seed": ({"seed": 7}, lambda p: (p.seed, p.populations[0].seed), (7, 7001)),
+    "engine": ({"engine": "boto3"}, lambda p: p.target.engine, "boto3"),
+    "verify_reads": ({"verify_reads": True}, lambda p: p.target.verify_reads, True),
+    "target_outage_timeout": ({"target_outage_timeout": "90s"}, lambda p: p.target_outage_timeout_s, 90.0),
+    "deadlines": (
+        {"deadlines": {"connect": 1, "first_byte": "2s", "total": "3s"}},
+        lambda p: (p.deadlines.connect_s, p.deadlines.first_byte_s, p.deadlines.total_s),
+        (1.0, 2.0, 3.0),
+    ),
+    "error limits": (
+        {"error_handling": {"max_total_errors": 5, "error_rate_threshold": 2.5, "error_rate_window": "10s"}},
+        lambda p: (p.error_limits.max_total_errors, p.error_limits.rate_per_s, p.error_limits.rate_window_s),
+        (5, 2.5, 10.0),
+    ),
+    "retries": (
+        {
+            "error_handling": {
+                "max_retries": 9,
+                "initial_retry_delay_ms": 50,
+                "max_retry_delay_ms": 800,
+                "retry_backoff_multiplier": 3.0,
+                "retry_jitter_factor": 0.5,
+            }
+        },
+        lambda p: (p.retry.max_retries, p.retry.initial_delay_s, p.retry.max_delay_s, p.retry.multiplier, p.retry.jitter),
+        (9, 0.05, 0.8, 3.0, 0.5),
+    ),
+    "retry_on_error": ({"error_handling": {"retry_on_error": False}}, lambda p: p.retry.max_retries, 0),
+    "s3": (
+        {
+            "s3": {
+                "endpoint_url": "https://x",
+                "region": "eu-1",
+                "addressing_style": "virtual",
+                "verify_tls": False,
+                "ca_file": "/ca",
+                "sign_payload": True,
+            }
+        },
+        lambda p: (
+            p.target.endpoint_url,
+            p.target.region,
+            p.target.path_style,
+            p.target.verify_tls,
+            p.target.ca_file,
+            p.target.sign_payload,
+        ),
+        ("https://x", "eu-1", False, False, "/ca", True),
+    ),
+    "s3 of AWS": ({"s3": {}}, lambda p: (p.target.endpoint_url, p.target.path_style), (None, False)),
+    "prepare.cleanup": (
+        {"prepare": {"ensure_objects": [{"base_uri": "data/", "count": 1, "size_spec": 1}], "cleanup": True}},
+        lambda p: [s.kind for s in p.stages],
+        [StageKind.PREPARE, StageKind.EXECUTE, StageKind.CLEANUP],
+    ),
+    "prepare sizes, count, fill, shards": (
+        {
+            "prepare": {
+                "ensure_objects": [{"base_uri": "data/", "count": "1,000,000", "min_size": "1k", "max_size": "1Ki", "fill": "zero"}],
+                "key_prefix_shards": 256,
+            }
+        },
+        lambda p: [(q.count, q.size.kind, q.size.min, q.size.max, q.fill, q.shards) for q in p.populations],
+        [(1_000_000, "uniform", 1000, 1024, "zero", 256)],
+    ),
+    "delete and get share nothing": (
+        {"workload": [{"op": "get", "path": "data/", "weight": 1}, {"op": "delete", "path": "data/*", "weight": 1}]},
+        lambda p: ([q.key_format for q in p.populations], [o.population for o in p.stages[1].operations]),
+        (["prepared-%08d.dat", "deletable-%08d.dat"], ["prepared", "deletable"]),
+    ),
+    "delete alone": (
+        {"workload": [{"op": "delete", "path": "data/", "weight": 1}]},
+        lambda p: [o.population for o in p.stages[1].operations],
+        ["prepared"],
+    ),
+    "put size laws": (
+        {
+            "workload": [
+                {
+                    "op": "put",
+                    "path": "n",
+                    "weight": 1,
+                    "size_spec": {"type": "lognormal", "mean": "8KiB", "std_dev": 100, "min": 1, "max": "1MB"},
+                }
+            ]
+        },
+        lambda p: [(o.target, o.size.kind, o.size.mean, o.size.max) for o in p.stages[1].operations],
+        [("s3://bench-bucket/run/n/", "lognormal", 8192.0, 1_000_000)],
+    ),
+    "object_size, fill and list": (
+        {
+            "workload": [
+                {"op": "put", "path": "n/", "weight": 2, "object_size": "1.5KB", "fill": "zero"},
+                {"op": "list", "path": "data/", "weight": 1},
+            ]
+        },
+        lambda p: [(o.kind, o.weight, o.fill, o.size.min if o.size else None) for o in p.stages[1].operations],
+        [("put", 2, "zero", 1500), ("list", 1, "random", None)],
+    ),
+    "documented forms of sizes": (
+        {"workload": [{"op": "put", "path": "n/", "weight": 1, "size_spec": {"uniform": {"min": 1, "max": 5}}}]},
+        lambda p: (p.stages[1].operations[0].size.kind, p.stages[1].operations[0].size.max),
+        ("uniform", 5),
+    ),
+    "stages with order, own duration and concurrency, under config too": (
+        {
+            "stages": [
+                {"name": "run", "type": "execute", "order": 2, "config": {"duration": "9s"}},
+                {"name": "fill", "type": "prepare", "order": 1, "concurrency": 50},
+            ]
+        },
+        lambda p: [(s.name, s.kind.value, s.duration_s, s.concurrency) for s in p.stages],
+        [("fill", "prepare", None, 50), ("run", "execute", 9.0, 8)],
+    ),
+    "stages under distributed": (
+        {"distributed": {"stages": [{"name": "only", "type": "prepare"}], "heartbeat_interval": 2, "agent_barrier_timeout": "30s"}},
+        lambda p: ([s.name for s in p.stages], p.heartbeat_s, p.agent_barrier_timeout_s),
+        (["only"], 2.0, 30.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_every_key_has_its_effect(name: str, tmp_path: Path) -> None:
+    keys, look, expected = EFFECTS[name]
+    assert look(compiled(changed(**keys), tmp_path)) == expected
+    if keys != {"s3": {}}:
+        assert compiled(changed(**keys), tmp_path) != compiled(GOOD, tmp_path)
+
+
+def test_keys_of_the_controller(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(changed(distributed={"start_delay": 5, "agent_ready_timeout": 7, "reconnect_timeout": "1h"}))
+    loaded = config.load(path)
+    assert (loaded.start_delay_s, loaded.ready_timeout_s, loaded.reconnect_timeout_s) == (5.0, 7.0, 3600.0)
+
+
+def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(GOOD + "processes: 4\n")
+    assert config.load(path).notices == ("line 11: processes has no effect: one worker process per core is the rule here; set workers",)
+
+
+def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:
+    text = GOOD.replace("concurrency: 8", "concurrency: ${N}").replace("bench-bucket", "${B:-fallback}")
+    plan = compiled(text, tmp_path, N="12")
+    assert plan.stages[0].concurrency == 12
+    assert plan.populations[0].target == "s3://fallback/run/data/"
+
+
+def test_assignments_are_a_partition(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(GOOD)
+    _, assignments = config.compile_plan(config.load(path), "r", HOSTS)
+    assert [(a.agent_id, a.index, a.agents) for a in assignments] == [("h1", 0, 3), ("h2", 1, 3), ("h3", 2, 3)]
+    owned = [n for a in assignments for lo, hi in a.ranges["prepared"] for n in range(lo, hi)]
+    assert owned == list(range(1000))
+
+
+def test_agents_of_the_file_choose_hosts(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(changed(distributed={"agents": [{"id": "h3"}, {"address": "192.0.2.1:7761"}]}))
+    _, assignments = config.compile_plan(config.load(path), "r", HOSTS)
+    assert [a.agent_id for a in assignments] == ["h3", "h1"]
+    path.write_text(changed(distributed={"agents": [{"id": "h9"}]}))
+    with pytest.raises(InventoryError, match=r"h9, which is no host of the inventory \(h1, h2, h3\)"):
+        config.compile_plan(config.load(path), "r", HOSTS)
+
+
+@pytest.mark.parametrize("name", ["quickstart-file.yml", "s3-mixed.yml", "s3-prepare.yml"])
+def test_examples_are_valid(name: str) -> None:
+    loaded = config.load(config.example_path(name))
+    plan, assignments = config.compile_plan(loaded, "r", HOSTS)
+    described = config.describe(plan, assignments, loaded)
+    assert described.objects == sum(p.count for p in plan.populations)
+    assert described.seconds > 0
+
+
+def test_credentials_come_from_where_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, file = tmp_path / "w.yml", tmp_path / "aws"
+    file.write_text("[lab]\naws_access_key_id = AKFILE\naws_secret_access_key = file-secret\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    environ = {"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "env-secret"}
+    path.write_text(GOOD)
+    found = credentials.find(config.load(path), environ)
+    assert found == {"access_key": "AKENV", "secret_key": "env-secret", "session_token": None}
+    assert "env-secret" not in repr(found)
+    assert credentials.find(config.load(path), {}) is None
+    path.write_text(changed(s3={"credentials_file": str(file), "profile": "lab"}))
+    assert credentials.find(config.load(path), environ) == {"access_key": "AKFILE", "secret_key": "file-secret", "session_token": None}
+    path.write_text(changed(s3={"credentials_file": str(file), "profile": "nobody"}))
+    with pytest.raises(ConfigError, match=r"no credentials of profile 'nobody' in file "):
+        credentials.find(config.load(path), environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8MB", 8_000_000),
+        ("8MiB", 8 << 20),
+        ("1.5GB", 1_500_000_000),
+        ("1k", 1000),
+        ("1Ki", 1024),
+        (4096, 4096),
+        ("1,024", 1024),
+        ("2TiB", 2 << 40),
+    ],
+)
+def test_sizes(text: str | int, expected: int) -> None:
+    assert units.size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1e9", True, None, [], "0.3KiB"])
+def test_bad_sizes(text: object) -> None:
+    with pytest.raises(ValueError, match="expected a"):
+        units.size(text)
