@@ -1,0 +1,108 @@
+"""Hosts from inventories of every kind, read by Ansible's own library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sai3ssh import inventory
+from sai3ssh.errors import InventoryError
+
+INI = """\
+[clients]
+a ansible_host=192.0.2.1 ansible_port=2222
+b ansible_host=192.0.2.2
+
+[spare]
+
+[clients:vars]
+ansible_user=bench
+"""
+YAML = """\
+all:
+  vars: {ansible_user: bench, net: 192.0.2, ansible_ssh_common_args: "-J jump@192.0.2.9"}
+  children:
+    clients:
+      hosts:
+        a: {ansible_host: "{{ net }}.1", ansible_ssh_private_key_file: ~/.ssh/k, sai3ssh_agent_state_dir: /mnt/state}
+        b: {ansible_connection: local, ansible_python_interpreter: /usr/bin/python3.11}
+"""
+SCRIPT = """\
+#!/usr/bin/env python3
+import json, sys
+hosts = {"d1": {"ansible_host": "192.0.2.31"}, "d2": {"ansible_host": "192.0.2.32"}}
+print(json.dumps({"clients": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}) if "--list" in sys.argv else "{}")
+"""
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_ini_with_groups_and_limit(tmp_path: Path) -> None:
+    source = write(tmp_path / "hosts.ini", INI)
+    hosts = inventory.load([source])
+    assert [(h.name, h.address, h.port, h.user, h.connection) for h in hosts] == [
+        ("a", "192.0.2.1", 2222, "bench", "ssh"),
+        ("b", "192.0.2.2", 0, "bench", "ssh"),
+    ]
+    assert [h.name for h in inventory.load([source], "clients:!a")] == ["b"]
+
+
+def test_yaml_with_templates_keys_jump_hosts_and_local(tmp_path: Path) -> None:
+    a, b = inventory.load([write(tmp_path / "hosts.yml", YAML)])
+    assert (a.address, a.key_file, a.ssh_args, a.state_dir, a.python) == (
+        "192.0.2.1",
+        "~/.ssh/k",
+        "-J jump@192.0.2.9",
+        "/mnt/state",
+        "python3",
+    )
+    assert (b.connection, b.python) == ("local", "/usr/bin/python3.11")
+    assert b.state_dir is not None
+    assert b.state_dir.endswith("/b")
+
+
+def test_directory_with_group_vars_and_a_script(tmp_path: Path) -> None:
+    write(tmp_path / "1.ini", INI)
+    write(tmp_path / "2.py", SCRIPT, 0o755)
+    (tmp_path / "group_vars").mkdir()
+    write(tmp_path / "group_vars" / "clients.yml", "ansible_python_interpreter: /opt/py/bin/python3\n")
+    hosts = inventory.load([str(tmp_path)])
+    assert [h.name for h in hosts] == ["a", "b", "d1", "d2"]
+    assert {h.python for h in hosts} == {"/opt/py/bin/python3"}
+
+
+def test_list_of_names() -> None:
+    assert [h.address for h in inventory.load(["192.0.2.1,192.0.2.2,"])] == ["192.0.2.1", "192.0.2.2"]
+
+
+def test_packaged_inventories(repository: Path) -> None:
+    assert len(inventory.load([str(repository / "inventory" / "example")])) == 4
+    assert {h.connection for h in inventory.load([str(repository / "inventory" / "loopback")])} == {"local"}
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        (INI, "spare", r"no host of inventory .* matches 'spare' \(groups: clients, spare; 2 hosts\). Check --limit"),
+        (INI, "nobody", "matches 'nobody'"),
+        ("", "all", "has no hosts"),
+        ("[a\nx y z = [[\n", "all", "hosts"),
+        ("a ansible_port=many\n", "all", "a: ansible_port 'many' is no port"),
+        ("a ansible_connection=winrm\n", "all", "a: ansible_connection 'winrm' is not supported. ssh and local are"),
+        ("a ansible_ssh_common_args='-o \"x'\n", "all", "a: ansible_ssh_common_args .* cannot be split"),
+        ("a ansible_host='{{ nothing_of_that_name }}'\n", "all", "a: variable ansible_host cannot be evaluated"),
+    ],
+)
+def test_mistakes(text: str, limit: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match=expected):
+        inventory.load([write(tmp_path / "hosts.ini", text)], limit)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(InventoryError, match="does not exist"):
+        inventory.load(["/nonexistent/hosts.yml"])

@@ -1,0 +1,345 @@
+"""Results from journals whose content is known."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sai3ssh import results
+from sai3ssh.histogram import Histogram
+from sai3ssh.model import (
+    Assignment,
+    OperationSpec,
+    Outcome,
+    Plan,
+    Population,
+    SizeSpec,
+    Stage,
+    StageKind,
+    Target,
+    Verdict,
+    to_json,
+)
+from sai3ssh.protocol import encode_record
+from sai3ssh.results.tables import PERF_COLUMNS, RESULT_COLUMNS
+from sai3ssh.results.verdict import AgentFacts, judge
+
+SECOND = 1_000_000_000
+SIZE = SizeSpec("fixed", 4096, 4096)
+PLAN = Plan(
+    "r1",
+    "test",
+    Target("s3", "http://127.0.0.1:1"),
+    (Population("prepared", "s3://b/p/", "o-%d", 9, SIZE, 7),),
+    (Stage("mix", StageKind.EXECUTE, 4, 10.0, operations=(OperationSpec("get", 1, "s3://b/p/", "prepared"),)),),
+)
+HOST = {"cpu": [10.0, 5.0, 1.0, 0.0], "mem_used_bytes": 1000, "net": [10, 20], "disk": [30, 40]}
+
+
+class FakeAgent:
+    """Writes one agent's journal, a second at a time."""
+
+    def __init__(self, name: str, boot_ns: int, seed: int = 1) -> None:
+        self.name = name
+        self.start_ns = boot_ns
+        self._rng = random.Random(seed)
+        self._records: list[dict[str, Any]] = []
+        self.samples: list[int] = []
+        self._histogram = Histogram()
+        self.ops = 0
+        self.add("epoch", epoch="e-" + name, host={"name": name, "cores": 2, "memory_bytes": 1, "kernel": "k", "python": "3.11"})
+        self.add(
+            "stage_start",
+            stage=0,
+            name="mix",
+            stage_kind="execute",
+            round=1,
+            start_clock_ns=boot_ns,
+            actual_clock_ns=boot_ns + 1000,
+            late_ns=1000,
+        )
+
+    def add(self, kind: str, **fields: Any) -> None:
+        head = {"seq": len(self._records), "boot": "b", "clock_ns": self.start_ns, "wall_ns": 1_700_000_000 * SECOND, "kind": kind}
+        self._records.append({**head, **fields})
+
+    def second(self, number: int, mean_ns: float, count: int = 50, warmup: bool = False, **more: Any) -> None:
+        histogram = Histogram()
+        for _ in range(count):
+            value = int(self._rng.expovariate(1 / mean_ns)) + 2000
+            histogram.record(value)
+            if not warmup:
+                self.samples.append(value)
+        if warmup:
+            self.hist(histogram, True)
+        else:
+            self._histogram.merge(histogram)
+            self.ops += count
+        p50, p90, p99 = (round(v / 1000, 1) for v in histogram.percentiles([50, 90, 99]))
+        figures = [count, count * 4096, histogram.sum_ns, p50, p90, p99, round(histogram.max_ns / 1000, 1)]
+        start = self.start_ns + number * SECOND
+        fields = {"requests": {"get": count + 1}, "retries": {"get": 1}, "retried": {"get": {"http_503": 1}}, "errors": {}, **more}
+        self.add(
+            "sec", stage=0, second=number, from_clock_ns=start, to_clock_ns=start + SECOND, warmup=warmup, done=0, ops={"get": figures},
+            host=HOST, **fields,
+        )  # fmt: skip
+
+    def hist(self, histogram: Histogram, warmup: bool = False, **more: Any) -> None:
+        part = {"cells": histogram.to_pairs(), "sum_ns": histogram.sum_ns, "max_ns": histogram.max_ns, "bytes": 4096 * histogram.count}
+        cells = {**part, "tail_ops": 0, "tail_bytes": 0, **more}
+        self.add("hist", stage=0, warmup=warmup, hist={"get": {"1": cells}})
+
+    def end(self, outcome: str = "finished", totals_off_by: int = 0, **tail: int) -> None:
+        self.hist(self._histogram, **tail)
+        end_ns = self.start_ns + 10 * SECOND
+        totals = {"get": {"ops": self.ops + totals_off_by, "bytes": 0, "requests": 0, "retries": 0, "errors": {}}}
+        self.add(
+            "stage_end", stage=0, name="mix", outcome=outcome, start_clock_ns=self.start_ns, end_clock_ns=end_ns, drained_clock_ns=end_ns,
+            totals=totals, made={"puts": [], "deleted": {}},
+        )  # fmt: skip
+
+    def final(self, outcome: str = "finished", reason: str = "all stages ended") -> None:
+        self.add("final", outcome=outcome, reason=reason, error=None)
+
+    def bytes(self) -> bytes:
+        return b"".join(encode_record(record) for record in self._records)
+
+
+def whole(name: str, boot_ns: int, mean_ns: float = 1e6, seconds: int = 10, **options: Any) -> FakeAgent:
+    agent = FakeAgent(name, boot_ns, seed=hash(name) % 1000)
+    for number in range(seconds):
+        agent.second(number, mean_ns)
+    agent.end(**options)
+    agent.final()
+    return agent
+
+
+def write_run(path: Path, agents: list[FakeAgent], *events: dict[str, Any], complete: bool = True, plan: Plan = PLAN) -> results.Results:
+    """A run directory as a controller leaves it."""
+    path.mkdir()
+    (path / "plan.json").write_text(json.dumps(to_json(plan)))
+    hosts = [{**to_json(Assignment(a.name, n, len(agents), {"prepared": ((0, 9),)})), "host": a.name} for n, a in enumerate(agents)]
+    (path / "hosts.json").write_text(json.dumps({"agents": hosts}))
+    log = [{"at": 1.0, "event": "clock", "agent": a.name, "offset_ns": a.start_ns, "error_ns": 10, "boot": "b"} for a in agents]
+    log += [{"at": 2.0, "event": "commit", "stage": 0, "round": 1}, *events]
+    log += [{"at": 9.0, "event": "journal_complete", "agent": a.name} for a in agents if complete]
+    (path / "events.ndjson").write_text("".join(json.dumps(event) + "\n" for event in log))
+    for agent in agents:
+        (path / "agents" / agent.name).mkdir(parents=True)
+        (path / "agents" / agent.name / "journal.ndjson").write_bytes(agent.bytes())
+    return results.write(path)
+
+
+def test_percentiles_are_those_of_all_samples_and_not_an_average(tmp_path: Path) -> None:
+    fast, slow = whole("h1", 5 * SECOND, 1e6), whole("h2", 900 * SECOND, 50e6)
+    written = write_run(tmp_path / "run", [fast, slow])
+    assert written.verdict is Verdict.COMPLETE
+    figures = written.content["stages"][0]["operations"]["get"]
+    samples = sorted(fast.samples + slow.samples)
+    assert figures["ops"] == len(samples) == 1000
+    for name, rank in {"p50": 0.5, "p90": 0.9, "p99": 0.99}.items():
+        exact = samples[int(len(samples) * rank) - 1] / 1000
+        assert figures["latency_us"][name] == pytest.approx(exact, rel=0.008)
+    assert figures["latency_us"]["mean"] == pytest.approx(sum(samples) / len(samples) / 1000)
+    assert figures["latency_us"]["max"] == samples[-1] / 1000
+    parts = [written.content["stages"][0]["agents"][name]["operations"]["get"]["latency_us"]["p50"] for name in ("h1", "h2")]
+    assert abs(sum(parts) / 2 - figures["latency_us"]["p50"]) > 5 * 1000
+    assert figures["ops_per_s"] == 100.0
+    assert figures["mib_per_s"] == pytest.approx(100 * 4096 / (1 << 20))
+    assert (figures["requests"], figures["retries"], figures["retried"]) == (1020, 20, {"http_503": 20})
+
+
+@given(st.lists(st.lists(st.integers(0, 10**13), max_size=40), min_size=1, max_size=6), st.randoms())
+def test_merging_is_the_same_in_any_order(groups: list[list[int]], rng: random.Random) -> None:
+    whole_one = Histogram()
+    parts = []
+    for group in groups:
+        part = Histogram()
+        for value in group:
+            part.record(value)
+            whole_one.record(value)
+        parts.append(part)
+    rng.shuffle(parts)
+    merged = Histogram()
+    for part in parts:
+        merged.merge(Histogram.from_pairs(part.to_pairs(), sum_ns=part.sum_ns, max_ns=part.max_ns))
+    assert (merged.cells, merged.sum_ns, merged.max_ns) == (whole_one.cells, whole_one.sum_ns, whole_one.max_ns)
+
+
+def test_start_spread_is_in_the_controllers_clock(tmp_path: Path) -> None:
+    early, late = whole("h1", 5 * SECOND), FakeAgent("h2", 700 * SECOND)
+    late._records[-1]["actual_clock_ns"] = late.start_ns + 4_001_000
+    for number in range(10):
+        late.second(number, 1e6)
+    late.end()
+    late.final()
+    stage = write_run(tmp_path / "run", [early, late]).content["stages"][0]
+    assert stage["start_spread_ms"] == pytest.approx(4.0)
+    assert stage["full_strength"] == {"seconds": 10, "ops_per_s": {"get": 100.0}}
+
+
+def test_what_drains_after_the_end_counts_but_makes_no_rate(tmp_path: Path) -> None:
+    written = write_run(tmp_path / "run", [whole("h1", 5, tail_ops=100, tail_bytes=100 * 4096)])
+    figures = written.content["stages"][0]["operations"]["get"]
+    assert (figures["ops"], figures["tail_ops"], figures["ops_per_s"]) == (500, 100, 40.0)
+    assert figures["mib_per_s"] == pytest.approx(40 * 4096 / (1 << 20))
+
+
+def test_warmup_is_not_in_the_results(tmp_path: Path) -> None:
+    stage = Stage("mix", StageKind.EXECUTE, 4, 10.0, 3.0, PLAN.stages[0].operations)
+    plan = Plan(PLAN.run_id, PLAN.name, PLAN.target, PLAN.populations, (stage,))
+    agent = FakeAgent("h1", 5 * SECOND)
+    for number in range(10):
+        agent.second(number, 900e6 if number < 3 else 1e6, warmup=number < 3)
+    agent.end()
+    agent.final()
+    written = write_run(tmp_path / "run", [agent], plan=plan)
+    figures = written.content["stages"][0]["operations"]["get"]
+    assert figures["ops"] == 350
+    assert figures["ops_per_s"] == 50.0
+    assert figures["latency_us"]["max"] < 100_000
+    assert written.verdict is Verdict.COMPLETE
+    flags = [line.split("\t")[-1].strip() for line in (tmp_path / "run" / "perf_log.tsv").read_text().splitlines() if line.startswith("h1")]
+    assert flags == ["1"] * 3 + ["0"] * 7
+
+
+def test_counts_that_disagree_are_found(tmp_path: Path) -> None:
+    written = write_run(tmp_path / "run", [whole("h1", 5), whole("h2", 5, totals_off_by=1)])
+    assert written.verdict is Verdict.PARTIAL
+    assert written.reasons == ("h2: stage 0, get: counts disagree (totals 501, seconds 500, histograms 500)",)
+
+
+def test_a_lost_second_is_found_and_placed(tmp_path: Path) -> None:
+    agent = FakeAgent("h1", 5 * SECOND)
+    for number in (0, 1, 2, 5, 6, 7, 8, 9):
+        agent.second(number, 1e6)
+    agent.end()
+    agent.final()
+    written = write_run(tmp_path / "run", [agent, whole("h2", 5)])
+    assert written.verdict is Verdict.PARTIAL
+    assert written.content["coverage"] == pytest.approx(0.9)
+    assert written.content["lost_intervals_s"] == {"h1": [{"stage": 0, "from_s": 3.0, "to_s": 5.0}]}
+    assert written.content["stages"][0]["full_strength"]["seconds"] == 8
+    assert "coverage 90.00 %" in written.reasons[0]
+
+
+def test_an_agent_that_never_began_lacks_its_whole_stage(tmp_path: Path) -> None:
+    silent = FakeAgent("h2", 5)
+    silent._records = silent._records[:1]
+    event = {"at": 3.0, "event": "abort", "reason": "h2: not reached for 600 s"}
+    written = write_run(tmp_path / "run", [whole("h1", 5), silent], event, complete=False)
+    assert written.verdict is Verdict.FAILED
+    assert written.reasons[0] == "aborted: h2: not reached for 600 s"
+    assert written.content["coverage"] == pytest.approx(0.5)
+    assert written.content["agents"] == {"expected": 2, "reported": 0}
+
+
+def test_link_losses_are_told_and_change_nothing(tmp_path: Path) -> None:
+    events = [
+        {"at": 1.5, "event": "link_up", "agent": "h1", "attempt": 1, "down_s": 0.1, "resumed_offset": 0},
+        {"at": 3.0, "event": "link_down", "agent": "h1", "cause": "reset", "level": "warning"},
+        {"at": 5.0, "event": "link_up", "agent": "h1", "attempt": 4, "down_s": 2.0, "resumed_offset": 77},
+        {"at": 8.0, "event": "link_down", "agent": "h1", "cause": "closed", "level": "info"},
+    ]
+    written = write_run(tmp_path / "run", [whole("h1", 5)], *events)
+    assert written.verdict is Verdict.COMPLETE
+    loss = {"at": 3.0, "cause": "reset", "down_s": 2.0, "attempts": 4, "resumed_offset": 77}
+    assert written.content["network"] == {"h1": {"connects": 2, "losses": [loss]}}
+    assert results.summary(written).losses[0].down_s == 2.0
+
+
+def test_torn_mirror_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    agent = whole("h1", 5)
+    write_run(tmp_path / "run", [agent])
+    path = tmp_path / "run" / "agents" / "h1" / "journal.ndjson"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert results.write(tmp_path / "run").reasons[0] == "h1: its journal is not here to its end"
+    path.write_bytes(path.read_bytes().replace(b'"second":4', b'"second":5', 1))
+    assert results.write(tmp_path / "run").verdict is not Verdict.COMPLETE
+
+
+def test_tables_are_in_the_parents_format(tmp_path: Path) -> None:
+    written = write_run(tmp_path / "run", [whole("h1", 5), whole("h2", 5)])
+    again = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    results.write(tmp_path / "run")
+    assert again == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    lines = (tmp_path / "run" / "01_mix_results.tsv").read_text().splitlines()
+    table = [line.split("\t") for line in lines if not line.startswith("#")]
+    assert "# verdict COMPLETE; 2 of 2 agents; coverage 100.00 %" in lines
+    assert "\t".join(table[0]) == (
+        "operation\tsize_bucket\tbucket_idx\tmean_us\tp50_us\tp90_us\tp95_us\tp99_us\tmax_us\tavg_bytes\tops_per_sec\tthroughput_mibps\tcount"
+    )
+    assert [(row[0], row[1], row[2], row[-1]) for row in table[1:]] == [("GET", "1B-8KiB", "1", "1000"), ("GET", "ALL", "98", "1000")]
+    assert float(table[1][4]) == pytest.approx(written.content["stages"][0]["operations"]["get"]["latency_us"]["p50"], abs=0.01)
+    perf = [line.split("\t") for line in (tmp_path / "run" / "perf_log.tsv").read_text().splitlines() if not line.startswith("#")]
+    assert (len(RESULT_COLUMNS), len(PERF_COLUMNS), {len(row) for row in perf}) == (13, 31, {31})
+    assert len(perf) == 1 + 2 * 10
+    assert sum(int(row[4]) for row in perf[1:]) == 1000
+    assert (tmp_path / "run" / "STATUS.txt").read_text().startswith("COMPLETE\n")
+    assert (tmp_path / "run" / "agents" / "h2" / "01_mix_results.tsv").exists()
+
+
+def test_frames(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [whole("h1", 5), whole("h2", 5)])
+    run = results.load(tmp_path / "run")
+    assert run.verdict is Verdict.COMPLETE
+    assert run.operations.loc[0, "ops"] == 1000
+    assert run.agents.groupby("agent")["ops"].sum().to_dict() == {"h1": 500, "h2": 500}
+    assert run.timeseries["ops"].sum() == run.histograms["count"].sum() == 1000
+    assert len(run.hosts) == 20
+    assert run.events.iloc[0]["event"] == "clock"
+
+
+def facts(name: str, outcome: Outcome | None = Outcome.FINISHED, *, whole: bool = True, measured: float = 10.0) -> AgentFacts:
+    return AgentFacts(name, outcome, "why", whole, measured, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("agents", "aborted", "by_operator", "verdict", "reason"),
+    [
+        ([facts("a"), facts("b")], None, False, Verdict.COMPLETE, "all agents finished"),
+        ([facts("a"), facts("b", Outcome.FAILED, measured=3)], "b: why", False, Verdict.FAILED, "aborted: b: why"),
+        ([facts("a"), facts("b", whole=False)], None, False, Verdict.PARTIAL, "b: its journal could not be verified"),
+        (
+            [facts("a", Outcome.STOPPED, measured=3), facts("b", Outcome.STOPPED, measured=4)],
+            "ctrl-c",
+            True,
+            Verdict.PARTIAL,
+            "a, b stopped: why",
+        ),
+        ([facts("a", Outcome.STOPPED, measured=0)], "ctrl-c", True, Verdict.FAILED, "aborted: ctrl-c"),
+        ([facts("a", None, measured=5)], None, False, Verdict.PARTIAL, "a: its journal is not here to its end"),
+        ([facts("a", measured=9.98)], None, False, Verdict.PARTIAL, "coverage 99.80 %"),
+    ],
+)
+def test_verdicts(agents: list[AgentFacts], aborted: str | None, by_operator: bool, verdict: Verdict, reason: str) -> None:
+    found, reasons = judge(agents, [], aborted=aborted, stopped_by_operator=by_operator)
+    assert found is verdict
+    assert reason in reasons[0]
+
+
+def test_eight_agents_for_an_hour_are_merged(tmp_path: Path) -> None:
+    plan = Plan(
+        PLAN.run_id,
+        PLAN.name,
+        PLAN.target,
+        PLAN.populations,
+        (Stage("mix", StageKind.EXECUTE, 4, 3600.0, operations=PLAN.stages[0].operations),),
+    )
+    agents = []
+    for n in range(8):
+        agent = FakeAgent(f"h{n}", 5)
+        for number in range(3600):
+            agent.second(number, 1e6, count=1)
+        agent.end()
+        agent.final()
+        agents.append(agent)
+    written = write_run(tmp_path / "run", agents, plan=plan)
+    assert written.verdict is Verdict.COMPLETE
+    assert written.content["stages"][0]["operations"]["get"]["ops"] == 8 * 3600
