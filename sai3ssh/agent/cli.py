@@ -44,7 +44,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if arguments.verb == "follow":
         from sai3ssh.agent import follow as window
 
-        return window.main(state.state_dir(arguments.state), arguments.nonce)
+        return window.main(arguments.state, arguments.nonce)
     if arguments.verb == "supervise":
         from sai3ssh.agent import supervisor
 

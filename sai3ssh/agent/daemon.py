@@ -20,6 +20,7 @@ import uuid
 from typing import Any, Dict, List, Optional
 
 from sai3ssh.agent import state
+from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.tail import last_record
 from sai3ssh.agent.workers import group_members
 from sai3ssh.errors import AgentError, Sai3sshError, VersionMismatch
@@ -30,6 +31,8 @@ STOP_S = 20.0
 """How long a supervisor has for its orderly end before its process group is killed."""
 KILL_S = 5.0
 WATCH_S = 0.5
+MAX_STARTS = 5
+"""So many supervisors of one run that die without an end to its journal are enough; a controller's stop starts one more."""
 
 
 class Run:
@@ -40,6 +43,7 @@ class Run:
         self.lock = threading.RLock()
         self.credentials: Optional[Dict[str, Any]] = None
         self.supervisor: Optional[subprocess.Popen[bytes]] = None
+        self.starts = 0
 
     @property
     def alive(self) -> bool:
@@ -53,6 +57,7 @@ class Run:
 
     def start_supervisor(self) -> None:
         """Starts a supervisor in a process group of its own; credentials go through its stdin."""
+        self.starts += 1
         with open(os.path.join(self.directory, "supervisor.log"), "ab") as log:
             self.supervisor = subprocess.Popen(
                 [*state.self_argv(), "supervise", self.directory],
@@ -109,7 +114,7 @@ class Daemon:
                 with run.lock:
                     if run.supervisor is not None:
                         run.supervisor.poll()
-                    if os.path.exists(run.directory) and not run.alive and run.final() is None:
+                    if os.path.exists(run.directory) and not run.alive and run.final() is None and run.starts < MAX_STARTS:
                         run.start_supervisor()
                         self._wait_started(run)
 
@@ -124,10 +129,11 @@ class Daemon:
         with client, client.makefile("rb") as lines:
             while True:
                 line = lines.readline(MAX_LINE)
-                if not line:
-                    return
                 try:
-                    message = json.loads(line)
+                    message: Json = json.loads(line)
+                except ValueError:
+                    return  # the end, or no client of ours
+                try:
                     answer: Json = {"id": message.get("id"), "ok": self._command(message)}
                 except Sai3sshError as error:
                     answer = {"id": message.get("id"), "error": error.to_dict()}
@@ -280,6 +286,9 @@ class Daemon:
         with run.lock:
             if run.alive:
                 raise AgentError(f"run {run.directory} is in progress", remedy="Stop it first")
+            run_id, agent_id = run.directory.split(os.sep)[-2:]
+            for path in metrics_files(run_id, agent_id):
+                os.unlink(path)
             shutil.rmtree(run.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(run.directory))

@@ -19,7 +19,7 @@ from sai3ssh.agent import daemon, state
 from sai3ssh.agent.lines import Lines
 from sai3ssh.agent.tail import last_record
 from sai3ssh.errors import AgentError, JournalLost, Sai3sshError, Transient, VersionMismatch
-from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_data, encode_preamble
+from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_control, encode_data, encode_preamble
 
 SILENCE_S = 30.0
 RETRY_S = 0.1
@@ -297,8 +297,17 @@ def _head(path: str) -> bytes:
         return file.read(65536)
 
 
-def main(directory: str, nonce: str) -> int:
-    """Entry point of `follow`: 0 when the channel ended, 1 after an error that was reported on it."""
+def main(given: Optional[str], nonce: str) -> int:
+    """Entry point of `follow`: 0 when the channel ended, 1 after an error that was reported on it. `given` is --state."""
+    try:
+        directory = state.state_dir(given)
+    except OSError as error:
+        unusable = AgentError(
+            f"cannot use the state directory {error.filename}: {error.strerror}",
+            remedy="Set sai3ssh_agent_state_dir to a directory that the SSH user can write",
+        )
+        os.write(1, encode_preamble(nonce) + encode_control({"error": unusable.to_dict()}))
+        return 1
     follow = Follow(directory)
     try:
         follow.run(nonce)

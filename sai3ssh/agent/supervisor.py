@@ -58,6 +58,7 @@ class Supervisor:
         self._beat = 0
         self._outcome: Optional[Outcome] = None
         self._error: Optional[Sai3sshError] = None
+        self._terminated = False
         self._planned = 0
         self._stop_deadline: Optional[float] = None
         self._reason = ""
@@ -72,7 +73,7 @@ class Supervisor:
         server = state.listen(self._dir, "supervisor.sock")
         self._selector.register(server, selectors.EVENT_READ, lambda: self._accept(server))
         self._selector.register(self._wake_r, selectors.EVENT_READ, self._on_journal)
-        signal.signal(signal.SIGTERM, lambda *_: self._wake())
+        signal.signal(signal.SIGTERM, self._on_term)
         try:
             if self._journal.records:
                 self._take_over()
@@ -162,6 +163,11 @@ class Supervisor:
             os.write(self._wake_w, b"x")
         except BlockingIOError:
             return
+
+    def _on_term(self, *_: Any) -> None:
+        """Ends the run in order; the signal may come at any point of a turn."""
+        self._terminated = True
+        self._wake()
 
     def _fail(self, error: Sai3sshError) -> None:
         self._journal.append("failed", {"error": error.to_dict()})
@@ -455,6 +461,8 @@ class Supervisor:
 
     def _on_journal(self) -> None:
         os.read(self._wake_r, 4096)
+        if self._terminated:
+            self._stop("SIGTERM on the host")
         for callback in self._journal.callbacks():
             callback()
         self._send_heartbeat()

@@ -185,7 +185,7 @@ class Agent(unittest.TestCase):
 
     def test_windows_that_are_killed_at_random_lose_and_double_nothing(self):
         rng = random.Random(11)
-        channel, epoch = self.begin(duration_s=4.0)
+        channel, epoch = self.begin(duration_s=6.0)
         mirror = bytearray()
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
@@ -203,14 +203,14 @@ class Agent(unittest.TestCase):
                 if channel.beats and channel.beats[-1]["state"] == "AT_BARRIER" and channel.beats[-1]["stage"] is None:
                     channel.release(self.key, "a0", 2)
         mirror += channel.mirror
-        self.assertGreater(kills, 10)
+        self.assertGreater(kills, 4)
         self.assertEqual(bytes(mirror), self.journal())
         records, _ = scan(bytes(mirror))
         self.check_sums(records)
         self.assertEqual(records[-1]["outcome"], "finished", records[-3:])
         seconds = [record for record in records if record["kind"] == "sec" and record["stage"] == 1]
-        self.assertGreaterEqual(len(seconds), 4)
-        self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:4]))
+        self.assertGreaterEqual(len(seconds), 6)
+        self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:6]))
 
     def test_submit_is_idempotent_and_guarded(self):
         channel = self.channel()
@@ -236,18 +236,32 @@ class Agent(unittest.TestCase):
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
         directory = os.path.join(self.state, "runs", self.run_id, "a0")
+        served = 0
         for n in range(300):
-            with state.connect(directory, "supervisor.sock") as client:
+            # A full backlog refuses, and the supervisor may hang up first: neither is what is looked at here.
+            with contextlib.suppress(BlockingIOError, ConnectionError), state.connect(directory, "supervisor.sock") as client:
                 client.sendall(b'{"id":1,"cmd":"subscribe"}\n{"id":2,"cmd":"arm"}\n')
                 if n % 3 == 0:
                     client.recv(10)
                 elif n % 3 == 1:
                     client.sendall(b'["no object"]\n')
+                served += 1
             channel.read(0)
+        self.assertGreater(served, 100)
         beats = len(channel.beats)
         channel.wait(lambda: len(channel.beats) > beats + 3, "heartbeats")
         self.assertEqual(channel.beats[-1]["state"], "RUNNING")
         self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="enough"), {"outcome": "stopped"})
+
+    def test_a_state_directory_that_cannot_be_made_is_said_on_the_channel(self):
+        blocked = os.path.join(self.root, "file")
+        with open(blocked, "w", encoding="ascii"):
+            pass
+        channel = Channel(os.path.join(blocked, "state"))
+        self.channels.append(channel)
+        self.assertEqual(channel.error["type"], "AgentError")
+        self.assertIn(f"cannot use the state directory {blocked}", channel.error["message"])
+        self.assertIn("sai3ssh_agent_state_dir", channel.error["remedy"])
 
     def test_arm_alone_starts_nobody(self):
         channel, _ = self.begin()
@@ -287,6 +301,18 @@ class Agent(unittest.TestCase):
         made = records[-2]["made"]
         self.assertEqual(len([f for f in self.files() if f.startswith("new/")]), sum(put["count"] for put in made["puts"]))
         self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="again"), {"outcome": "stopped"})
+
+    def test_sigterm_ends_a_run_in_order(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        supervisor = next(pid for pid in self.pids() if len(group_members(pid)) > 2)
+        os.kill(supervisor, signal.SIGTERM)
+        channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(bytes(channel.mirror))
+        self.assertEqual((records[-1]["outcome"], records[-1]["reason"]), ("stopped", "SIGTERM on the host"))
+        self.check_sums(records)
 
     def test_stop_of_a_frozen_supervisor_kills_its_group(self):
         from unittest import mock
