@@ -101,7 +101,12 @@ def run(
         ),
         observers=view.observers,
     )
-    raise typer.Exit(finish(controller, view, as_json=as_json))
+    code = finish(controller, view, as_json=as_json)
+    if controller.left:
+        # At once: the interpreter's own end would wait for threads that wait for hosts.
+        sys.stdout.flush()
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 def hosts_of(assignments: list[Assignment], hosts: list[Host]) -> list[Host]:

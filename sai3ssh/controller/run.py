@@ -81,6 +81,8 @@ class RunController:
         self.session = Session(plan, assignments, uuid.uuid4().hex, options)
         self.directory = directory
         self.stop_requested = False
+        self.left = False
+        """Whether the operator left at once; threads of links may still be busy."""
         self._plan = plan
         self._assignments = {assignment.agent_id: assignment for assignment in assignments}
         self._credentials = credentials
@@ -118,9 +120,16 @@ class RunController:
                 reason = self._turn()
                 if reason is not None:
                     self._note("collected", reason=reason)
-                    return reason
-        finally:
+                    break
+        except Leave:
+            # Nothing is waited for: closing a connection to a host that is away can take its time.
+            self.left = True
+            raise
+        except BaseException:
             self._close()
+            raise
+        self._close()
+        return reason
 
     def note_end(self, **fields: Any) -> None:
         """Logs the verdict as the last event."""

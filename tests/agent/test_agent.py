@@ -235,6 +235,7 @@ class Agent(unittest.TestCase):
         channel, _ = self.begin(duration_s=60.0)
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
         directory = os.path.join(self.state, "runs", self.run_id, "a0")
         served = 0
         for n in range(300):
