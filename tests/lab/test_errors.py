@@ -135,7 +135,8 @@ def test_agent_of_another_version_in_charge(operator: Operator) -> None:
         operator.run(workload(operator, operator.bucket(), count=80, duration="1s"))
         operator.note_kept()
         host.exec("mkdir -p /tmp/other && cp /root/.cache/sai3ssh/agent-*.pyz /tmp/other/agent.pyz")
-    host.exec("printf x >> /tmp/other/agent.pyz; pkill -f '[s]erve --foreground'; sleep 0.3")
+    # The daemon of the last run holds its lock until it has ended; only then can another one take the directory.
+    host.exec("printf x >> /tmp/other/agent.pyz; pkill -f '[s]erve --foreground'; flock -w 10 /root/.local/state/sai3ssh/agent.lock true")
     host.exec("setsid python3 /tmp/other/agent.pyz serve --state /root/.local/state/sai3ssh >/dev/null 2>&1")
     host.exec("mkdir -p /root/.local/state/sai3ssh/runs/other-run/h4 && touch /root/.local/state/sai3ssh/runs/other-run/h4/plan.json")
     try:
