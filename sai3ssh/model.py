@@ -201,6 +201,30 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
+class FailurePolicy:
+    """What a run does when links break and agents are gone."""
+
+    name: str = "retry"
+    """fail_fast, retry_once, retry, best_effort or continue_if_majority."""
+    min_agents: int = 1
+    """best_effort and continue_if_majority: with fewer the run fails."""
+    attempts: Optional[int] = None
+    """Policy rounds after a loss before the agent is LOST; None: as many as reconnect_timeout_s allows."""
+    delay_s: float = 10.0
+    """Before the first round; doubles with each, with jitter."""
+    max_delay_s: float = 120.0
+    reconnect_timeout_s: float = 600.0
+    """An agent that is unreachable for so long is LOST."""
+    reassign: bool = True
+    """What a lost agent had not prepared, and what it owned, goes to the survivors."""
+
+    @property
+    def survives(self) -> bool:
+        """Whether a run can go on without an agent."""
+        return self.name in ("best_effort", "continue_if_majority")
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What one run does: the same for every agent, compiled and validated by the controller. Written to plan.json on both sides."""
 
@@ -220,6 +244,20 @@ class Plan:
     workers: int = 0
     """Worker processes per agent; 0 means one per core."""
     seed: int = 0
+    policy: FailurePolicy = FailurePolicy()
+    lease_s: Optional[float] = None
+    """Set when work can be reassigned: an agent whose contact with the controller is older stops to write what it prepares."""
+    on_controller_loss: str = "continue"
+    """continue, stop_after or stop."""
+    controller_loss_s: float = 0.0
+    """stop_after: an agent that has heard nothing from a controller for so long stops."""
+    needs_credentials: bool = False
+    """The operator gave credentials; after a reboot an agent waits for them again."""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether an agent that has ended its last stage waits to be told so: it may be given the work of a lost one."""
+        return self.policy.survives and self.policy.reassign
 
     def population(self, name: str) -> Population:
         """The population of that name; raises KeyError."""

@@ -23,7 +23,7 @@ from sai3ssh.agent import state
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.tail import last_record
 from sai3ssh.agent.workers import group_members
-from sai3ssh.errors import AgentError, Sai3sshError, VersionMismatch
+from sai3ssh.errors import AgentError, Sai3sshError, VersionMismatch, from_dict
 from sai3ssh.model import Assignment, CommandKey, Plan, from_json
 from sai3ssh.protocol import MAX_LINE, PROTOCOL, Json, dumps, encode_control
 
@@ -31,8 +31,9 @@ STOP_S = 20.0
 """How long a supervisor has for its orderly end before its process group is killed."""
 KILL_S = 5.0
 WATCH_S = 0.5
-MAX_STARTS = 5
-"""So many supervisors of one run that die without an end to its journal are enough; a controller's stop starts one more."""
+QUICK_S = 30.0
+MAX_QUICK = 5
+"""So many supervisors of one run that die in a row, each within QUICK_S, are enough; a controller's stop starts one more."""
 
 
 class Run:
@@ -43,7 +44,9 @@ class Run:
         self.lock = threading.RLock()
         self.credentials: Optional[Dict[str, Any]] = None
         self.supervisor: Optional[subprocess.Popen[bytes]] = None
-        self.starts = 0
+        self.started_at = 0.0
+        self.quick = 0
+        """Supervisors that died in a row soon after their start."""
 
     @property
     def alive(self) -> bool:
@@ -57,7 +60,9 @@ class Run:
 
     def start_supervisor(self) -> None:
         """Starts a supervisor in a process group of its own; credentials go through its stdin."""
-        self.starts += 1
+        now = time.monotonic()
+        self.quick = self.quick + 1 if now - self.started_at < QUICK_S else 0
+        self.started_at = now
         with open(os.path.join(self.directory, "supervisor.log"), "ab") as log:
             self.supervisor = subprocess.Popen(
                 [*state.self_argv(), "supervise", self.directory],
@@ -74,8 +79,11 @@ class Run:
 
     def group(self) -> int:
         """The process group of the run's last supervisor; 0 when it never had one."""
-        with contextlib.suppress(OSError, ValueError), open(os.path.join(self.directory, "supervisor.lock"), encoding="ascii") as file:
-            return int(file.read())
+        with (
+            contextlib.suppress(OSError, ValueError, IndexError),
+            open(os.path.join(self.directory, "supervisor.lock"), encoding="ascii") as file,
+        ):
+            return int(file.read().split()[0])
         return 0
 
 
@@ -114,7 +122,7 @@ class Daemon:
                 with run.lock:
                     if run.supervisor is not None:
                         run.supervisor.poll()
-                    if os.path.exists(run.directory) and not run.alive and run.final() is None and run.starts < MAX_STARTS:
+                    if os.path.exists(run.directory) and not run.alive and run.final() is None and run.quick < MAX_QUICK:
                         run.start_supervisor()
                         self._wait_started(run)
 
@@ -208,6 +216,7 @@ class Daemon:
                     raise AgentError(
                         f"run {key.run_id} of agent {assignment.agent_id} is here already, from controller {earlier['key']['controller']}"
                     )
+                self._pass_credentials(run, message.get("credentials"))
                 return {"epoch": earlier["epoch"]["epoch"]}
             try:
                 os.makedirs(path, mode=0o700)
@@ -234,6 +243,16 @@ class Daemon:
             run.start_supervisor()
             self._wait_started(run)
             return {"epoch": epoch["epoch"]}
+
+    @staticmethod
+    def _pass_credentials(run: Run, credentials: Optional[Dict[str, Any]]) -> None:
+        """After a restart nobody here has them until the controller sends them again."""
+        if run.credentials is None and credentials is not None:
+            run.credentials = credentials
+            with contextlib.suppress(OSError), state.connect(run.directory, "supervisor.sock") as sock:
+                sock.sendall(encode_control({"id": 0, "cmd": "credentials", "credentials": credentials}))
+                sock.settimeout(STOP_S)
+                sock.recv(4096)
 
     def _stop(self, run: Run, message: Json) -> Json:
         """Answers when the run's process group is gone and its final record is on disk."""
@@ -262,9 +281,12 @@ class Daemon:
 
     def _ask_to_stop(self, run: Run, message: Json) -> None:
         with state.connect(run.directory, "supervisor.sock") as sock:
-            sock.sendall(encode_control({"id": 0, "cmd": "stop", "reason": message.get("reason", "stopped")}))
+            key = {"key": message["key"]} if "key" in message else {}
+            sock.sendall(encode_control({"id": 0, "cmd": "stop", "reason": message.get("reason", "stopped"), **key}))
             sock.settimeout(STOP_S)
-            sock.recv(4096)
+            answer = json.loads(sock.recv(4096) or b"{}")
+            if "error" in answer:
+                raise from_dict(answer["error"])
 
     @staticmethod
     def _wait_gone(run: Run, timeout_s: float) -> None:

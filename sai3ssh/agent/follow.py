@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import selectors
+import socket
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from sai3ssh.agent import daemon, state
 from sai3ssh.agent.lines import Lines
@@ -23,8 +24,9 @@ from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_con
 
 SILENCE_S = 30.0
 RETRY_S = 0.1
+CONNECT_S = 10.0
 DAEMON_VERBS = ("runs", "submit", "stop", "forget")
-RUN_VERBS = ("arm", "commit")
+RUN_VERBS = ("claim", "arm", "commit", "adopt", "finish")
 
 
 class Follow:
@@ -38,6 +40,8 @@ class Follow:
         self._supervisor: Optional[Lines] = None
         self._journal: Optional[int] = None
         self._run_dir = ""
+        self._name = ""
+        """The controller, as it calls itself."""
         self._offset = 0
         self._committed = 0
         self._final: Optional[Json] = None
@@ -100,6 +104,8 @@ class Follow:
         if verb == "ping":
             clock = {"boot": state.boot_id(), "clock_ns": state.clock_ns(), "wall_ns": time.time_ns()}
             self._controller.send({"id": message.get("id"), "ok": clock})
+            if self._supervisor is not None:
+                self._supervisor.send({"cmd": "renew", "clock_ns": message.get("seen_clock_ns"), "boot": message.get("seen_boot")})
         elif verb == "follow":
             self._subscribe(message)
         elif verb in DAEMON_VERBS:
@@ -127,6 +133,7 @@ class Follow:
         if message.get("epoch") not in (None, epoch):
             raise JournalLost(f"journal {path} has epoch {epoch}, the mirror is of epoch {message['epoch']}")
         self._offset, self._committed = message["offset"], 0
+        self._name = str(message.get("controller"))
         self._final, self._final_sent = None, False
         self._find_supervisor(wait_s=5.0)
         if self._committed < self._offset:
@@ -147,17 +154,17 @@ class Follow:
     # --- agent -----------------------------------------------------------------------------------------------------------------------
 
     def _connect_daemon(self) -> None:
-        daemon.start(self._dir)
-        sock = state.connect(self._dir, "agent.sock")
-        sock.settimeout(10.0)
-        sock.sendall(b'{"id":0,"cmd":"hello"}\n')
-        answer = b""
-        while not answer.endswith(b"\n"):
-            piece = sock.recv(65536)
-            if not piece:
-                raise Transient("the agent daemon closed its socket")
-            answer += piece
-        other = json.loads(answer)["ok"]
+        deadline = time.monotonic() + CONNECT_S
+        while True:
+            daemon.start(self._dir)
+            try:
+                sock, other = self._greet()
+                break
+            except OSError as error:
+                # One daemon is going and the next one is coming, or it was killed just now.
+                if time.monotonic() > deadline:
+                    raise Transient(f"the agent daemon does not answer in {self._dir}: {error}") from error
+                time.sleep(0.02)
         mine = state.version()
         if other["digest"] != mine["digest"]:
             self._replace_daemon(sock, other, mine)
@@ -165,6 +172,23 @@ class Follow:
         fd = sock.detach()
         self._daemon = lines = Lines(fd, fd)
         self._selector.register(fd, selectors.EVENT_READ, lambda: self._on_daemon(lines))
+
+    def _greet(self) -> Tuple[socket.socket, Json]:
+        sock = state.connect(self._dir, "agent.sock")
+        try:
+            sock.settimeout(CONNECT_S)
+            sock.sendall(b'{"id":0,"cmd":"hello"}\n')
+            answer = b""
+            while not answer.endswith(b"\n"):
+                piece = sock.recv(65536)
+                if not piece:
+                    raise ConnectionResetError("it closed its socket")
+                answer += piece
+        except OSError:
+            sock.close()
+            raise
+        hello: Json = json.loads(answer)["ok"]
+        return sock, hello
 
     def _replace_daemon(self, sock: Any, other: Json, mine: Json) -> None:
         """An idle daemon of another build makes room; a busy one, or one that systemd keeps, is an error."""
@@ -217,7 +241,7 @@ class Follow:
         fd = sock.detach()
         lines = Lines(fd, fd)
         try:
-            lines.send({"id": None, "cmd": "subscribe"})
+            lines.send({"id": None, "cmd": "subscribe", "controller": self._name})
             while not self._committed and time.monotonic() < deadline + 5.0:
                 if self._selector_wait(fd):
                     for message in lines.read():

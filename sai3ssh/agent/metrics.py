@@ -72,6 +72,17 @@ class Region:
         """The region's latencies."""
         return Histogram(self.cells, sum_ns=self.sum_ns, max_ns=self.max_ns)
 
+    def minus(self, other: Region) -> Region:
+        """What this has more than an earlier state of the same region."""
+        result = Region()
+        for cell, n in self.cells.items():
+            if n != other.cells.get(cell, 0):
+                result.cells[cell] = n - other.cells.get(cell, 0)
+        result.sum_ns, result.bytes = self.sum_ns - other.sum_ns, self.bytes - other.bytes
+        result.tail_ops, result.tail_bytes = self.tail_ops - other.tail_ops, self.tail_bytes - other.tail_bytes
+        result.max_ns = self.max_ns
+        return result
+
     def add(self, other: Region) -> None:
         """Adds another change of the same region."""
         for cell, n in other.cells.items():
@@ -118,6 +129,18 @@ class Delta:
                 for code, n in classes.items():
                     counts[code] = counts.get(code, 0) + n
 
+    def minus(self, other: Delta) -> Delta:
+        """What this has more than an earlier state of the same counters."""
+        result = Delta()
+        for key, region in self.regions.items():
+            rest = region.minus(other.regions.get(key, Region()))
+            if rest.cells or rest.tail_ops:
+                result.regions[key] = rest
+        result.requests = {op: n - other.requests.get(op, 0) for op, n in self.requests.items() if n != other.requests.get(op, 0)}
+        result.retried = _minus(self.retried, other.retried)
+        result.errors = _minus(self.errors, other.errors)
+        return result
+
     def counters(self) -> Dict[str, Any]:
         """The requests, retries (in all, and by class) and errors as the journal has them."""
         return {
@@ -146,6 +169,11 @@ class Reader:
     def done(self) -> int:
         """Objects of prepare (or deletes of cleanup) that this worker has finished."""
         return int(self._cells[DONE])
+
+    @property
+    def names(self) -> int:
+        """Names that put has used, whatever became of them."""
+        return int(self._cells[NAMES])
 
     def delta(self, phase: int) -> Delta:
         """What changed in phase 0 (measured) or 1 (warm-up)."""
@@ -191,6 +219,11 @@ class Reader:
                 region.tail_bytes = n
         region.max_ns = self._seen[start + MAX]
         result.regions[op, bucket] = region
+
+
+def _minus(now: Dict[int, Dict[int, int]], then: Dict[int, Dict[int, int]]) -> Dict[int, Dict[int, int]]:
+    rest = {op: {code: n - then.get(op, {}).get(code, 0) for code, n in classes.items()} for op, classes in now.items()}
+    return {op: kept for op, classes in rest.items() if (kept := {code: n for code, n in classes.items() if n})}
 
 
 def _by_name(counts: Dict[int, Dict[int, int]]) -> Dict[str, Dict[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
+from sai3ssh.agent.recovery import Recovered
 from sai3ssh.errors import AgentError
 from sai3ssh.protocol import Json
 
@@ -20,6 +21,41 @@ class Release:
         self._stages = stages
         self._boot = boot
         self._committed = False
+
+    @property
+    def controller(self) -> str:
+        """The controller that is in charge."""
+        return self._controller
+
+    def restore(self, past: Recovered, shift_ns: int) -> None:
+        """Where the journal says that the run stands; `shift_ns` is added to times of an earlier boot."""
+        self.stage = past.stage
+        latest = past.committed or past.armed
+        if latest is not None:
+            self.round, self.start_clock_ns = latest["round"], latest["start_clock_ns"] + shift_ns
+        self._committed = past.committed is not None
+        if past.controller is not None:
+            self._generation, self._controller = past.controller["generation"], past.controller["controller"]
+
+    def claim(self, controller: str) -> int:
+        """Puts a controller in charge; returns the generation that its commands must have."""
+        if controller != self._controller:
+            self._generation += 1
+            self._controller = controller
+        return self._generation
+
+    def release_self(self, start_clock_ns: int) -> None:
+        """The agent goes on without a controller."""
+        self.start_clock_ns = start_clock_ns
+        self._committed = True
+
+    def reopen(self, stage: int) -> bool:
+        """A stage that had ended, or that is armed, is the next one again; True when it had ended."""
+        ended = stage < self.stage
+        self.stage = min(stage, self.stage)
+        self.round = self.start_clock_ns = 0
+        self._committed = False
+        return ended
 
     def check_key(self, message: Json) -> None:
         """Refuses an older generation, and an equal one of another controller."""

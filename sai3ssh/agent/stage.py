@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.hostmetrics import HostMetrics
-from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Plan, Stage
+from sai3ssh.agent.recovery import Recovered, Told
+from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Plan, Stage, StageKind
 
 HIST_EVERY_S = 10
 RANKS = (50.0, 90.0, 99.0)
@@ -21,7 +22,9 @@ class Published:
         self.index = index
         self.start_clock_ns = start_clock_ns
         self.totals = metrics.Delta()
-        self._readers = readers
+        self.readers = readers
+        self._without: Dict[int, List[int]] = {}
+        self._base_done = self._base_redone = self._redone = 0
         self._host = HostMetrics()
         self._second = 0
         self._from_ns = start_clock_ns
@@ -31,19 +34,66 @@ class Published:
     @property
     def done(self) -> int:
         """Objects of prepare or cleanup finished so far."""
-        return sum(reader.done for reader in self._readers)
+        return self._base_done + sum(reader.done for reader in self.readers) - self._redone
 
     @property
     def next_second_ns(self) -> int:
         """When the next `second` is due, in CLOCK_BOOTTIME ns."""
         return self.start_clock_ns + (self._second + 1) * 1_000_000_000
 
+    def resume(self, past: Recovered, from_ns: int, now_ns: int, cause: str) -> List[Tuple[str, Dict[str, Any]]]:
+        """After a crash: the lost records of the time since the journal's last summary.
+
+        The counters in shared memory are the truth; what they have more than the journal told is told now. What was counted in an earlier
+        boot of the host is only in the journal.
+        """
+        records = []
+        self._base_done, self._base_redone = past.recorded_before, past.redone_before
+        if not self.stage.operations:
+            # What had been done and was not recorded is done again.
+            self._redone = sum(reader.done for reader in self.readers) - past.recorded
+        for phase, told in past.told.items():
+            full, before = metrics.total(self.readers, phase), past.before[phase]
+            self._hist[phase] = full.minus(told.histograms)
+            fields = self._lost(from_ns, now_ns, cause, bool(phase))
+            fields["ops"] = _more(full, told)
+            rest = full.minus(told.counters)
+            fields.update(rest.counters())
+            if phase == 0:
+                self.totals.add(full)
+                self.totals.add(before.histograms)
+                self.totals.add(before.counters)
+                self._without = before.without_histogram()
+                fields["without_histogram"] = {OPERATIONS[op]: figures for op, figures in self._without.items()}
+            if bool(phase) == (from_ns < self._warmup_end_ns) or fields["ops"] or rest:
+                records.append(("lost", fields))
+        self._from_ns = now_ns
+        self._second = max(0, (now_ns - self.start_clock_ns) // 1_000_000_000)
+        return records
+
+    def redo(self, count: int) -> None:
+        """So many objects had been done, were not recorded, and are done again."""
+        self._redone += count
+
+    @property
+    def redone(self) -> int:
+        """Objects that were done again because the first time was not in the ledger."""
+        return self._base_redone + self._redone
+
+    def lost(self, from_ns: int, to_ns: int, cause: str) -> Dict[str, Any]:
+        """The lost record of an interval in which not all workers measured; what they counted is in the seconds."""
+        return self._lost(from_ns, to_ns, cause, from_ns < self._warmup_end_ns)
+
+    def _lost(self, from_ns: int, to_ns: int, cause: str, warmup: bool) -> Dict[str, Any]:
+        fields: Dict[str, Any] = {"stage": self.index, "from_clock_ns": from_ns, "to_clock_ns": to_ns, "warmup": warmup, "cause": cause}
+        return {**fields, "done": self.done, "ops": {}, **metrics.Delta().counters()}
+
     def second(self, now_ns: int) -> List[Tuple[str, Dict[str, Any]]]:
         """The records of the time since the previous call: sec, and hist every 10 s."""
         records = []
         host = self._host.sample()
         for phase in (1, 0) if self.stage.warmup_s else (0,):
-            delta = metrics.total(self._readers, phase)
+            delta = metrics.total(self.readers, phase)
             self._hist[phase].add(delta)
             if phase == 0:
                 self.totals.add(delta)
@@ -95,9 +145,10 @@ class Published:
         by_op = self.totals.by_operation()
         for op, name in enumerate(OPERATIONS):
             region = by_op.get(op, metrics.Region())
+            without = self._without.get(op, [0, 0, 0])
             entry = {
-                "ops": sum(region.cells.values()),
-                "bytes": region.bytes,
+                "ops": sum(region.cells.values()) + without[0],
+                "bytes": region.bytes + without[1],
                 "requests": self.totals.requests.get(op, 0),
                 "retries": sum(self.totals.retried.get(op, {}).values()),
                 "retried": {ERROR_CLASSES[code]: n for code, n in self.totals.retried.get(op, {}).items()},
@@ -110,6 +161,17 @@ class Published:
         return totals
 
 
+def _more(full: metrics.Delta, told: Told) -> Dict[str, List[float]]:
+    """What the counters have more than the second summaries told, as a summary has it; its percentiles are not known."""
+    ops: Dict[str, List[float]] = {}
+    for op, region in sorted(full.by_operation().items()):
+        count, size, sum_ns = told.seconds.get(op, [0, 0, 0])
+        rest = [sum(region.cells.values()) - count, region.bytes - size, region.sum_ns - sum_ns]
+        if rest[0]:
+            ops[OPERATIONS[op]] = [*rest, 0, 0, 0, round(region.max_ns / 1000, 1)]
+    return ops
+
+
 class Ledger:
     """What this agent owns, and what of it is finished: per population, over all stages of the run."""
 
@@ -118,12 +180,30 @@ class Ledger:
         self.owned = {name: Intervals(ranges) for name, ranges in owned.items()}
         self.finished: Dict[int, Dict[str, Intervals]] = {}
         self.puts: List[Dict[str, Any]] = []
+        self._adopted: Set[int] = set()
 
     def record(self, stage: int, population: str, ranges: Sequence[Sequence[int]]) -> None:
         """Ranges of a population were finished in a stage (created, deleted)."""
         done = self.finished.setdefault(stage, {}).setdefault(population, Intervals())
         for lo, hi in ranges:
             done.add(lo, hi)
+
+    def adopt(self, record: Dict[str, Any]) -> None:
+        """Owns more from now on, as an adopted record says; `done` of it has been finished in its stage by others."""
+        self._adopted.add(record["number"])
+        for name, pieces in record["ranges"].items():
+            for lo, hi in pieces:
+                self.owned.setdefault(name, Intervals()).add(lo, hi)
+        for name, pieces in record["done"].items():
+            self.record(record["stage"], name, pieces)
+
+    def has_adopted(self, number: int) -> bool:
+        """Whether the adoption of that number has happened."""
+        return number in self._adopted
+
+    def made(self, stage: Stage) -> Dict[str, Dict[str, Any]]:
+        """What put made in earlier stages, by a name for each worker's share of it; for cleanup only."""
+        return {f"put-{n}": made for n, made in enumerate(self.puts)} if stage.kind is StageKind.CLEANUP else {}
 
     def todo(self, index: int, stage: Stage) -> Dict[str, Intervals]:
         """What the agent still has to do in a stage: indices of the populations, for execute those that it may delete."""
@@ -132,10 +212,12 @@ class Ledger:
         else:
             names = set(stage.populations)
         done = self.finished.get(index, {})
-        gone = {name: Intervals(r for ranges in self._deleted(name, index) for r in ranges) for name in names}
-        return {
-            name: self.owned.get(name, Intervals()).subtract(done.get(name, Intervals())).subtract(gone[name]) for name in sorted(names)
-        }
+        owned = {name: self.owned.get(name, Intervals()) for name in sorted(names)}
+        for name in names:
+            for gone in self._deleted(name, index):
+                owned[name] = owned[name].subtract(gone)
+        owned.update({name: Intervals([(0, made["count"])]) for name, made in self.made(stage).items()})
+        return {name: ranges.subtract(done.get(name, Intervals())) for name, ranges in owned.items()}
 
     def _deleted(self, name: str, before: int) -> List[Intervals]:
         return [

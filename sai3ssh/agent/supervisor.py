@@ -1,8 +1,7 @@
 """One run on one host: journal, workers, releases, heartbeats.
 
 A single thread that never waits for anything but events; the journal writes in a thread of its own. The process leads its own process
-group, to
-which all its workers belong.
+group, to which all its workers belong.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ import json
 import os
 import selectors
 import signal
-import socket
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from sai3ssh import model
-from sai3ssh.agent import hostmetrics, metrics, state
+from sai3ssh.agent import hostmetrics, metrics, recovery, state
+from sai3ssh.agent.crew import Crew, Share
+from sai3ssh.agent.desk import Answer, Desk
 from sai3ssh.agent.journal import Journal
-from sai3ssh.agent.lines import Lines
 from sai3ssh.agent.release import Release
 from sai3ssh.agent.stage import Ledger, Published, metrics_files
-from sai3ssh.agent.workers import WorkerProcess, kill_all
-from sai3ssh.errors import AgentError, Sai3sshError, from_dict
+from sai3ssh.agent.workers import WorkerProcess, kill_leftovers
+from sai3ssh.errors import AgentError, Sai3sshError, Transient, from_dict
 from sai3ssh.model import Outcome, StageKind, from_json
 from sai3ssh.protocol import Json
 
@@ -32,6 +31,8 @@ TICK_S = 1.0
 STOP_GRACE_S = 5.0
 READY_TIMEOUT_S = 60.0
 JOURNAL_BYTES_PER_S = 1024
+SILENT_S = 10.0
+"""A controller that was not heard for so long, or for ten heartbeats, is lost (on_controller_loss: stop)."""
 
 
 class Supervisor:
@@ -43,35 +44,38 @@ class Supervisor:
         self._plan = from_json(model.Plan, self._submitted["plan"])
         self._assignment = from_json(model.Assignment, self._submitted["assignment"])
         self._dir = directory
-        self._credentials = init.get("credentials")
         self._boot = state.boot_id()
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
         self._journal = Journal(os.path.join(directory, "journal.ndjson"), boot=self._boot, wake=self._wake)
         self._ledger = Ledger(self._plan, self._assignment.ranges)
         self._release = Release(self._submitted["key"], len(self._plan.stages), self._boot)
-        self._workers: List[WorkerProcess] = []
+        self._selector = selectors.DefaultSelector()
+        self._crew = Crew(self._submitted, self._selector, self._journal, self._ledger, self._worker_says, self._worker_died)
+        self._crew.credentials = init.get("credentials")
+        self._desk = Desk(self._selector, self._command, self._send_heartbeat)
         self._stage: Optional[Published] = None
+        self._puts: Dict[str, Json] = {}
+        self._lost: Optional[Tuple[int, str]] = None
+        """Since when, and why, not all workers are at work in a stage."""
+        self._stage_began = False
+        self._planned = 0
         self._state = "STARTING"
-        self._clients: Dict[int, Lines] = {}
-        self._subscribers: Dict[int, Lines] = {}
         self._beat = 0
         self._outcome: Optional[Outcome] = None
         self._error: Optional[Sai3sshError] = None
         self._terminated = False
-        self._planned = 0
-        self._stop_deadline: Optional[float] = None
+        self._suspended = False
+        self._on_credentials: Optional[Callable[[], None]] = None
+        self._lease_until_ns = 0
         self._reason = ""
-        self._heard = time.monotonic()
-        self._selector = selectors.DefaultSelector()
         self._timers: Dict[str, Tuple[float, Callable[[], None]]] = {}
 
     # --- life ------------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """From the first record to the final one."""
-        server = state.listen(self._dir, "supervisor.sock")
-        self._selector.register(server, selectors.EVENT_READ, lambda: self._accept(server))
+        self._desk.open(self._dir)
         self._selector.register(self._wake_r, selectors.EVENT_READ, self._on_journal)
         signal.signal(signal.SIGTERM, self._on_term)
         try:
@@ -101,49 +105,90 @@ class Supervisor:
                 f"cannot reserve {budget} bytes for the journal in {self._dir}: {error.strerror}",
                 remedy="Free space there, or set sai3ssh_agent_state_dir to a directory on a larger file system",
             ) from error
+        count = self._worker_count()
+        self._make_metrics(range(len(self._plan.stages)), count)
+        self._crew.begin([0] * count)
+        self._timer("ready", READY_TIMEOUT_S, self._ready_late)
+        self._start_timers()
+
+    def _worker_count(self) -> int:
         cores = len(os.sched_getaffinity(0))
         most = max((stage.concurrency for stage in self._plan.stages), default=1)
-        count = max(1, min(self._plan.workers or cores, most))
-        try:
-            for index in range(len(self._plan.stages)):
-                for worker in range(count):
-                    metrics.create(self._metrics(index, worker))
-        except OSError as error:
-            raise AgentError(f"cannot allocate metrics in {state.metrics_dir()}: {error.strerror}", remedy="Free memory there") from error
-        for index in range(count):
-            self._start_worker(index, count)
-        self._timer("ready", READY_TIMEOUT_S, self._ready_late)
+        return max(1, min(self._plan.workers or cores, most))
+
+    def _start_timers(self) -> None:
         self._timer("heartbeat", 0.0, self._heartbeat)
         self._timer("tick", TICK_S, self._tick)
 
-    def _take_over(self) -> None:
-        """Another supervisor has been here and is gone: what it left is made an end of."""
-        self._journal.append("recovered", {"truncated_bytes": self._journal.truncated_bytes})
-        if self._submitted.get("stop"):
-            self._reason = self._submitted["stop"]
-            self._outcome = Outcome.STOPPED
-            return
-        raise AgentError("the supervisor of this run died", remedy="See supervisor.log of the run.")
+    def _make_metrics(self, stages: Any, workers: int) -> None:
+        try:
+            for index in stages:
+                for worker in range(workers):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self._metrics(index, worker))
+                    metrics.create(self._metrics(index, worker))
+        except OSError as error:
+            raise AgentError(f"cannot allocate metrics in {state.metrics_dir()}: {error.strerror}", remedy="Free memory there") from error
 
     def _metrics(self, stage: int, worker: int) -> str:
         return os.path.join(state.metrics_dir(), f"{self._plan.run_id}.{self._assignment.agent_id}.{stage}.{worker}")
 
-    def _start_worker(self, index: int, count: int) -> None:
-        init = {
-            "plan": self._submitted["plan"],
-            "assignment": self._submitted["assignment"],
-            "credentials": self._credentials,
-            "worker": index,
-            "workers": count,
-            "incarnation": 0,
-        }
-        worker = WorkerProcess(index, 0, init)
-        self._workers.append(worker)
-        self._journal.append("worker", {"worker": index, "incarnation": 0, "pid": worker.pid})
-        self._watch_worker(worker)
+    def _take_over(self) -> None:
+        """Another supervisor has been here and is gone: goes on where its journal ends."""
+        past, self._journal.records = recovery.replay(self._journal.records), []
+        last = past.last
+        assert last is not None
+        shift_ns = recovery.in_clock_of(self._boot, last, state.clock_ns(), time.time_ns())
+        rebooted = last["boot"] != self._boot
+        count = len(past.incarnations) if past.ready else self._worker_count()
+        stages = range(past.stage, len(self._plan.stages))
+        fresh = not all(os.path.exists(self._metrics(stage, worker)) for stage in stages for worker in range(count))
+        self._journal.append(
+            "recovered",
+            {"truncated_bytes": self._journal.truncated_bytes, "rebooted": rebooted, "fresh": fresh, "shift_ns": shift_ns},
+        )
+        for stage, name, ranges in past.finished:
+            self._ledger.record(stage, name, ranges)
+        for adopted in past.adopted:
+            self._ledger.adopt(adopted)
+        self._ledger.puts = past.puts
+        self._release.restore(past, shift_ns)
+        if past.failed is not None:
+            raise from_dict(past.failed["error"])
+        if fresh:
+            past.counters_lost()
+            self._make_metrics(stages, count)
+        if past.committed is not None:
+            self._resume_stage(past, shift_ns, count, cause="the host was restarted" if rebooted else "the supervisor died")
+        stop = self._submitted.get("stop")
+        if stop or past.stage == len(self._plan.stages):
+            self._reason, self._outcome = stop or "all stages ended", Outcome.STOPPED if stop else Outcome.FINISHED
+            return
+        if past.ready:
+            self._state = "RUNNING" if past.committed else "ARMED" if past.armed else "AT_BARRIER" if past.stage else "READY"
+        self._start_timers()
+        if self._plan.needs_credentials and self._crew.credentials is None:
+            resume_as, self._state = self._state, "AWAITING_CREDENTIALS"
+            self._on_credentials = lambda: self._go_on(past, count, resume_as, fresh=fresh)
+            self._timer("credentials", self._plan.agent_barrier_timeout_s, self._no_credentials)
+        else:
+            self._go_on(past, count, self._state, fresh=fresh)
 
-    def _watch_worker(self, worker: WorkerProcess) -> None:
-        self._selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: self._on_worker(worker))
+    def _no_credentials(self) -> None:
+        raise AgentError(
+            f"no credentials came within {self._plan.agent_barrier_timeout_s:.0f} s after the restart (agent_barrier_timeout)",
+            remedy="They are sent again when the controller is connected",
+        )
+
+    def _go_on(self, past: recovery.Recovered, count: int, resume_as: str, *, fresh: bool) -> None:
+        self._timers.pop("credentials", None)
+        self._on_credentials = None
+        self._crew.begin_again(past, self._stage, count, fresh=fresh)
+        if self._stage is not None:
+            for worker in self._crew.members:
+                self._order(worker)
+        self._timer("ready", READY_TIMEOUT_S, self._ready_late)
+        self._become(resume_as)
 
     def _turn(self) -> None:
         due = min((at for at, _ in self._timers.values()), default=time.monotonic() + 1.0)
@@ -176,11 +221,10 @@ class Supervisor:
 
     def _finish(self) -> None:
         """Workers gone, final record on disk, cache of the outcome written, metrics removed."""
-        left = kill_all(self._workers)
-        for worker in self._workers:
-            self._hear_last(worker)
+        left = self._crew.last_words()
         if left:
-            self._journal.append("notice", {"level": "error", "text": f"processes {left} did not end when killed"})
+            pids = [worker.pid for worker in left]
+            self._journal.append("notice", {"level": "error", "text": f"processes {pids} did not end when killed"})
         if self._stage is not None:
             self._end_stage(state.clock_ns())
         assert self._outcome is not None
@@ -201,104 +245,120 @@ class Supervisor:
 
     # --- workers ---------------------------------------------------------------------------------------------------------------------
 
-    def _on_worker(self, worker: WorkerProcess) -> None:
-        try:
-            messages = worker.lines.read()
-        except EOFError:
-            self._selector.unregister(worker.lines.in_fd)
-            if self._stop_deadline is not None:
-                worker.ended = worker.ended or {}
-                self._check_stopped()
-                return
-            raise AgentError(
-                f"worker {worker.index} (pid {worker.pid}) {worker.how_it_ended()}", remedy="See supervisor.log of the run."
-            ) from None
-        for message in messages:
-            self._worker_says(worker, message)
+    def _worker_died(self, worker: WorkerProcess, cause: str) -> None:
+        self._crew.check_crashes(worker, cause)
+        self._replace(worker, cause)
+
+    def _replace(self, worker: WorkerProcess, cause: str) -> None:
+        successor = self._crew.replace(worker, cause, self._stage)
+        if self._stage is not None and successor.ended is None:
+            self._lost = self._lost or (state.clock_ns(), cause)
+            self._order(successor)
 
     def _worker_says(self, worker: WorkerProcess, message: Json) -> None:
         if "error" in message:
             raise from_dict(message["error"])
         if "ready" in message:
             worker.ready = True
-            if all(w.ready for w in self._workers) and self._state == "STARTING":
+            if all(w.ready for w in self._crew.members):
                 self._timers.pop("ready", None)
-                self._journal.append("ready", {"workers": len(self._workers)}, on_committed=lambda: self._become("READY"))
+                if self._state == "STARTING":
+                    self._journal.append("ready", {"workers": len(self._crew.members)}, on_committed=lambda: self._become("READY"))
         elif "notice" in message:
             self._journal.append("notice", {"level": "info", "text": f"worker {worker.index}: {message['notice']}"})
         elif "started" in message:
             worker.started_clock_ns = message["started"]
             self._stage_started()
         elif "finished" in message:
-            self._record_finished(message["finished"])
+            self._record_finished(worker, message["finished"])
         elif "ended" in message:
             worker.ended = message["ended"]
-            self._ledger.puts += message["ended"].get("puts", [])
-            if self._stop_deadline is not None:
-                self._check_stopped()
-            elif all(w.ended is not None for w in self._workers):
-                self._end_stage(max(w.ended["drained_clock_ns"] for w in self._workers if w.ended))
-                self._after_stage()
-
-    def _hear_last(self, worker: WorkerProcess) -> None:
-        """What a worker wrote before its end still counts."""
-        if worker.lines.in_fd not in self._selector.get_map():
+        if self._outcome is not None:
             return
-        self._selector.unregister(worker.lines.in_fd)
-        with contextlib.suppress(EOFError):
-            while True:
-                messages = worker.lines.read()
-                for message in messages:
-                    if "finished" in message:
-                        self._record_finished(message["finished"])
-                    elif "ended" in message:
-                        worker.ended = message["ended"]
-                if not messages:
-                    return
+        if self._crew.stopping:
+            self._check_stopped()
+        elif "ended" in message and all(w.ended is not None for w in self._crew.members):
+            self._end_stage(max(w.ended["drained_clock_ns"] for w in self._crew.members if w.ended))
+            self._after_stage()
 
-    def _record_finished(self, finished: Json) -> None:
+    def _record_finished(self, worker: WorkerProcess, finished: Json) -> None:
         if self._stage is None:
             return
         for name, ranges in finished.items():
             self._ledger.record(self._stage.index, name, ranges)
+            self._crew.shares[worker.index].recorded += sum(hi - lo for lo, hi in ranges)
             self._journal.append("ledger", {"stage": self._stage.index, "population": name, "ranges": ranges})
 
     def _ready_late(self) -> None:
-        late = [worker.index for worker in self._workers if not worker.ready]
+        late = [worker.index for worker in self._crew.members if not worker.ready]
         raise AgentError(
-            f"workers {late} of {len(self._workers)} were not ready after {READY_TIMEOUT_S:.0f} s", remedy="See supervisor.log of the run."
+            f"workers {late} of {len(self._crew.members)} were not ready after {READY_TIMEOUT_S:.0f} s",
+            remedy="See supervisor.log of the run.",
         )
 
     # --- stages ----------------------------------------------------------------------------------------------------------------------
 
-    def _start_stage(self, index: int, start_clock_ns: int) -> None:
+    def _open_stage(self, index: int, start_clock_ns: int, workers: int) -> None:
         stage = self._plan.stages[index]
-        readers = [metrics.Reader(metrics.attach(self._metrics(index, worker.index))) for worker in self._workers]
+        readers = [metrics.Reader(metrics.attach(self._metrics(index, worker))) for worker in range(workers)]
         self._stage = Published(stage, index, readers, start_clock_ns)
+        self._stage_began = False
         todo = self._ledger.todo(index, stage)
-        puts: Dict[str, Any] = {}
-        if stage.kind is StageKind.CLEANUP:
-            puts = {f"put-{n}": made for n, made in enumerate(self._ledger.puts)}
-            todo.update({name: model.Intervals([(0, made["count"])]) for name, made in puts.items()})
-        pieces = {name: ranges.split(len(self._workers)) for name, ranges in todo.items()}
+        self._puts = {name: made for name, made in self._ledger.made(stage).items() if name in todo}
+        pieces = {name: ranges.split(workers) for name, ranges in todo.items()}
+        self._crew.shares = [Share({name: parts[worker] for name, parts in pieces.items()}) for worker in range(workers)]
         self._planned = sum(len(ranges) for ranges in todo.values()) if stage.kind is not StageKind.EXECUTE else 0
-        for worker in self._workers:
+
+    def _start_stage(self, index: int, start_clock_ns: int) -> None:
+        self._open_stage(index, start_clock_ns, len(self._crew.members))
+        for worker in self._crew.members:
             worker.ended = worker.started_clock_ns = None
-            worker.order(
-                {
-                    "stage": index,
-                    "start_clock_ns": start_clock_ns,
-                    "metrics": self._metrics(index, worker.index),
-                    "ranges": {name: list(parts[worker.index]) for name, parts in pieces.items()},
-                    "puts": puts,
-                }
-            )
+            self._order(worker)
+        self._check_lease()
+
+    def _resume_stage(self, past: recovery.Recovered, shift_ns: int, count: int, cause: str) -> None:
+        assert past.committed is not None
+        self._open_stage(past.stage, past.committed["start_clock_ns"] + shift_ns, count)
+        stage, now_ns = self._stage, state.clock_ns()
+        assert stage is not None
+        self._stage_began = past.started
+        since_ns = stage.start_clock_ns if past.measured_to is None else past.measured_to["to_clock_ns"] + shift_ns
+        if stage.stage.duration_s is not None:
+            now_ns = min(now_ns, stage.start_clock_ns + int(stage.stage.duration_s * 1e9))
+        for kind, fields in stage.resume(past, min(since_ns, now_ns), now_ns, cause):
+            self._journal.append(kind, fields)
+        self._check_lease()
+        self._planned += stage.done if stage.stage.kind is not StageKind.EXECUTE else 0
+        self._lost = (now_ns, cause)
+        if past.started:
+            self._timer("second", (stage.next_second_ns - state.clock_ns()) / 1e9, self._second)
+
+    def _order(self, worker: WorkerProcess) -> None:
+        stage = self._stage
+        assert stage is not None
+        worker.order(
+            {
+                "stage": stage.index,
+                "start_clock_ns": stage.start_clock_ns,
+                "metrics": self._metrics(stage.index, worker.index),
+                "ranges": self._crew.shares[worker.index].left(self._ledger.finished.get(stage.index, {})),
+                "puts": self._puts,
+            }
+        )
 
     def _stage_started(self) -> None:
-        if self._stage is None or any(w.started_clock_ns is None for w in self._workers):
-            return
-        actual = max(w.started_clock_ns for w in self._workers if w.started_clock_ns is not None)
         stage = self._stage
+        if stage is None or any(w.started_clock_ns is None and w.ended is None for w in self._crew.members):
+            return
+        actual = max((w.started_clock_ns for w in self._crew.members if w.started_clock_ns is not None), default=state.clock_ns())
+        if self._lost is not None:
+            since_ns, cause = self._lost
+            self._lost = None
+            if self._stage_began:
+                self._journal.append("lost", stage.lost(since_ns, max(since_ns, actual), cause))
+        if self._stage_began:
+            return
+        self._stage_began = True
         self._journal.append(
             "stage_start",
             {
@@ -321,22 +381,14 @@ class Supervisor:
             self._journal.append(kind, fields)
         self._timer("second", max(0.0, (self._stage.next_second_ns - state.clock_ns()) / 1e9), self._second)
 
-    def _tick(self) -> None:
-        if self._stage is not None:
-            for worker in self._workers:
-                worker.order({"tick": True})
-        elif not self._subscribers and self._state in ("READY", "AT_BARRIER"):
-            waited_s = time.monotonic() - self._heard
-            if waited_s > self._plan.agent_barrier_timeout_s:
-                self._reason = f"no release for {waited_s:.0f} s without a link to the controller (agent_barrier_timeout)"
-                self._outcome = Outcome.STOPPED
-        self._timer("tick", TICK_S, self._tick)
-
     def _end_stage(self, drained_clock_ns: int) -> None:
         stage = self._stage
         assert stage is not None
         self._stage = None
         self._timers.pop("second", None)
+        if self._lost is not None and self._stage_began:
+            self._journal.append("lost", stage.lost(self._lost[0], max(self._lost[0], drained_clock_ns), self._lost[1]))
+        self._lost = None
         for kind, fields in stage.second(state.clock_ns()) + stage.histograms():
             self._journal.append(kind, fields)
         end_ns = drained_clock_ns
@@ -344,7 +396,8 @@ class Supervisor:
             end_ns = stage.start_clock_ns + int(stage.stage.duration_s * 1e9)
         finished = self._ledger.finished.get(stage.index, {})
         deleted = {name: list(ranges) for name, ranges in finished.items()} if stage.stage.operations else {}
-        puts = [made for worker in self._workers if worker.ended for made in worker.ended.get("puts", [])]
+        puts = [made for worker in self._crew.members if worker.ended for made in worker.ended.get("puts", [])]
+        self._ledger.puts += puts
         self._journal.append(
             "stage_end",
             {
@@ -355,16 +408,68 @@ class Supervisor:
                 "end_clock_ns": end_ns,
                 "drained_clock_ns": drained_clock_ns,
                 "totals": stage.stage_totals(),
+                "redone": stage.redone,
                 "made": {"puts": puts, "deleted": deleted},
             },
         )
 
     def _after_stage(self) -> None:
         self._release.stage_ended()
-        if self._release.stage == len(self._plan.stages):
+        if self._release.stage == len(self._plan.stages) and not self._plan.lingers:
             self._outcome, self._reason = Outcome.FINISHED, "all stages ended"
         else:
             self._become("AT_BARRIER")
+
+    # --- time ------------------------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer("tick", TICK_S, self._tick)
+        if self._stage is not None:
+            self._crew.order({"tick": True})
+        silent_s = time.monotonic() - self._desk.heard
+        loss = self._plan.on_controller_loss
+        limit_s = {"stop": max(SILENT_S, 10 * self._plan.heartbeat_s), "stop_after": self._plan.controller_loss_s}.get(loss)
+        if limit_s is not None and silent_s > limit_s:
+            self._stop(f"no controller was heard for {silent_s:.0f} s (on_controller_loss: {loss})")
+        elif self._stage is None and self._state in ("READY", "AT_BARRIER", "ARMED") and silent_s > self._plan.agent_barrier_timeout_s:
+            self._at_barrier_alone(silent_s)
+
+    def _at_barrier_alone(self, silent_s: float) -> None:
+        index = self._release.stage
+        if 0 < index < len(self._plan.stages) and self._plan.stages[index].barrier == "best_effort":
+            start_ns = state.clock_ns()
+            self._release.release_self(start_ns)
+            text = f"stage {index} begun alone, {silent_s:.0f} s without a controller"
+            self._journal.append("notice", {"level": "warning", "text": text})
+            self._journal.append("committed", {"stage": index, "round": self._release.round, "start_clock_ns": start_ns})
+            self._start_stage(index, start_ns)
+            return
+        if index == len(self._plan.stages):
+            self._outcome, self._reason = Outcome.FINISHED, "all stages ended"
+            return
+        self._reason = f"no release for {silent_s:.0f} s without a link to the controller (agent_barrier_timeout)"
+        self._outcome = Outcome.STOPPED
+
+    def _check_lease(self) -> None:
+        """Without a fresh lease another agent may own what this one prepares: nobody writes until the controller is back."""
+        stage = self._stage
+        if self._plan.lease_s is None or stage is None or stage.stage.kind is not StageKind.PREPARE or self._crew.stopping:
+            return
+        left_ns = max(self._lease_until_ns, stage.start_clock_ns + int(self._plan.lease_s * 1e9)) - state.clock_ns()
+        over = left_ns <= 0
+        if not over:
+            self._timer("lease", left_ns / 1e9, self._check_lease)
+        if over and not self._suspended:
+            self._suspended = True
+            self._lost = self._lost or (state.clock_ns(), "the lease was over")
+            text = f"lease of {self._plan.lease_s:.0f} s over: no writes until it is renewed"
+            self._journal.append("notice", {"level": "warning", "text": text})
+            self._crew.suspend()
+        elif not over and self._suspended:
+            self._suspended = False
+            for worker in list(self._crew.members):
+                if worker.ended is None:
+                    self._replace(worker, "the lease was over")
 
     # --- controller ------------------------------------------------------------------------------------------------------------------
 
@@ -372,87 +477,106 @@ class Supervisor:
         self._state = name
         self._send_heartbeat()
 
-    def _accept(self, server: socket.socket) -> None:
-        client, _ = server.accept()
-        fd = client.detach()
-        lines = Lines(fd, fd)
-        self._clients[fd] = lines
-        self._selector.register(fd, selectors.EVENT_READ, lambda: self._on_client(fd))
+    def _command(self, message: Json, answer: Answer) -> None:
+        handler = {
+            "renew": self._renew,
+            "credentials": self._take_credentials,
+            "claim": self._claim,
+            "arm": self._arm,
+            "commit": self._commit,
+            "adopt": self._adopt,
+            "finish": self._finish_run,
+            "stop": self._stop_asked,
+        }.get(str(message.get("cmd")))
+        if handler is None:
+            raise AgentError(f"unknown command {message.get('cmd')!r}")
+        handler(message, answer)
 
-    def _drop(self, fd: int) -> None:
-        if self._clients.pop(fd, None) is not None:
-            self._subscribers.pop(fd, None)
-            self._selector.unregister(fd)
-            os.close(fd)
+    def _renew(self, message: Json, answer: Answer) -> None:
+        """The lease runs from a moment of our own clock that the controller has seen: a message that was long under way renews nothing."""
+        if self._plan.lease_s is not None and message.get("boot") == self._boot:
+            self._lease_until_ns = max(self._lease_until_ns, message["clock_ns"] + int(self._plan.lease_s * 1e9))
+            self._check_lease()
+        answer()
 
-    def _on_client(self, fd: int) -> None:
-        lines = self._clients.get(fd)
-        if lines is None:
-            return  # dropped by an earlier event of the same turn
-        try:
-            for message in lines.read():
-                self._heard = time.monotonic()
-                self._serve(fd, lines, message)
-        except EOFError:
-            self._drop(fd)
+    def _take_credentials(self, message: Json, answer: Answer) -> None:
+        self._crew.credentials = message["credentials"]
+        if self._on_credentials is not None:
+            self._on_credentials()
+        answer()
 
-    def _serve(self, fd: int, lines: Lines, message: Json) -> None:
-        try:
-            self._command(fd, lines, message)
-        except Sai3sshError as error:
-            lines.send({"id": message.get("id"), "error": error.to_dict()})
-        except (KeyError, TypeError, ValueError) as error:
-            bad = AgentError(f"{message.get('cmd')}: {type(error).__name__}: {error}")
-            lines.send({"id": message.get("id"), "error": bad.to_dict()})
+    def _claim(self, message: Json, answer: Answer) -> None:
+        others = self._desk.controllers - {message["key"]["controller"]}
+        if others and not message.get("takeover"):
+            raise AgentError(
+                f"controller {', '.join(sorted(others))} is connected and steers this run",
+                remedy="Watch it with `sai3ssh attach`; to take it over, give --takeover",
+            )
+        generation = self._release.claim(message["key"]["controller"])
+        fields = {"generation": generation, "controller": message["key"]["controller"]}
+        self._journal.append("controller", fields, on_committed=lambda: answer(generation=generation))
+        self._send_heartbeat()
 
-    def _command(self, fd: int, lines: Lines, message: Json) -> None:
-        verb = message.get("cmd")
-
-        def answer(**fields: Any) -> None:
-            if self._clients.get(fd) is lines:
-                try:
-                    lines.send({"id": message.get("id"), "ok": fields})
-                except EOFError:
-                    self._drop(fd)
-
-        if verb == "subscribe":
-            self._subscribers[fd] = lines
-            answer()
-            self._send_heartbeat()
-        elif verb == "arm":
-            if self._release.arm(message, self._state):
-                self._state = "ARMED"
-                fields = {"stage": message["stage"], "round": message["round"], "start_clock_ns": message["start_clock_ns"]}
-                self._journal.append("armed", fields, on_committed=lambda: answer(armed=message["round"]))
-            else:
-                answer(armed=message["round"])
-        elif verb == "commit":
-            if self._release.commit(message):
-                self._state = "COMMITTED"
-                start = self._release.start_clock_ns
-                fields = {"stage": message["stage"], "round": message["round"], "start_clock_ns": start}
-                self._journal.append("committed", fields, on_committed=lambda: answer(committed=message["round"]))
-                self._start_stage(message["stage"], start)
-            else:
-                answer(committed=message["round"])
-        elif verb == "stop":
-            self._stop(str(message.get("reason", "stopped")))
-            answer()
+    def _arm(self, message: Json, answer: Answer) -> None:
+        if self._state == "AWAITING_CREDENTIALS":
+            raise Transient("the agent waits for credentials")
+        if self._release.arm(message, self._state):
+            self._state = "ARMED"
+            fields = {"stage": message["stage"], "round": message["round"], "start_clock_ns": message["start_clock_ns"]}
+            self._journal.append("armed", fields, on_committed=lambda: answer(armed=message["round"]))
         else:
-            raise AgentError(f"unknown command {verb!r}")
+            answer(armed=message["round"])
+
+    def _commit(self, message: Json, answer: Answer) -> None:
+        if self._release.commit(message):
+            self._state = "COMMITTED"
+            start = self._release.start_clock_ns
+            fields = {"stage": message["stage"], "round": message["round"], "start_clock_ns": start}
+            self._journal.append("committed", fields, on_committed=lambda: answer(committed=message["round"]))
+            self._start_stage(message["stage"], start)
+        else:
+            answer(committed=message["round"])
+
+    def _adopt(self, message: Json, answer: Answer) -> None:
+        """Owns what a lost agent owned; its stage is opened again when something of that is not finished."""
+        self._release.check_key(message)
+        if not self._ledger.has_adopted(message["number"]):
+            if self._state not in ("READY", "AT_BARRIER", "ARMED"):
+                raise Transient(f"the agent is {self._state}; it adopts at a barrier")
+            fields = {name: message[name] for name in ("number", "from", "stage", "ranges", "done")}
+            self._ledger.adopt(fields)
+            if self._release.reopen(message["stage"]):
+                self._make_metrics([message["stage"]], len(self._crew.members))
+            self._state = "AT_BARRIER" if self._release.stage else "READY"
+            self._journal.append("adopted", fields, on_committed=lambda: answer(adopted=message["number"]))
+        else:
+            answer(adopted=message["number"])
+
+    def _finish_run(self, message: Json, answer: Answer) -> None:
+        """The controller has nothing more for anybody: the agent that waited for that ends."""
+        self._release.check_key(message)
+        if self._release.stage < len(self._plan.stages) or self._stage is not None:
+            raise AgentError(f"the run cannot be finished: the agent is {self._state} at stage {self._release.stage}")
+        self._outcome, self._reason = Outcome.FINISHED, "all stages ended"
+        answer()
+
+    def _stop_asked(self, message: Json, answer: Answer) -> None:
+        if "key" in message:
+            self._release.check_key(message)
+        self._stop(str(message.get("reason", "stopped")))
+        answer()
 
     def _stop(self, reason: str) -> None:
-        if self._stop_deadline is not None:
+        if self._crew.stopping:
             return
         self._reason = reason
-        self._stop_deadline = time.monotonic() + STOP_GRACE_S
-        for worker in self._workers:
-            worker.order({"stop": reason})
+        self._crew.stopping = True
+        self._crew.order({"stop": reason})
         self._timer("stop", STOP_GRACE_S, self._stopped)
         self._check_stopped()
 
     def _check_stopped(self) -> None:
-        if all(worker.ended is not None for worker in self._workers):
+        if all(worker.ended is not None for worker in self._crew.members):
             self._stopped()
 
     def _stopped(self) -> None:
@@ -482,14 +606,11 @@ class Supervisor:
             "committed": self._journal.committed,
             "done": self._stage.done if self._stage else 0,
             "planned": self._planned if self._stage else 0,
+            "controller": self._release.controller,
         }
         if self._journal.error is not None:
             body["journal_error"] = self._journal.error.strerror
-        for fd, lines in list(self._subscribers.items()):
-            try:
-                lines.send(body)
-            except EOFError:
-                self._drop(fd)
+        self._desk.tell_all(body)
 
 
 def main(directory: str) -> int:
@@ -497,8 +618,9 @@ def main(directory: str) -> int:
     lock = state.try_lock(os.path.join(directory, "supervisor.lock"))
     if lock is None:
         return 0
+    kill_leftovers(os.pread(lock, 64, 0).decode("ascii", "replace"), state.boot_id())
     os.ftruncate(lock, 0)
-    os.write(lock, b"%d\n" % os.getpid())
+    os.pwrite(lock, f"{os.getpid()} {state.boot_id()}\n".encode("ascii"), 0)
     init = json.loads(sys.stdin.buffer.readline() or b"{}")
     Supervisor(directory, init).run()
     return 0

@@ -25,6 +25,11 @@ BACKOFF_S = (0.2, 5.0)
 """First and longest pause of an index of prepare or cleanup between two tries; the pause doubles."""
 
 
+def put_format(agent: int, stage: int, worker: int, incarnation: int) -> str:
+    """The printf format of the keys that one worker process puts in an execute stage: no two share a name."""
+    return f"put-a{agent:04d}-s{stage:02d}-w{worker:02d}-{incarnation}-%010d.dat"
+
+
 class Fatal(Exception):
     """The stage cannot go on; the message names what failed."""
 
@@ -103,7 +108,7 @@ class IndexWork:
     """One operation on each index of some populations: PUT for prepare, DELETE for cleanup. Every index is done, in the end, exactly once.
 
     An index that failed is tried again after a pause, until nothing at all has succeeded for `outage_timeout_s`; permission and bucket
-    errors end the stage at once.
+    errors end the stage at once. Objects of `unsure` populations may not be there: a DELETE that does not find one is no error.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class IndexWork:
         *,
         outage_timeout_s: float,
         target: str,
+        unsure: Sequence[str] = (),
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._op = op
@@ -122,6 +128,7 @@ class IndexWork:
         self._recorder = recorder
         self._outage_ns = int(outage_timeout_s * 1e9)
         self._target = target
+        self._unsure = frozenset(unsure)
         self._todo = self._walk(owned)
         self._again: List[Tuple[int, str, int]] = []
         self._tries: Dict[Tuple[str, int], int] = {}
@@ -163,7 +170,10 @@ class IndexWork:
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """The index goes back to the queue, or the stage ends with Fatal."""
         if self._op == DELETE and error_class in ("not_found", "http_404"):
-            self._recorder.failed(task, error_class, sent)
+            if task.owner in self._unsure:
+                self._recorder.page(task)
+            else:
+                self._recorder.failed(task, error_class, sent)
             self._complete(task)
             return
         self._recorder.failed(task, error_class, sent)

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Union
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import Engine
-from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
+from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder, put_format
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
 from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
 from sai3ssh.protocol import dumps
@@ -144,7 +144,7 @@ class Worker:
                 self._objects,
                 ranges,
                 recorder,
-                put_format=f"put-a{self._assignment.index:04d}-s{order['stage']:02d}-w{self._index:02d}-{self._incarnation}-%010d.dat",
+                put_format=put_format(self._assignment.index, order["stage"], self._index, self._incarnation),
                 seed=f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}",
                 limits=plan.error_limits,
                 end_ns=end_ns,
@@ -162,6 +162,7 @@ class Worker:
             recorder,
             outage_timeout_s=plan.target_outage_timeout_s,
             target=plan.target.endpoint_url or self._uri,
+            unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
         )
 
     def _report_finished(self, work: Optional[Work] = None) -> None:

@@ -23,6 +23,7 @@ class WorkerProcess:
         self.index = index
         self.incarnation = incarnation
         self.ready = False
+        self.began = time.monotonic()
         self.started_clock_ns: Optional[int] = None
         self.ended: Optional[Dict[str, Any]] = None
         self.process = subprocess.Popen([*state.self_argv(), "work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -79,3 +80,28 @@ def group_members(pgid: int) -> List[int]:
         if int(fields[2]) == pgid and fields[0] not in "ZX":
             members.append(int(name))
     return members
+
+
+def kill_leftovers(lock: str, boot: str) -> None:
+    """Ends workers of an earlier supervisor, by what it wrote into its lock file ("pid boot"): a new one must find nobody writing."""
+    pid, _, of_boot = lock.strip().partition(" ")
+    if not pid.isdigit() or of_boot != boot or int(pid) == os.getpid():
+        return
+    deadline = time.monotonic() + KILL_WAIT_S
+    while time.monotonic() < deadline:
+        # The number of the group may belong to others by now: only what is a worker by its command line is ours.
+        left = [member for member in group_members(int(pid)) if _is_worker(member)]
+        if not left:
+            return
+        for member in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().rstrip(b"\0").split(b"\0")[-1] == b"work"
+    except OSError:
+        return False

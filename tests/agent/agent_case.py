@@ -1,0 +1,136 @@
+"""A test case around one whole agent: real processes, real files, real kills."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+import unittest
+
+from sai3ssh.agent import state
+from sai3ssh.model import (
+    Assignment,
+    ErrorLimits,
+    OperationSpec,
+    Plan,
+    Population,
+    SizeSpec,
+    Stage,
+    StageKind,
+    Target,
+    to_json,
+)  # fmt: skip
+from tests.agent.channel import Channel
+
+COUNT = 600
+
+
+def wait(condition, what, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout_s} s")
+        time.sleep(0.01)
+
+
+class AgentCase(unittest.TestCase):
+    """Agent a0 in a state directory of its own; one channel or several to it."""
+
+    def setUp(self):
+        self.root = tempfile.mkdtemp(prefix="sai3ssh-test-")
+        self.state = os.path.join(self.root, "state-" + "x" * 90)  # a socket's whole path would not fit into 107 bytes
+        self.data = os.path.join(self.root, "data")
+        os.mkdir(self.data)
+        self.channels = []
+        self.addCleanup(self.clean)
+        self.run_id = f"run-{os.getpid()}-{random.randrange(1 << 30):x}"
+        self.key = {"run_id": self.run_id, "generation": 1, "controller": "c1", "sequence": 0}
+
+    def clean(self):
+        for channel in self.channels:
+            channel.close()
+        lock = os.path.join(self.state, "agent.lock")
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        wait(lambda: not state.is_locked(lock), "end of the daemon")
+        shutil.rmtree(self.root)
+        self.assertEqual([name for name in os.listdir(state.metrics_dir()) if name.startswith(self.run_id)], [])
+
+    def pids(self):
+        """Daemon and supervisors of this test, by their command lines."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                    arguments = file.read().decode().split("\0")
+                    if any(argument.startswith(self.root) for argument in arguments) and ("serve" in arguments or "supervise" in arguments):
+                        found.append(int(name))
+        return found
+
+    def channel(self):
+        channel = Channel(self.state)
+        self.channels.append(channel)
+        return channel
+
+    def plan(self, duration_s=2.0, count=COUNT, **changes):
+        uri = f"file://{self.data}/"
+        size = SizeSpec("uniform", 0, 9000)
+        mix = (
+            OperationSpec("get", 50, uri, "prepared"),
+            OperationSpec("put", 20, uri + "new/", size=size),
+            OperationSpec("stat", 20, uri, "prepared"),
+            OperationSpec("delete", 9, uri, "deletable"),
+            OperationSpec("list", 1, uri + "d/"),
+        )
+        names = ("prepared", "deletable")
+        stages = (
+            Stage("prepare", StageKind.PREPARE, 4, populations=names),
+            Stage("execute", StageKind.EXECUTE, 4, duration_s=duration_s, operations=mix),
+            Stage("cleanup", StageKind.CLEANUP, 4, populations=names),
+        )
+        populations = (
+            Population("prepared", uri, "d/prepared-%08d.dat", count, size, 1),
+            Population("deletable", uri, "d/deletable-%08d.dat", count, size, 2),
+        )
+        return Plan(
+            self.run_id, "test", Target("file"), populations, stages, heartbeat_s=0.2, workers=2,
+            error_limits=ErrorLimits(0, 0.0, 1.0), **changes,
+        )  # fmt: skip
+
+    def submit(self, channel, plan, count=COUNT, key=None):
+        assignment = Assignment("a0", 0, 1, {"prepared": ((0, count),), "deletable": ((0, count),)})
+        return channel.ok("submit", key=key or self.key, plan=to_json(plan), assignment=to_json(assignment), credentials=None)
+
+    def journal(self):
+        with open(os.path.join(self.state, "runs", self.run_id, "a0", "journal.ndjson"), "rb") as file:
+            return file.read()
+
+    def files(self):
+        return sorted(os.path.relpath(os.path.join(d, f), self.data) for d, _, fs in os.walk(self.data) for f in fs)
+
+    def begin(self, **changes):
+        channel = self.channel()
+        epoch = self.submit(channel, self.plan(**changes))["epoch"]
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        return channel, epoch
+
+    def stage(self, channel, index, *after):
+        start = channel.release(self.key, "a0", index)
+        channel.wait(lambda: channel.beats[-1]["state"] in after or channel.final is not None, f"end of stage {index}")
+        return start
+
+    def check_sums(self, records):
+        """Seconds, histograms and totals count the same operations."""
+        for end in (record for record in records if record["kind"] == "stage_end"):
+            of_stage = [record for record in records if record.get("stage") == end["stage"]]
+            for op, totals in end["totals"].items():
+                secs = [record["ops"][op] for record in of_stage if record["kind"] in ("sec", "lost") and op in record["ops"]]
+                cells = [region for r in of_stage if r["kind"] == "hist" for region in r["hist"].get(op, {}).values()]
+                self.assertEqual(sum(sec[0] for sec in secs), totals["ops"], (end["name"], op))
+                self.assertEqual(sum(sec[1] for sec in secs), totals["bytes"], (end["name"], op))
+                self.assertEqual(sum(sum(region["cells"][1::2]) for region in cells), totals["ops"], (end["name"], op))
+                self.assertEqual(sum(region["bytes"] for region in cells), totals["bytes"], (end["name"], op))

@@ -1,0 +1,352 @@
+"""What a run survives on its host: killed workers, supervisors and daemons, lost counters, a controller that is away."""
+
+import os
+import random
+import signal
+import time
+import unittest
+
+from sai3ssh.agent import state
+from sai3ssh.agent.stage import metrics_files
+from sai3ssh.agent.workers import group_members
+from sai3ssh.model import FailurePolicy, to_json
+from sai3ssh.protocol import scan
+from tests.agent.agent_case import AgentCase, wait
+
+MANY = 10000
+
+
+class Recovery(AgentCase):
+    def records(self, *kinds):
+        return [record for record in scan(self.journal())[0] if record["kind"] in kinds]
+
+    def worker(self, index):
+        """The pid of a worker's present incarnation."""
+        return [record for record in self.records("worker") if record["worker"] == index][-1]["pid"]
+
+    def supervisor(self):
+        found = [pid for pid in self.pids() if len(group_members(pid)) > 1 and self.argument(pid) == "supervise"]
+        return found[0] if found else None
+
+    def daemon(self):
+        return next(pid for pid in self.pids() if self.argument(pid) == "serve")
+
+    @staticmethod
+    def argument(pid):
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read().decode().split("\0")
+        return next((word for word in ("serve", "supervise") if word in arguments), None)
+
+    def kill(self, pid):
+        def gone():
+            try:
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    return file.read().rpartition(")")[2].split()[0] in "ZX"
+            except OSError:
+                return True
+
+        os.kill(pid, signal.SIGKILL)
+        wait(gone, "death")
+
+    def kill_supervisor(self, channel):
+        """Returns when its successor is heard."""
+        self.kill(self.supervisor())
+        channel.read()
+        channel.beats.clear()
+        wait(lambda: self.records("recovered"), "a new supervisor")
+        channel.wait(lambda: channel.beats, "its heartbeat")
+
+    def many(self, **changes):
+        """A run whose prepare takes a moment."""
+        channel = self.channel()
+        epoch = self.submit(channel, self.plan(count=MANY, **changes), count=MANY)["epoch"]
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        return channel, epoch
+
+    def prepared(self, count=MANY):
+        return sorted(f"d/{n}-{i:08d}.dat" for n in ("prepared", "deletable") for i in range(count))
+
+    def finish(self, channel, *stages):
+        for stage in stages:
+            self.stage(channel, stage, "AT_BARRIER", "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        self.assertEqual(bytes(channel.mirror), self.journal())
+        records, _ = scan(bytes(channel.mirror))
+        self.assertEqual(records[-1]["outcome"], "finished", records[-1])
+        self.check_sums(records)
+        self.assertEqual([record["seq"] for record in records], list(range(len(records))))
+        return records
+
+    def check_prepare(self, records, count=MANY):
+        """Every object once in the ledger, redone ones counted apart."""
+        ends = [record for record in records if record["kind"] == "stage_end" and record["stage"] == 0]
+        done = [
+            (r["population"], i) for r in records if r["kind"] == "ledger" and r["stage"] == 0 for a, b in r["ranges"] for i in range(a, b)
+        ]
+        self.assertEqual(len(done), len(set(done)))
+        self.assertEqual(len(done), 2 * count)
+        self.assertEqual(sum(end["totals"]["put"]["ops"] - end["redone"] for end in ends), 2 * count)
+
+    def test_killed_workers_in_prepare_are_replaced_and_lose_nothing(self):
+        channel, _ = self.many()
+        channel.release(self.key, "a0", 0)
+        channel.wait_state("RUNNING")
+        for index in (0, 1):
+            channel.wait(lambda index=index: channel.beats[-1]["done"] > (index + 1) * MANY // 3, "some progress")
+            self.kill(self.worker(index))
+        channel.wait_state("AT_BARRIER")
+        self.assertEqual(self.files(), self.prepared())
+        records = self.finish(channel, 1, 2)
+        self.check_prepare(records)
+        causes = [record["cause"] for record in records if record["kind"] == "worker" and record["incarnation"] == 1]
+        self.assertEqual(len(causes), 2)
+        self.assertTrue(all("was killed by SIGKILL" in cause for cause in causes), causes)
+        self.assertTrue([record for record in records if record["kind"] == "lost" and record["stage"] == 0])
+        self.assertEqual(self.files(), [])
+
+    def test_a_killed_worker_in_execute_goes_on_until_the_planned_end(self):
+        channel, _ = self.begin(duration_s=4.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        start = channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        time.sleep(1.2)
+        self.kill(self.worker(1))
+        channel.wait_state("AT_BARRIER")
+        files = self.files()
+        records = self.finish(channel, 2)
+        end = next(record for record in records if record["kind"] == "stage_end" and record["stage"] == 1)
+        self.assertEqual(end["end_clock_ns"], start + 4_000_000_000)
+        lost = [record for record in records if record["kind"] == "lost"]
+        self.assertEqual(len(lost), 1)
+        self.assertLess(lost[0]["to_clock_ns"] - lost[0]["from_clock_ns"], 1_500_000_000)
+        made = [
+            put
+            for record in records
+            if record["kind"] in ("worker", "stage_end")
+            for put in record.get("puts", record.get("made", {}).get("puts", []))
+        ]
+        names = {"new/" + put["key_format"] % i for put in made for i in range(put["count"])}
+        written = {name for name in files if name.startswith("new/")}
+        self.assertLessEqual(written, names)
+        self.assertLessEqual(len(names - written), 4, "at most what was in flight")
+        self.assertEqual(self.files(), [])
+
+    def test_a_worker_that_crashes_three_times_in_a_row_fails_the_agent(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        for incarnation in range(3):
+            wait(lambda n=incarnation: any(r["worker"] == 1 and r["incarnation"] == n for r in self.records("worker")), "incarnation")
+            self.kill(self.worker(1))
+        channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(bytes(channel.mirror))
+        self.assertEqual(records[-1]["outcome"], "failed")
+        self.assertIn("was killed by SIGKILL, for the 3rd time in a row", records[-1]["reason"])
+        self.check_sums(records)
+
+    def test_killed_supervisors_lose_nothing_in_any_stage(self):
+        rng = random.Random(5)
+        channel, _ = self.many(duration_s=5.0)
+        kills = 0
+        for stage in (0, 1):
+            channel.release(self.key, "a0", stage)
+            channel.wait_state("RUNNING")
+            for _ in range(2):
+                time.sleep(rng.uniform(0.05, 0.8))
+                pid = self.supervisor()
+                if pid is not None and channel.beats[-1]["state"] == "RUNNING":
+                    self.kill(pid)
+                    kills += 1
+                    wait(lambda n=kills: len(self.records("recovered")) == n, "a new supervisor")
+            channel.wait_state("AT_BARRIER")
+            if stage == 0:
+                self.assertEqual(self.files(), self.prepared())
+        self.assertGreaterEqual(kills, 2)
+        written = {name for name in self.files() if name.startswith("new/")}
+        records = self.finish(channel, 2)
+        self.check_prepare(records)
+        made = [
+            put
+            for record in records
+            if record["kind"] in ("worker", "stage_end")
+            for put in record.get("puts", record.get("made", {}).get("puts", []))
+        ]
+        self.assertLessEqual(written, {"new/" + put["key_format"] % i for put in made for i in range(put["count"])})
+        self.assertEqual(self.files(), [])
+
+    def test_killed_while_armed_the_commit_still_starts_it(self):
+        channel, _ = self.begin()
+        start = {"stage": 0, "round": 3, "start_clock_ns": state.clock_ns() + 2_000_000_000, "boot": state.boot_id()}
+        channel.ok("arm", key=self.key, agent_id="a0", **start)
+        self.kill_supervisor(channel)
+        channel.wait_state("ARMED")
+        channel.ok("commit", key=self.key, agent_id="a0", stage=0, round=3)
+        channel.wait_state("AT_BARRIER")
+        self.finish(channel, 1, 2)
+
+    def test_daemon_and_supervisor_killed_and_counters_lost_as_by_a_power_cut(self):
+        channel, epoch = self.many(duration_s=6.0)
+        for stage in (0, 1):
+            channel.release(self.key, "a0", stage)
+            channel.wait_state("RUNNING")
+            if stage == 0:
+                channel.wait(lambda channel=channel: channel.beats[-1]["done"] > MANY, "some progress")
+            else:
+                channel.wait(lambda: self.seconds(1) >= 2, "some progress")
+            pids = [self.daemon(), self.supervisor()]
+            for pid in pids:
+                self.kill(pid)
+            for path in metrics_files(self.run_id, "a0"):
+                os.unlink(path)
+            mirror = bytes(channel.mirror)
+            channel.close()
+            channel = self.channel()
+            start = len(mirror)
+            channel.follow(self.run_id, "a0", epoch, start)
+            channel.mirror, channel.start = bytearray(mirror) + channel.mirror, 0
+            channel.wait_state("AT_BARRIER")
+        self.assertEqual([record["fresh"] for record in self.records("recovered")], [True, True])
+        self.assertEqual(len([name for name in self.files() if name.startswith("d/prepared")]), MANY)
+        written = {name for name in self.files() if name.startswith("new/")}
+        self.stage(channel, 2, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        self.assertEqual(bytes(channel.mirror), self.journal())
+        self.assertTrue(written)
+        self.assertEqual(self.files(), [])
+        records, _ = scan(bytes(channel.mirror))
+        for end in (record for record in records if record["kind"] == "stage_end"):
+            of_stage = [record for record in records if record.get("stage") == end["stage"]]
+            told_lost = [record["without_histogram"] for record in of_stage if "without_histogram" in record]
+            without = told_lost[-1] if told_lost else {}
+            for op, totals in end["totals"].items():
+                told = sum(record["ops"][op][0] for record in of_stage if record["kind"] in ("sec", "lost") and op in record["ops"])
+                cells = sum(
+                    sum(r["cells"][1::2]) for record in of_stage if record["kind"] == "hist" for r in record["hist"].get(op, {}).values()
+                )
+                self.assertEqual((totals["ops"], totals["ops"]), (told, cells + without.get(op, [0])[0]), (end["name"], op))
+
+    def seconds(self, stage):
+        return len([record for record in self.records("sec") if record["stage"] == stage])
+
+    def test_work_of_others_is_adopted_once_and_opens_the_stage_again(self):
+        policy = FailurePolicy("best_effort")
+        channel = self.channel()
+        self.submit(channel, self.plan(count=900, policy=policy), count=600)
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        self.stage(channel, 0, "AT_BARRIER")
+        self.assertEqual(self.files(), self.prepared(600))
+        adopt = {
+            "number": 1,
+            "from": "a7",
+            "stage": 0,
+            "ranges": {n: [[600, 900]] for n in ("prepared", "deletable")},
+            "done": {"deletable": [[600, 700]]},
+        }
+        for _ in range(2):
+            self.assertEqual(channel.ok("adopt", key=self.key, agent_id="a0", **adopt), {"adopted": 1})
+        self.kill_supervisor(channel)
+        channel.wait_state("READY")
+        start = {"stage": 0, "round": 1, "start_clock_ns": state.clock_ns() + 100_000_000, "boot": state.boot_id()}
+        channel.ok("arm", key=self.key, agent_id="a0", **start)
+        channel.ok("commit", key=self.key, agent_id="a0", stage=0, round=1)
+        channel.wait(lambda: len([r for r in self.records("stage_end") if r["stage"] == 0]) == 2, "the second pass")
+        self.assertEqual(set(self.prepared(900)) - set(self.files()), {f"d/deletable-{i:08d}.dat" for i in range(600, 700)})
+        second = self.records("stage_end")[1]
+        self.assertEqual(second["totals"]["put"]["ops"], 500)
+        channel.wait_state("AT_BARRIER")
+        self.stage(channel, 1, "AT_BARRIER")
+        self.stage(channel, 2, "AT_BARRIER")
+        self.assertEqual(self.files(), [])
+        channel.ok("finish", key=self.key, agent_id="a0")
+        channel.wait(lambda: channel.final is not None, "final")
+        self.assertEqual(channel.final["outcome"], "finished")
+
+    def test_without_a_lease_nobody_writes_and_renewed_it_goes_on(self):
+        channel, _ = self.many(lease_s=0.4)
+        channel.release(self.key, "a0", 0, delay_s=0.05)
+        channel.wait(lambda: any(r["text"].startswith("lease") for r in self.records("notice")), "end of the lease")
+        wait(lambda: self.files() == self.files(), "silence")
+        before = self.files()
+        self.assertLess(len(before), 2 * MANY)
+        seen = state.clock_ns()
+        time.sleep(0.7)
+        self.assertEqual(self.files(), before)
+        # What left the controller long ago renews nothing, whenever it arrives.
+        channel.ok("ping", seen_clock_ns=seen, seen_boot=state.boot_id())
+        time.sleep(1.2)
+        self.assertEqual(self.files(), before)
+        while channel.beats[-1]["state"] != "AT_BARRIER":
+            channel.ok("ping", seen_clock_ns=state.clock_ns(), seen_boot=state.boot_id())
+            time.sleep(0.1)
+        self.assertEqual(self.files(), self.prepared())
+        records = self.finish(channel, 1, 2)
+        self.check_prepare(records)
+
+    def test_after_a_restart_credentials_are_awaited(self):
+        credentials = {"access_key": "AK", "secret_key": "SK", "session_token": None}
+        channel = self.channel()
+        from sai3ssh.model import Assignment
+
+        fields = {
+            "key": self.key,
+            "plan": to_json(self.plan(needs_credentials=True)),
+            "assignment": to_json(Assignment("a0", 0, 1, {"prepared": ((0, 600),), "deletable": ((0, 600),)})),
+            "credentials": credentials,
+        }
+        epoch = channel.ok("submit", **fields)["epoch"]
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        self.stage(channel, 0, "AT_BARRIER")
+        for pid in (self.daemon(), self.supervisor()):
+            self.kill(pid)
+        channel.close()
+        channel = self.channel()
+        channel.follow(self.run_id, "a0", epoch)
+        channel.wait_state("AWAITING_CREDENTIALS")
+        self.assertEqual(
+            channel.ask("arm", key=self.key, agent_id="a0", stage=1, round=1, start_clock_ns=1, boot="x")["error"]["type"], "Transient"
+        )
+        self.assertEqual(channel.ok("submit", **fields), {"epoch": epoch})
+        channel.wait_state("AT_BARRIER")
+        self.finish(channel, 1, 2)
+
+    def test_a_second_controller_is_refused_or_takes_over(self):
+        channel, epoch = self.begin()
+        other = {**self.key, "controller": "c2"}
+        second = self.channel()
+        second.ok("follow", run_id=self.run_id, agent_id="a0", epoch=epoch, offset=0, controller="c2")
+        channel.mirror.clear()
+        channel.ok("follow", run_id=self.run_id, agent_id="a0", epoch=epoch, offset=0, controller="c1")
+        refused = second.ask("claim", key=other, agent_id="a0", takeover=False)["error"]
+        self.assertIn("c1", refused["message"])
+        self.assertIn("--takeover", refused["remedy"])
+        self.assertEqual(second.ok("claim", key=other, agent_id="a0", takeover=True), {"generation": 2})
+        channel.wait(lambda: channel.beats[-1]["controller"] == "c2", "the news")
+        late = channel.ask("arm", key=self.key, agent_id="a0", stage=0, round=1, start_clock_ns=1, boot=state.boot_id())
+        self.assertIn("c2", late["error"]["message"])
+        self.assertIn("c2", channel.ask("stop", key=self.key, agent_id="a0", reason="no")["error"]["message"])
+        self.kill_supervisor(second)
+        second.wait_state("READY")
+        self.key = {**other, "generation": 2}
+        second.ok("stop", key=self.key, agent_id="a0", reason="enough")
+
+    def test_on_controller_loss_stop_is_enforced_by_the_agent(self):
+        channel, _ = self.begin(duration_s=60.0, on_controller_loss="stop_after", controller_loss_s=1.5)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        for _ in range(5):
+            channel.ok("ping")
+            time.sleep(0.5)
+        self.assertEqual(channel.beats[-1]["state"], "RUNNING")
+        channel.close()
+        wait(lambda: len(self.pids()) == 1, "end of the supervisor")
+        records, _ = scan(self.journal())
+        self.assertEqual(records[-1]["outcome"], "stopped")
+        self.assertIn("on_controller_loss: stop_after", records[-1]["reason"])
+
+
+if __name__ == "__main__":
+    unittest.main()
