@@ -13,8 +13,10 @@ from ..histogram import Histogram, value_of
 from ..model import BUCKET_LABELS, Plan, Verdict
 from .files import read
 from .merge import read_inputs
+from .network import COUNTERS, RANKS, network
 
 Json = dict[str, Any]
+LOSS_COLUMNS = ("agent", "at", "cause", "down_s", "unreachable_s", "attempts", "resumed_offset", "rounds", "resume_s")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,19 @@ class Run:
     timeseries   a row per agent, stage, second and operation: ops, bytes, seconds, mean_us, p50_us, p90_us, p99_us, warmup
     histograms   a row per stage, operation, size bucket and cell: latency_us (midpoint), count
     hosts        a row per agent, stage and second: cpu_*_pct, mem_used_bytes, net_*_bytes, disk_*_bytes
-    events       the controller's event log, `at` as a timestamp
+    events       a row per event of the controller's log, in order: at (wall time, a timestamp in UTC), event (its kind), agent (NaN for
+    what concerns the whole run), and a column per further field that any event of this log has, NaN where an event has it not:
+    link_up: attempt, down_s, resumed_offset; link_down: cause, level (warning; info once the agent's journal is all here: no loss);
+    policy_round: round, delay_s; agent_state: state, previous, cause; agent_lost, agent_failed: error; clock: offset_ns, error_ns, boot;
+    network: rtt, received_bytes, records, refetched_bytes, refetched_records, resume_s; cut_off_over: seconds; commit, armed_round:
+    stage, round; stage_started, stage_ended: stage, name; stop_requested, abort: reason; run_ended: verdict, reasons, exit_code
+    network      a row per agent: connects, losses, unreachable_s, rtt_count, rtt_mean_us, rtt_p50_us, rtt_p90_us, rtt_p99_us,
+    rtt_p99.9_us, rtt_max_us (heartbeat round trips), clock_measurements, clock_first_offset_ns, clock_last_offset_ns (host minus
+    controller), clock_drift_ppm, clock_drift_error_ppm, clock_max_error_ns, received_bytes, records, refetched_bytes,
+    refetched_records; NaN where the log does not tell
+    losses       a row per link loss: agent, at (a timestamp in UTC), cause, down_s, attempts, resumed_offset (NaN when the link did not
+    come back), unreachable_s (then to the end of the log), rounds (of the failure policy), resume_s (from the reconnection to the first
+    new byte of the journal)
     """
 
     verdict: Verdict
@@ -39,6 +53,8 @@ class Run:
     histograms: pd.DataFrame
     hosts: pd.DataFrame
     events: pd.DataFrame
+    network: pd.DataFrame
+    losses: pd.DataFrame
 
 
 def load(path: str | PathLike[str]) -> Run:
@@ -65,6 +81,9 @@ def load(path: str | PathLike[str]) -> Run:
     events = pd.DataFrame(inputs.events)
     if not events.empty:
         events["at"] = pd.to_datetime(events["at"], unit="s", utc=True)
+    links = {agent_id: network(agent_id, inputs.events) for agent_id in inputs.agents}
+    losses = pd.DataFrame([_loss(agent, loss) for agent, link in links.items() for loss in link["losses"]], columns=LOSS_COLUMNS)
+    losses["at"] = pd.to_datetime(losses["at"], unit="s", utc=True)
     columns = ["stage", "operation", "bucket", "size", "latency_us", "count"]
     return Run(
         results.verdict,
@@ -76,6 +95,8 @@ def load(path: str | PathLike[str]) -> Run:
         pd.DataFrame(cells, columns=columns),
         pd.DataFrame(hosts),
         events,
+        pd.DataFrame([_link(agent, link) for agent, link in links.items()]),
+        losses,
     )
 
 
@@ -83,6 +104,34 @@ def _flat(figures: Json) -> Json:
     kept = ("ops", "bytes", "tail_ops", "tail_bytes", "ops_per_s", "mib_per_s", "requests", "retries")
     latencies = {f"{name}_us": value for name, value in figures["latency_us"].items()}
     return {**{name: figures[name] for name in kept}, **latencies, "errors": sum(figures["errors"].values())}
+
+
+def _link(agent: str, link: Json) -> Json:
+    rtt, clock = link["rtt_us"] or {}, link["clock"] or {}
+    offset = clock.get("offset_ns", {})
+    row = {
+        "agent": agent,
+        "connects": link["connects"],
+        "losses": len(link["losses"]),
+        "unreachable_s": link["unreachable_s"],
+        "rtt_count": rtt.get("count", 0),
+        **{f"rtt_{name}_us": rtt.get(name) for name in ("mean", *RANKS, "max")},
+        "clock_measurements": clock.get("measurements", 0),
+        "clock_first_offset_ns": offset.get("first"),
+        "clock_last_offset_ns": offset.get("last"),
+        **{f"clock_{name}": clock.get(name) for name in ("drift_ppm", "drift_error_ppm", "max_error_ns")},
+        **{name: link[name] for name in COUNTERS},
+    }
+    return _known(row)
+
+
+def _loss(agent: str, loss: Json) -> Json:
+    return _known({**loss, "agent": agent, "rounds": len(loss["rounds"])})
+
+
+def _known(row: Json) -> Json:
+    """The row with NaN for None, so that a column of numbers is one even when all of it is unknown."""
+    return {name: float("nan") if value is None else value for name, value in row.items()}
 
 
 def _series(agent: str, stage: str, second: Json) -> list[Json]:

@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results import Summary
+from ..results.network import Links
 from .views import latency
 
 STYLE = {"COMPLETE": "bold green", "PARTIAL": "bold yellow", "FAILED": "bold red"}
 
 
-def print_summary(summary: Summary, path: Path, console: Console | None = None) -> None:
-    """Verdict and reasons, a row per stage and operation, link losses, where the results are."""
+def print_summary(summary: Summary, path: Path, console: Console | None = None, *, links: Links | None = None) -> None:
+    """Verdict and reasons, a row per stage and operation, link losses, how the links did when it is known, where the results are."""
     console = console or Console()
     console.print(
         Text.assemble(
@@ -39,7 +40,22 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None) 
         times = "once" if loss.count == 1 else f"{loss.count} times"
         text = f"link of {loss.agent}: lost {times}, {loss.down_s:.1f} s in all; nothing that it measured was lost"
         console.print(text if summary.verdict == "COMPLETE" else text.partition(";")[0], soft_wrap=True, highlight=False)
+    for line in _links(links) if links else ():
+        console.print(line, soft_wrap=True, highlight=False)
     console.print(f"results: {path}", soft_wrap=True, highlight=False)
+
+
+def _links(links: Links) -> list[str]:
+    lines = []
+    if links.rtts:
+        lines.append(f"heartbeat round trip of all links: p99 {latency(links.rtt_p99_us)}, max {latency(links.rtt_max_us)}")
+    if links.cut_offs:
+        times = "once" if len(links.cut_offs) == 1 else f"{len(links.cut_offs)} times"
+        ended = [seconds for seconds in links.cut_offs if seconds is not None]
+        spans = [f"{sum(ended):.1f} s in all"] if ended else []
+        spans += ["to the end"] if len(ended) < len(links.cut_offs) else []
+        lines.append(f"the controller itself was cut off {times}, {' and '.join(spans)}")
+    return lines
 
 
 def _table(summary: Summary) -> Table:
