@@ -1,0 +1,233 @@
+"""Several runs of one plan as one result, as if it had been measured in segments. Histograms are merged; percentiles are read from the
+merged ones."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..histogram import Histogram
+from ..model import Plan, Verdict, from_json, to_json
+from .files import Results, read
+from .journal import Region, StageData
+from .merge import operations
+
+Json = dict[str, Any]
+SCHEMA = 1
+SHOWN = 3
+"""So many differences between two plans are told; the rest are counted."""
+FLAG = "--allow-different-plans"
+COVERAGE_IS = (
+    "planned agent-seconds that the figures rest on / planned agent-seconds of all runs; planned of a run: agents x the sum of its stages' "
+    "planned time (the time it took where none is planned); of that a run gives its own coverage, a run left out gives nothing"
+)
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: Path
+    plan: Json
+    """Without run_id and name."""
+    agents: int
+    results: Results
+    planned_s: float
+    """Planned agent-seconds."""
+
+    @property
+    def run_id(self) -> str:
+        return str(self.results.content["run_id"])
+
+    @property
+    def counts(self) -> bool:
+        """Whether its figures are in the aggregate."""
+        return self.results.verdict is not Verdict.FAILED
+
+
+def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Json:
+    """Several runs as one.
+
+    verdict, reasons   COMPLETE when all runs are; FAILED when all runs are; otherwise PARTIAL. FAILED runs are in no figure, and named
+    runs               {given, in_figures}
+    verdicts           number of runs by verdict
+    agents             of each run; None when the runs differ in it
+    coverage           0 to 1; coverage_is says of what
+    plan_differences   what the runs differ in, one text each; empty unless allow_different_plans
+    stages             [{name, kind, runs, seconds, operations}] by name, kind and, for names that recur in a plan, number. seconds is
+                       the sum over the runs that had the stage. operations has the fields of results.json, of all runs together:
+                       ops_per_s is all operations in time / seconds, latencies are of the merged histograms. Besides, each operation
+                       has spread {ops_per_s, p99_us}: {min, median, max, cv} of the runs' own figures; cv is the sample standard
+                       deviation / mean, None with fewer than two runs or a mean of 0. A run that had the stage and none of the operation
+                       counts as 0 operations/s and has no p99
+    segments           each run as given: {run_id, path, verdict, reasons, coverage, agents {expected, reported}, in_figures,
+                       stages [{name, kind, seconds, operations {op: {ops, bytes, ops_per_s, mib_per_s, requests, retries, errors,
+                       latency_us}}}]}
+
+    Results that a run has not yet are made. Raises ConfigError when a path is no run directory or cannot be read, when a run is given
+    twice, and, unless allow_different_plans, when plans differ in more than run_id and name, or runs in the number of agents.
+    """
+    if not paths:
+        raise ConfigError("no runs given", remedy="Name the run directories to aggregate")
+    runs: list[_Run] = []
+    for path in paths:
+        run = _load(path)
+        if any(run.run_id == other.run_id for other in runs):
+            raise ConfigError(f"run {run.run_id} is given twice", remedy="Name each run once: it would count double")
+        runs.append(run)
+    found = [text for run in runs[1:] if (text := _differs(runs[0], run))]
+    if found and not allow_different_plans:
+        raise ConfigError(found[0], remedy=f"Name runs of one plan, or give {FLAG} to merge them all the same")
+    used = [run for run in runs if run.counts]
+    planned = sum(run.planned_s for run in runs)
+    measured = sum(run.results.content["coverage"] * run.planned_s for run in used)
+    verdict, reasons = _verdict(runs)
+    agents = {run.agents for run in runs}
+    verdicts = Counter(run.results.verdict for run in runs)
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict.value,
+        "reasons": reasons,
+        "runs": {"given": len(runs), "in_figures": len(used)},
+        "verdicts": {kind.value: verdicts[kind] for kind in Verdict},
+        "agents": agents.pop() if len(agents) == 1 else None,
+        "coverage": min(1.0, measured / planned) if planned else 0.0,
+        "coverage_is": COVERAGE_IS,
+        "plan_differences": found,
+        "stages": [_merged(*key, parts) for key, parts in _stages(used).items()],
+        "segments": [_segment(run) for run in runs],
+    }
+
+
+def _load(path: Path) -> _Run:
+    if not (path / "plan.json").is_file():
+        raise ConfigError(f"{path} is no run directory: it has no plan.json", remedy="Name directories below --results-dir")
+    try:
+        # Through the model, so that a plan of an older version has the defaults of what it does not know.
+        plan = to_json(from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8"))))
+        agents = len(json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"])
+        results = read(path)
+        stages = zip(plan["stages"], results.content["stages"], strict=True)
+        planned_s = agents * sum(spec["duration_s"] or max(0.0, stage["seconds"] + stage["warmup_s"]) for spec, stage in stages)
+        kept = {name: value for name, value in plan.items() if name not in ("run_id", "name")}
+        return _Run(path, kept, agents, results, planned_s)
+    except BROKEN as error:
+        raise ConfigError(f"run {path} cannot be read: {type(error).__name__}: {error}", remedy="Leave it out") from error
+
+
+def _differs(first: _Run, other: _Run) -> str | None:
+    """What the second run has other than the first, or None."""
+    found = list(_differences("", first.plan, other.plan))
+    if first.agents != other.agents:
+        found.insert(0, f"number of agents: {first.agents} and {other.agents}")
+    if not found:
+        return None
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"runs {first.run_id} and {other.run_id} differ in {'; '.join(found[:SHOWN])}{more}"
+
+
+def _differences(where: str, first: Any, other: Any) -> Iterator[str]:
+    if isinstance(first, dict) and isinstance(other, dict):
+        for name in sorted(first.keys() | other.keys()):
+            yield from _differences(f"{where}.{name}" if where else name, first.get(name), other.get(name))
+    elif isinstance(first, list) and isinstance(other, list):
+        if len(first) != len(other):
+            yield f"{where}: {len(first)} and {len(other)} entries"
+            return
+        for number, (a, b) in enumerate(zip(first, other, strict=True)):
+            yield from _differences(f"{where}[{number}]", a, b)
+    elif first != other:
+        yield f"{where}: {json.dumps(first)} and {json.dumps(other)}"
+
+
+def _verdict(runs: Sequence[_Run]) -> tuple[Verdict, list[str]]:
+    reasons = []
+    for run in runs:
+        why = "; ".join(run.results.reasons)
+        if run.results.verdict is Verdict.FAILED:
+            reasons.append(f"{run.run_id} FAILED and is not in the figures: {why}")
+        elif run.results.verdict is Verdict.PARTIAL:
+            reasons.append(f"{run.run_id} is PARTIAL: {why}")
+    if not reasons:
+        return Verdict.COMPLETE, [f"all {len(runs)} runs are COMPLETE" if len(runs) > 1 else "the run is COMPLETE"]
+    return (Verdict.PARTIAL if any(run.counts for run in runs) else Verdict.FAILED), reasons
+
+
+def _stages(runs: Sequence[_Run]) -> dict[tuple[str, str], list[Json]]:
+    """The runs' stages by name and kind, in order of appearance. The n-th of its name in a plan goes with the n-th of the others."""
+    found: dict[tuple[str, str, int], list[Json]] = {}
+    for run in runs:
+        seen: Counter[tuple[str, str]] = Counter()
+        for stage in run.results.content["stages"]:
+            key = (stage["name"], stage["kind"])
+            seen[key] += 1
+            # A stage that a run did not get to has no time.
+            if stage["seconds"] > 0 or stage["operations"]:
+                found.setdefault((*key, seen[key]), []).append(stage)
+    return {(name if number == 1 else f"{name} ({number})", kind): parts for (name, kind, number), parts in found.items()}
+
+
+def _merged(name: str, kind: str, parts: Sequence[Json]) -> Json:
+    data = StageData()
+    for part in parts:
+        data.add(_data(part["operations"]))
+    seconds = sum(max(0.0, part["seconds"]) for part in parts)
+    merged = operations(data, seconds)
+    for op, figures in merged.items():
+        rates = [part["operations"][op]["ops_per_s"] if op in part["operations"] else 0.0 for part in parts]
+        p99 = [part["operations"][op]["latency_us"]["p99"] for part in parts if part["operations"].get(op, {}).get("ops")]
+        figures["spread"] = {"ops_per_s": _spread(rates), "p99_us": _spread(p99)}
+    return {"name": name, "kind": kind, "runs": len(parts), "seconds": seconds, "operations": merged}
+
+
+def _data(stage: Json) -> StageData:
+    """The counts that a stage's figures were made of."""
+    data = StageData()
+    for op, figures in stage.items():
+        data.requests[op] += figures["requests"]
+        data.retries[op] += figures["retries"]
+        for kind, n in figures["retried"].items():
+            data.retried[op, kind] += n
+        for kind, n in figures["errors"].items():
+            data.errors[op, kind] += n
+        for bucket, part in figures["buckets"].items():
+            histogram = Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=round(part["latency_us"]["max"] * 1000))
+            data.regions[op, int(bucket)] = Region(histogram, part["bytes"], part["tail_ops"], part["tail_bytes"])
+    return data
+
+
+def _spread(values: Sequence[float]) -> Json | None:
+    """None without values."""
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    cv = statistics.stdev(values) / mean if len(values) > 1 and mean > 0 else None
+    return {"min": min(values), "median": statistics.median(values), "max": max(values), "cv": cv}
+
+
+def _segment(run: _Run) -> Json:
+    content = run.results.content
+    kept = ("ops", "bytes", "ops_per_s", "mib_per_s", "requests", "retries", "errors", "latency_us")
+    return {
+        "run_id": run.run_id,
+        "path": str(run.path),
+        "verdict": content["verdict"],
+        "reasons": content["reasons"],
+        "coverage": content["coverage"],
+        "agents": content["agents"],
+        "in_figures": run.counts,
+        "stages": [
+            {
+                "name": stage["name"],
+                "kind": stage["kind"],
+                "seconds": max(0.0, stage["seconds"]),
+                "operations": {op: {name: figures[name] for name in kept} for op, figures in stage["operations"].items()},
+            }
+            for stage in content["stages"]
+        ],
+    }
