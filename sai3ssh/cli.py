@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .config import Workload
     from .model import Assignment, Host, Plan
 
-USAGE, INTERRUPTED = 2, 130
+USAGE, SUPERSEDED, INTERRUPTED = 2, 6, 130
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -37,6 +38,11 @@ Inventory = Annotated[
 Limit = Annotated[str, typer.Option("--limit", "-l", help="Ansible host pattern.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where run directories go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+
+Policy = Annotated[
+    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
+    typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
+]
 
 RESULTS_DIR = Path("sai3ssh-runs")
 
@@ -65,6 +71,11 @@ def run(
         float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
     ] = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
+    policy: Policy | None = None,
+    go_on: Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")] = False,
+    start_with_available: Annotated[
+        bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
+    ] = False,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
     from . import bundle, config
@@ -74,13 +85,19 @@ def run(
     from .controller.run import RunController
     from .controller.rundir import RunDirectory, new_run_id
     from .controller.session import Options
+    from .errors import ConfigError
 
     loaded = config.load(workload)
     hosts = inventories.load(_sources(inventory), limit)
     run_id = new_run_id(name or loaded.name)
-    plan, assignments = config.compile_plan(loaded, run_id, hosts)
-    hosts = hosts_of(assignments, hosts)
+    if reconnect_timeout is not None:
+        loaded.keys.distributed.reconnect_timeout = reconnect_timeout
+    if go_on and policy not in (None, "best_effort"):
+        raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     secret = credentials.find(loaded, os.environ)
+    chosen = "best_effort" if go_on else policy
+    plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
+    hosts = hosts_of(assignments, hosts)
     archive = bundle.build(_cache_dir())
     directory = RunDirectory.create(results_dir, plan, assignments, hosts, workload)
     view = make_view(plan, assignments, run_id, as_json=as_json, live=live)
@@ -93,11 +110,14 @@ def run(
         directory,
         archive,
         credentials=secret,
-        options=Options(start_delay_s=loaded.start_delay_s, ready_timeout_s=loaded.ready_timeout_s),
+        options=Options(
+            start_delay_s=loaded.start_delay_s, ready_timeout_s=loaded.ready_timeout_s, start_with_available=start_with_available
+        ),
         link_options=LinkOptions(
             heartbeat_s=plan.heartbeat_s,
             first_connect_timeout_s=connect_timeout,
-            reconnect_timeout_s=reconnect_timeout or loaded.reconnect_timeout_s,
+            # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
+            reconnect_timeout_s=math.inf,
         ),
         observers=view.observers,
     )
@@ -146,6 +166,7 @@ def finish(controller: Any, view: View, *, as_json: bool) -> int:
     """Runs to the end under signal handlers, writes and shows the results; the exit code."""
     from . import results
     from .controller.run import Leave
+    from .errors import Permanent
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the handler's signature)
         controller.interrupt(f"{signal.Signals(number).name} at the controller")
@@ -154,6 +175,11 @@ def finish(controller: Any, view: View, *, as_json: bool) -> int:
         signal.signal(number, on_signal)
     try:
         controller.run()
+    except Permanent as superseded:
+        view.close()
+        controller.left = True
+        err(f"sai3ssh: {superseded}")
+        return SUPERSEDED
     except Leave as leave:
         view.close()
         _say_what_runs(controller, leave.running)
@@ -164,9 +190,10 @@ def finish(controller: Any, view: View, *, as_json: bool) -> int:
     code = INTERRUPTED if controller.stop_requested else written.verdict.exit_code
     controller.note_end(verdict=written.verdict.value, reasons=list(written.reasons), exit_code=code)
     if not as_json:
+        from .results.network import links
         from .ui.summary import print_summary
 
-        print_summary(results.summary(written), controller.directory.path)
+        print_summary(results.summary(written), controller.directory.path, links=links(written.content))
     for error in controller.errors:
         err(f"sai3ssh: {error}")
     return code
@@ -234,9 +261,45 @@ def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", 
     if as_json:
         out((run_dir / "results.json").read_text(encoding="utf-8").rstrip())
         return
+    from .results.network import links
     from .ui.summary import print_summary
 
-    print_summary(results.summary(written), run_dir)
+    print_summary(results.summary(written), run_dir, links=links(written.content))
+
+
+@app.command()
+def health(
+    results_dir: Annotated[Path, typer.Argument(help="Results directory, or one run directory.")] = RESULTS_DIR, as_json: AsJson = False
+) -> None:
+    """How often links break, and where: each host over all runs of a directory."""
+    from .model import to_json
+    from .results.health import health as figures
+    from .ui.health import print_health
+
+    found = figures(results_dir)
+    if as_json:
+        out(json.dumps(to_json(found), indent=1))
+    else:
+        print_health(found, results_dir)
+
+
+@app.command()
+def aggregate(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of one plan.", show_default=False)],
+    allow_different_plans: Annotated[bool, typer.Option(help="Merge runs whose plans differ.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge several runs of one plan, and show what varies between them."""
+    from .model import Verdict
+    from .results.aggregate import aggregate as merge_runs
+    from .ui.aggregate import print_aggregate
+
+    content = merge_runs(runs, allow_different_plans)
+    if as_json:
+        out(json.dumps(content, indent=1))
+    else:
+        print_aggregate(content)
+    raise typer.Exit(Verdict(content["verdict"]).exit_code)
 
 
 @app.command()

@@ -170,6 +170,9 @@ class Daemon:
             return {}
         if verb == "submit":
             return self._submit(message)
+        if verb == "credentials":
+            self._pass_credentials(self._find(message), message["credentials"])
+            return {}
         if verb in ("stop", "forget"):
             run = self._find(message)
             return self._stop(run, message) if verb == "stop" else self._forget(run)

@@ -25,7 +25,7 @@ from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_con
 SILENCE_S = 30.0
 RETRY_S = 0.1
 CONNECT_S = 10.0
-DAEMON_VERBS = ("runs", "submit", "stop", "forget")
+DAEMON_VERBS = ("runs", "submit", "credentials", "stop", "forget")
 RUN_VERBS = ("claim", "arm", "commit", "adopt", "finish")
 
 
@@ -105,7 +105,8 @@ class Follow:
             clock = {"boot": state.boot_id(), "clock_ns": state.clock_ns(), "wall_ns": time.time_ns()}
             self._controller.send({"id": message.get("id"), "ok": clock})
             if self._supervisor is not None:
-                self._supervisor.send({"cmd": "renew", "clock_ns": message.get("seen_clock_ns"), "boot": message.get("seen_boot")})
+                seen = {"clock_ns": message.get("seen_clock_ns", 0), "boot": message.get("seen_boot")}
+                self._supervisor.send({"cmd": "renew", **seen})
         elif verb == "follow":
             self._subscribe(message)
         elif verb in DAEMON_VERBS:

@@ -9,6 +9,7 @@ from ..model import (
     Assignment,
     Deadlines,
     ErrorLimits,
+    FailurePolicy,
     Host,
     OperationSpec,
     Plan,
@@ -20,13 +21,16 @@ from ..model import (
     Target,
     share,
 )
+from . import units
 from .document import Path_, Problems
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
 
-def compile_plan(workload: Workload, run_id: str, hosts: Sequence[Host]) -> tuple[Plan, list[Assignment]]:
-    """The plan of a run and one assignment per agent, in the order of the hosts.
+def compile_plan(
+    workload: Workload, run_id: str, hosts: Sequence[Host], *, failure_policy: str | None = None, needs_credentials: bool = False
+) -> tuple[Plan, list[Assignment]]:
+    """The plan of a run and one assignment per agent, in the order of the hosts. `failure_policy` goes before the file's.
 
     Raises ConfigError that names every contradiction with file, line and column, and InventoryError when distributed.agents names an
     unknown host.
@@ -41,6 +45,9 @@ def compile_plan(workload: Workload, run_id: str, hosts: Sequence[Host]) -> tupl
     target = builder.target(uris)
     problems.raise_if_any()
     chosen = _choose(keys, hosts)
+    policy = builder.policy(failure_policy, len(chosen))
+    loss, loss_s = builder.controller_loss()
+    problems.raise_if_any()
     handling = keys.error_handling
     plan = Plan(
         run_id=run_id,
@@ -62,6 +69,11 @@ def compile_plan(workload: Workload, run_id: str, hosts: Sequence[Host]) -> tupl
         agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
         workers=keys.workers,
         seed=keys.seed,
+        policy=policy,
+        lease_s=policy.reconnect_timeout_s if policy.survives and policy.reassign else None,
+        on_controller_loss=loss,
+        controller_loss_s=loss_s,
+        needs_credentials=needs_credentials,
     )
     assignments = [
         Assignment(host.name, n, len(chosen), {p.name: (share(p.count, n, len(chosen)),) for p in populations})
@@ -255,6 +267,38 @@ class _Builder:
                 ("warmup_period",), f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
             )
         return Stage(stage.name, kind, concurrency, duration_s, keys.warmup_period, tuple(mix))
+
+    def policy(self, chosen: str | None, agents: int) -> FailurePolicy:
+        """What happens when agents are lost; combinations that make no sense are refused."""
+        keys = self._keys.distributed
+        name = chosen or keys.failure_policy
+        where: Path_ = ("distributed", "failure_policy")
+        least = keys.min_agents_required
+        survives = name in ("best_effort", "continue_if_majority")
+        if least is not None and least > agents:
+            self._problems.add(("distributed", "min_agents_required"), f"min_agents_required is {least}, but there are {agents} agents")
+        if least is not None and not survives:
+            text = f"min_agents_required has no effect with failure_policy {name}: it needs every agent (best_effort does not)"
+            self._problems.add(("distributed", "min_agents_required"), text)
+        if name == "continue_if_majority" and agents < 3:
+            self._problems.add(where, f"continue_if_majority with {agents} agents: the loss of one leaves no majority; use best_effort")
+        if keys.agent_retry_attempts is not None and name in ("fail_fast", "retry_once"):
+            text = f"agent_retry_attempts contradicts failure_policy {name}; use failure_policy: retry"
+            self._problems.add(("distributed", "agent_retry_attempts"), text)
+        return FailurePolicy(
+            name, least or 1, keys.agent_retry_attempts, keys.agent_retry_delay_s, 120.0, keys.reconnect_timeout, keys.reassign_on_loss
+        )
+
+    def controller_loss(self) -> tuple[str, float]:
+        """on_controller_loss, and the time of stop_after in seconds."""
+        name, _, after = self._keys.distributed.on_controller_loss.partition(":")
+        if not after:
+            return name, 0.0
+        try:
+            return name, float(units.duration(after.strip()))
+        except ValueError as error:
+            self._problems.add(("distributed", "on_controller_loss"), f"on_controller_loss: {error}")
+            return name, 0.0
 
     def target(self, uris: Sequence[str]) -> Target:
         """How the storage is reached; all URIs of a file must be of one scheme."""

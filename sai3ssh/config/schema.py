@@ -170,6 +170,12 @@ class Distributed(Section):
     agent_barrier_timeout: Annotated[Duration, Field(gt=0)] = 900.0
     heartbeat_interval: Annotated[Duration, Field(ge=0.1, le=60)] = 1.0
     reconnect_timeout: Annotated[Duration, Field(ge=1)] = 600.0
+    failure_policy: Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] = "retry"
+    min_agents_required: Annotated[int, Field(ge=1)] | None = None
+    agent_retry_attempts: Annotated[int, Field(ge=1)] | None = None
+    agent_retry_delay_s: Annotated[Duration, Field(gt=0)] = 10.0
+    reassign_on_loss: bool = True
+    on_controller_loss: Annotated[str, Field(pattern=r"^(continue|stop|stop_after: *\S+)$")] = "continue"
     stages: list[StageKeys] = []
 
 
@@ -196,12 +202,12 @@ class WorkloadKeys(Section):
 
 
 NOT_YET = {
-    "agent_retry_attempts", "agent_retry_delay_s", "args", "backoff_duration", "barrier", "barrier_sync",
+    "args", "backoff_duration", "barrier", "barrier_sync",
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion", "compress_factor",
     "concurrency_override", "dedup_factor", "directory_structure", "dynamic_put_pool", "enable_metadata_cache", "env",
-    "expected_objects", "expected_tasks", "failure_policy", "force_overwrite", "io_rate", "max_duration", "min_agents_required",
-    "multi_endpoint", "on_controller_loss", "op_log_path", "optional", "page_cache_mode", "partition_overlap", "path_selection",
-    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine", "reassign_on_loss",
+    "expected_objects", "expected_tasks", "force_overwrite", "io_rate", "max_duration",
+    "multi_endpoint", "op_log_path", "optional", "page_cache_mode", "partition_overlap", "path_selection",
+    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine",
     "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""

@@ -43,11 +43,6 @@ class Workload:
         """From submit to READY."""
         return self.keys.distributed.agent_ready_timeout
 
-    @property
-    def reconnect_timeout_s(self) -> float:
-        """How long a host that is away is waited for."""
-        return self.keys.distributed.reconnect_timeout
-
 
 def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
     """Reads and checks one file. Raises ConfigError that names every problem with file, line and column."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import Sai3sshError
-from ..model import AgentState, Assignment, Outcome
+from ..model import AgentState, Assignment, Intervals, Outcome
 from .clock import ClockOffset
 from .effects import Tag
 
@@ -51,6 +51,31 @@ class Agent:
     """It has confirmed a stop, or has ended by itself."""
     stop_refused: bool = False
     forgotten: bool = False
+    out: bool = False
+    """The run goes on without it."""
+    fenced: bool = False
+    """It is gone, and its lease is over: it writes no more."""
+    last_up_s: float = 0.0
+    """When its link was last known to be up: no lease of it began later."""
+    linked: bool = False
+    """Its link is up; `up` only once this controller is in charge of it as well."""
+    claimed: bool = True
+    generation: int = 1
+    lost_since_s: float | None = None
+    """When its link broke; None while it is up or was never up."""
+    down_s: float = 0.0
+    """How long it has been unreachable, not counting time in which the controller slept or reached nobody."""
+    rounds: int = 0
+    """Policy rounds of the present loss, and the downtime at which the next one, or the end of the last one, is due."""
+    round_due_s: float = 0.0
+    round_began_s: float = 0.0
+    owned: dict[str, Intervals] = field(default_factory=dict)
+    """What it owns of each population, with what it was given of lost agents."""
+    adopted: int = 0
+    """The last adoption that it has confirmed."""
+
+    def __post_init__(self) -> None:
+        self.owned = {name: Intervals(ranges) for name, ranges in self.assignment.ranges.items()}
 
     @property
     def name(self) -> str:

@@ -59,6 +59,7 @@ class Conversation:
         self._next_id = 1
         self._pending: dict[int, Answer] = {}
         self._broken: Sai3sshError | None = None
+        self._seen: Json = {}
         self.received_bytes = 0
         self.backlog: list[Message] = []
         """What arrived while the answer to the first command was awaited."""
@@ -139,9 +140,19 @@ class Conversation:
         return answer
 
     def ping(self, timeout_s: float, on_answer: Callable[[Answer], None]) -> None:
-        """Posts a ping, unless a command is being sent right now, which shows the agent as well that somebody is there."""
+        """Posts a ping, unless a command is being sent right now, which shows the agent as well that somebody is there.
+
+        It carries back the last reading of the host's clock that was seen here: a lease runs from that moment, however long a ping was
+        under way.
+        """
+
+        def note(answer: Answer) -> None:
+            if answer.error is None:
+                self._seen = {"seen_clock_ns": answer.ok["clock_ns"], "seen_boot": answer.ok["boot"]}
+            on_answer(answer)
+
         if not self._sending.locked():
-            self.post({"cmd": "ping"}, timeout_s, on_answer)
+            self.post({"cmd": "ping", **self._seen}, timeout_s, note)
 
     def fail(self, error: Sai3sshError) -> None:
         """Ends all requests that wait, and refuses new ones."""

@@ -57,7 +57,21 @@ class End:
     reason: str
 
 
-Effect = Log | Send | Subscribe | MeasureClock | End
+@dataclass(frozen=True)
+class TryNow:
+    """Connect to the agent at once, whether or not its host seems to answer."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class Quit:
+    """Another controller is in charge: leave without touching the agents."""
+
+    error: Sai3sshError
+
+
+Effect = Log | Send | Subscribe | MeasureClock | TryNow | Quit | End
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------------------------
@@ -68,7 +82,7 @@ class Tag:
     """What a command was for."""
 
     purpose: str
-    """submit, clock, arm, commit, stop or forget."""
+    """submit, claim, credentials, clock, arm, commit, adopt, finish, stop or forget."""
     stage: int = -1
     round: int = 0
 
@@ -121,4 +135,11 @@ class Tick:
     """Time has passed."""
 
 
-Input = Event | Answered | Refused | Unanswered | ClockMeasured | StopRequested | Tick
+@dataclass(frozen=True)
+class Witness:
+    """Whether a host that is no agent (the default gateway) answers: tells a controller that is off the network from hosts that are."""
+
+    reached: bool
+
+
+Input = Event | Witness | Answered | Refused | Unanswered | ClockMeasured | StopRequested | Tick

@@ -93,6 +93,8 @@ class Link:
         self._transport = transport or transport_for(host)
         self._clock_s = clock_s
         self._stop = threading.Event()
+        self._try_now = threading.Event()
+        """Set to end a probe: by try_now, and by stop."""
         self._up = threading.Event()
         self._lock = threading.Lock()
         self._subscription = subscription
@@ -117,6 +119,7 @@ class Link:
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Closes the link; no event follows but what is being delivered. True when its thread has ended in time."""
         self._stop.set()
+        self._try_now.set()
         with self._lock:
             connection = self._connection
         if connection is not None:
@@ -124,6 +127,11 @@ class Link:
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def try_now(self) -> None:
+        """Connects at once, whether or not the host seems to answer; nothing when the link is up."""
+        if not self.is_up:
+            self._try_now.set()
 
     @property
     def is_up(self) -> bool:
@@ -210,10 +218,13 @@ class Link:
         last: list[Transient] = []
 
         def attempt() -> Conversation:
-            self._raise_if_stopped()
             # The first connection ever fails with its true cause at once; later the host is expected back, and noticed by a cheap probe.
-            if (self._was_up or self._attempt) and not self._transport.probe(self._stop, deadline - time.monotonic()):
-                self._raise_if_stopped()
+            self._raise_if_stopped()
+            probed = not (self._was_up or self._attempt) or self._transport.probe(self._try_now, deadline - time.monotonic())
+            self._raise_if_stopped()
+            asked = self._try_now.is_set()
+            self._try_now.clear()
+            if not probed and not asked:
                 # What the last real attempt met says more.
                 raise last[-1] if last else Transient("accepts no TCP connection", host=self._host.name, phase="connect")
             self._attempt += 1

@@ -21,12 +21,15 @@ from .effects import (
     Input,
     Log,
     MeasureClock,
+    Quit,
     Refused,
     Send,
     StopRequested,
     Subscribe,
     Tick,
+    TryNow,
     Unanswered,
+    Witness,
 )
 from .eventlog import EventLog
 from .events import Event
@@ -34,9 +37,12 @@ from .link import Link, LinkOptions, Subscription
 from .mirror import Mirror
 from .rundir import RunDirectory
 from .session import Options, Session
+from .witness import gateway_answers
 
 TICK_S = 0.2
 LEAVE_S = 2.0
+WITNESS_S = 2.0
+"""How often the gateway is asked while no agent is reached."""
 
 
 class Observer(Protocol):
@@ -77,6 +83,7 @@ class RunController:
         link_options: LinkOptions,
         observers: Sequence[Observer] = (),
         make_link: Callable[..., Link] = Link,
+        witness: Callable[[], bool] = gateway_answers,
     ) -> None:
         self.session = Session(plan, assignments, uuid.uuid4().hex, options)
         self.directory = directory
@@ -90,6 +97,8 @@ class RunController:
         self._queue: queue.SimpleQueue[Input] = queue.SimpleQueue()
         self._log = EventLog(directory.events)
         self._interrupts: list[str] = []
+        self._witness = witness
+        self._witness_at_s = 0.0
         self._links: dict[str, Link] = {}
         self.mirrors: dict[str, Mirror] = {}
         for assignment, host in zip(assignments, hosts, strict=True):
@@ -159,6 +168,9 @@ class RunController:
             for observer in self._observers:
                 observer.on_event(event)
         now_s = clock.clock_s()
+        if self.session.wants_witness and now_s > self._witness_at_s + WITNESS_S:
+            self._witness_at_s = now_s
+            self._pool.submit(lambda: self._queue.put(Witness(self._witness())))
         reason = None
         for effect in self.session.handle(event, now_s):
             reason = self._carry_out(effect) or reason
@@ -176,6 +188,10 @@ class RunController:
                 self._links[effect.agent].subscribe(Subscription(self._plan.run_id, effect.agent, effect.epoch))
             case MeasureClock():
                 self._pool.submit(self._measure, effect)
+            case TryNow():
+                self._links[effect.agent].try_now()
+            case Quit():
+                raise effect.error
             case End():
                 return effect.reason
         return None
@@ -190,6 +206,8 @@ class RunController:
         if command["cmd"] == "submit":
             assignment = self._assignments[effect.agent]
             command |= {"plan": to_json(self._plan), "assignment": to_json(assignment), "credentials": self._credentials}
+        elif command["cmd"] == "credentials":
+            command["credentials"] = self._credentials
         try:
             ok = self._links[effect.agent].request(command, effect.timeout_s)
         except Transient as error:

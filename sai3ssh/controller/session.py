@@ -11,12 +11,13 @@ than a new round with a later start. A COMMIT is repeated until it is acknowledg
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Permanent, Sai3sshError
-from ..model import AgentState, Assignment, Outcome, Plan, StageKind
+from ..model import AgentState, Assignment, Intervals, Outcome, Plan, StageKind
 from .agentview import Agent
 from .effects import (
     Answered,
@@ -27,14 +28,19 @@ from .effects import (
     Json,
     Log,
     MeasureClock,
+    Quit,
     Refused,
     Send,
     StopRequested,
     Subscribe,
     Tag,
+    TryNow,
     Unanswered,
+    Witness,
 )
+from .estate import Estate
 from .events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
+from .losses import Losses
 from .policy import Decision, on_agent_gone
 
 WAITING = (AgentState.READY, AgentState.AT_BARRIER, AgentState.ARMED)
@@ -62,12 +68,27 @@ class Options:
     """For all agents to confirm that they have stopped."""
     collect_timeout_s: float = 120.0
     """Without a byte of a journal that is not whole yet."""
+    start_with_available: bool = False
+    """Agents that fail before the start are left out instead of ending the run."""
+    cutoff_timeout_s: float = 86400.0
+    """How long the controller may be off the network altogether."""
+    takeover: bool = False
+    """A resumed run is taken from another controller that is connected."""
+    lease_margin_s: float = 2.0
+    """Beyond the lease, before an agent that may have held it is taken as fenced."""
 
 
 class Session:
     """One run. Not thread-safe."""
 
-    def __init__(self, plan: Plan, assignments: Iterable[Assignment], controller: str, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        assignments: Iterable[Assignment],
+        controller: str,
+        options: Options | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
         self.plan = plan
         self.agents = {assignment.agent_id: Agent(assignment) for assignment in assignments}
         self.controller = controller
@@ -78,6 +99,14 @@ class Session:
         self.abort_reason: str | None = None
         self.over = False
         self._options = options or Options()
+        self._estate = Estate(plan)
+        self._losses = Losses(plan.policy, random=random, log=self._log, begin_round=self._begin_round, lost=self._lost)
+        self._orphans: list[str] = []
+        """Agents that are gone and whose objects have no owner yet."""
+        self._batch = 0
+        """Number of the last adoption; by agent, those that it has not confirmed; whether the stage must be opened again for one."""
+        self._gifts: dict[str, list[Json]] = {}
+        self._again = False
         self._sequence = 0
         self._commit_logged = False
         self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = 0.0
@@ -86,6 +115,16 @@ class Session:
         self._arm_deadline_s = 0.0
         self._now = 0.0
         self._effects: list[Effect] = []
+
+    @property
+    def active(self) -> list[Agent]:
+        """The agents that the run counts on."""
+        return [agent for agent in self.agents.values() if not agent.out]
+
+    @property
+    def wants_witness(self) -> bool:
+        """Whether no agent is reached, so that it matters if anything else is."""
+        return not any(agent.linked for agent in self.agents.values())
 
     @property
     def never_started(self) -> bool:
@@ -100,6 +139,7 @@ class Session:
         self._effects = []
         if not self.over:
             self._dispatch(event)
+            self._losses.advance(self.agents.values(), now_s)
             self._advance()
         return self._effects
 
@@ -108,25 +148,25 @@ class Session:
             self._log("stop_requested", reason=event.reason)
             self._abort(event.reason)
             return
+        if isinstance(event, Witness):
+            self._losses.witness = event.reached
+            return
         name = getattr(event, "agent", None)
         if name is None:
             return
         agent = self.agents[name]
         match event:
             case LinkUp():
-                agent.up, agent.up_since_s = True, self._now
-                down_s = round(event.down_s, 3)
-                self._log("link_up", agent=name, attempt=event.attempt, down_s=down_s, resumed_offset=event.resumed_offset)
+                self._link_up(agent, event)
             case LinkDown():
-                agent.up = False
-                # Once all of its journal is here, the link has done its work.
-                self._log("link_down", agent=name, cause=event.cause.message, level="info" if agent.complete else "warning")
+                self._link_down(agent, event)
             case LinkFailed():
                 self._link_ended(agent, event.error, AgentState.FAILED)
             case LinkGivenUp():
                 text = f"not reached for {event.down_s:.0f} s, {event.attempt} attempts; the last: {event.cause.message}"
                 self._link_ended(agent, Permanent(text, host=name, remedy=event.cause.remedy), AgentState.LOST)
             case Heartbeat():
+                self._check_in_charge(agent, event)
                 if event.body.get("done") != agent.done:
                     agent.done, agent.progress_at_s = event.body.get("done", 0), self._now
             case Records():
@@ -152,9 +192,58 @@ class Session:
                 if event.tag.purpose == "submit":
                     agent.submitting = False
 
+    def _link_up(self, agent: Agent, event: LinkUp) -> None:
+        agent.linked, agent.lost_since_s = True, None
+        agent.up, agent.up_since_s = agent.claimed, self._now
+        down_s = round(event.down_s, 3)
+        self._log("link_up", agent=agent.name, attempt=event.attempt, down_s=down_s, resumed_offset=event.resumed_offset)
+        if self.plan.needs_credentials and agent.epoch is not None and agent.outcome is None and agent.up:
+            # After a restart of its host the agent has none.
+            self._last_ask(agent, "credentials", {"run_id": self.plan.run_id})
+
+    def _link_down(self, agent: Agent, event: LinkDown) -> None:
+        agent.linked = agent.up = False
+        agent.last_up_s = self._now
+        # Once all of its journal is here, the link has done its work.
+        level = "info" if agent.complete or agent.out else "warning"
+        self._log("link_down", agent=agent.name, cause=event.cause.message, level=level)
+        if level == "info":
+            return
+        self._losses.link_lost(agent, self._now)
+        if self.plan.policy.name == "fail_fast" and self.abort_reason is None:
+            self._abort(f"{agent.name}: link lost ({event.cause.message}), and failure_policy is fail_fast")
+
+    def _begin_round(self, agent: Agent) -> None:
+        self._effects.append(TryNow(agent.name))
+
+    def _lost(self, agent: Agent, text: str) -> None:
+        if agent.epoch is None and agent.submitted_at_s is None and self.never_started:
+            remedy = "Look whether the host is up"
+        else:
+            remedy = "The agent goes on by itself; collect its journal later with `sai3ssh collect`"
+        self._agent_gone(agent, Permanent(text, host=agent.name, remedy=remedy), AgentState.LOST)
+
+    def _check_in_charge(self, agent: Agent, event: Heartbeat) -> None:
+        other = event.body.get("controller")
+        if agent.claimed and agent.epoch is not None and other not in (None, self.controller):
+            self._quit(
+                Permanent(f"controller {other} has taken this run over", remedy="Watch it from there; this one leaves the agents alone")
+            )
+
+    def _quit(self, error: Permanent) -> None:
+        self.over = True
+        self._log("superseded", error=str(error))
+        self._effects.append(Quit(error))
+
     def _record(self, agent: Agent, record: Json) -> None:
         kind = record["kind"]
-        if kind == "ready" and agent.state is AgentState.CONNECTING:
+        if kind == "ledger":
+            self._estate.record(record)
+        elif kind == "adopted":
+            agent.adopted = max(agent.adopted, record["number"])
+        elif kind == "epoch" and agent.epoch is None:
+            agent.epoch = record["epoch"]
+        elif kind == "ready" and agent.state is AgentState.CONNECTING:
             self._become(agent, AgentState.READY)
         elif kind == "stage_start" and record["stage"] > agent.started:
             agent.started = record["stage"]
@@ -169,7 +258,10 @@ class Session:
     def _final(self, agent: Agent, record: Json) -> None:
         agent.outcome = Outcome(record["outcome"])
         agent.reason = record["reason"]
-        agent.stopped = True
+        agent.stopped = agent.claimed = True
+        agent.up = agent.linked
+        if agent.out:
+            return
         if agent.outcome is Outcome.FINISHED:
             self._become(agent, AgentState.FINISHED)
         elif agent.outcome is Outcome.FAILED:
@@ -198,6 +290,12 @@ class Session:
                 agent.committed = True
                 if agent.state is AgentState.ARMED:
                     self._become(agent, AgentState.COMMITTED)
+            case "claim":
+                agent.claimed, agent.generation = True, event.ok["generation"]
+                agent.up, agent.up_since_s = agent.linked, self._now
+                self._log("claimed", agent=agent.name, generation=agent.generation)
+            case "adopt":
+                agent.adopted = max(agent.adopted, event.tag.round)
             case "stop":
                 agent.stopped = True
             case "forget":
@@ -209,6 +307,12 @@ class Session:
             case "submit":
                 agent.submitting = False
                 agent.stopped = agent.forgotten = True
+                self._agent_gone(agent, event.error)
+            case "claim":
+                self._quit(Permanent(event.error.message, host=agent.name, remedy=event.error.remedy))
+            case "credentials" | "finish":
+                pass  # the journal tells what became of it
+            case "adopt":
                 self._agent_gone(agent, event.error)
             case "stop" if agent.epoch is None:
                 # The plan had not arrived after all.
@@ -224,24 +328,41 @@ class Session:
                     agent.refusal, agent.refused_at_s = event.error, self._now
 
     def _link_ended(self, agent: Agent, error: Sai3sshError, state: AgentState) -> None:
-        agent.up = agent.reachable = False
+        agent.up = agent.linked = agent.reachable = False
         if not agent.complete:
             self._agent_gone(agent, error, state)
 
     def _agent_gone(self, agent: Agent, error: Sai3sshError, state: AgentState = AgentState.FAILED) -> None:
+        if agent.out:
+            return
         agent.error = agent.error or error
         self._log("agent_lost" if state is AgentState.LOST else "agent_failed", agent=agent.name, error=str(error))
         self._become(agent, state, cause=error.message)
+        agent.out = True
+        if self.abort_reason is not None:
+            return
+        reason = f"{agent.name}: {error.message}"
         # Before the start no policy is asked: none may hide a configuration error.
-        if self.never_started or on_agent_gone() is Decision.ABORT:
-            self._abort(f"{agent.name}: {error.message}")
+        if self.never_started and not self._options.start_with_available:
+            self._abort(reason)
+            return
+        decision, why = on_agent_gone(self.plan.policy, len(self.active), len(self.agents))
+        if decision is Decision.ABORT and not (self.never_started and self.active and len(self.active) >= self.plan.policy.min_agents):
+            self._abort(f"{reason}; {why}")
+            return
+        self._log("go_on_without", agent=agent.name, remaining=len(self.active))
+        self._orphans.append(agent.name)
 
     # --- course ----------------------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
+        self._claim()
+        if self._losses.cut_off_s > self._options.cutoff_timeout_s and self.abort_reason is None:
+            self._abort(f"this controller has reached nothing for {self._losses.cut_off_s:.0f} s (controller_cutoff_timeout)")
         if self.abort_reason is None:
-            for agent in self.agents.values():
+            for agent in self.active:
                 self._submit(agent)
+            self._stop_the_lost()
         self._explain_refusals()
         if self.abort_reason is None:
             self._advance_stage()
@@ -252,28 +373,132 @@ class Session:
         """What a failed agent refuses is explained by its journal, which is on its way; only without that its refusal is the reason."""
         for agent in self.agents.values():
             refusal = agent.refusal
-            if refusal is not None and agent.error is None and agent.overdue(self._now, agent.refused_at_s, REFUSAL_GRACE_S):
+            if (
+                refusal is not None
+                and agent.error is None
+                and not agent.out
+                and agent.overdue(self._now, agent.refused_at_s, REFUSAL_GRACE_S)
+            ):
                 self._agent_gone(agent, refusal)
 
+    def _claim(self) -> None:
+        """A controller that resumes a run asks every agent to follow it from now on."""
+        for agent in self.agents.values():
+            if agent.linked and not agent.claimed:
+                self._last_ask(agent, "claim", {"takeover": self._options.takeover})
+
+    def _stop_the_lost(self) -> None:
+        """An agent that was given up and is back is told so: its work is another's by now."""
+        for agent in self.agents.values():
+            if agent.out and agent.up and not agent.stopped and agent.submitted_at_s is not None and not agent.stop_refused:
+                self._last_ask(agent, "stop", {"reason": f"given up by the controller: {agent.error.message if agent.error else ''}"})
+
     def _advance_stage(self) -> None:
-        if self.stage < len(self.plan.stages) and all(agent.ended >= self.stage for agent in self.agents.values()):
+        if self.stage < len(self.plan.stages) and all(agent.ended >= self.stage for agent in self.active):
             self._note_start()
-            self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
-            self.stage += 1
-            self.stage_began = self._commit_logged = False
-            self.round = self._late_rounds = 0
-            self._barrier_at_s = 0.0
-            self._ended_at_s = self._now
-            for agent in self.agents.values():
-                agent.armed = agent.committed = False
-                # No data is in flight at a barrier, so the clocks are measured there, afresh for every stage.
-                agent.offset = None
+            if self._bequeathed() and not self._opened_again():
+                self._end_stage()
         if self.stage == len(self.plan.stages):
             self._collect()
         elif self._commit_logged:
             self._watch_stage()
-        elif all(agent.state in WAITING for agent in self.agents.values()):
+        elif all(agent.state in WAITING for agent in self.active) and self._bequeathed() and self._fenced():
             self._release()
+
+    def _end_stage(self) -> None:
+        self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
+        self.stage += 1
+        self._ended_at_s = self._now
+        self._new_release()
+
+    def _new_release(self) -> None:
+        self.stage_began = self._commit_logged = False
+        self.round = self._late_rounds = 0
+        self._barrier_at_s = 0.0
+        for agent in self.agents.values():
+            agent.armed = agent.committed = False
+            agent.refusal = None
+            # No data is in flight at a barrier, so the clocks are measured there, afresh for every stage.
+            agent.offset = None
+
+    def _bequeathed(self) -> bool:
+        """At a barrier: what lost agents owned is given to the others; True when they have all taken what they were given."""
+        if self._orphans and self.plan.policy.reassign:
+            self._bequeath([self.agents[name] for name in self._orphans])
+        self._orphans = []
+        waiting = False
+        for agent in self.active:
+            gifts = self._gifts[agent.name] = [gift for gift in self._gifts.get(agent.name, []) if gift["number"] > agent.adopted]
+            if not gifts:
+                continue
+            waiting = True
+            tag = Tag("adopt", self.stage, gifts[0]["number"])
+            if agent.up and tag not in agent.asked:
+                agent.asked.add(tag)
+                self._send(agent.name, {"cmd": "adopt", "agent_id": agent.name, **gifts[0]}, tag, self._options.request_timeout_s)
+        return not waiting
+
+    def _bequeath(self, lost: list[Agent]) -> None:
+        ended = self._commit_logged
+        again = ended and any(self._estate.missing(agent, self.stage) for agent in lost)
+        stage = self.stage if again or not ended else self.stage + 1
+        self._batch += 1
+        survivors = self.active
+        self._again = self._again or again
+        gifts: dict[str, Json] = {
+            agent.name: {"number": self._batch, "stage": stage, "from": [], "ranges": {}, "done": {}} for agent in survivors
+        }
+        for agent in lost:
+            for name, part in self._estate.divide(agent, survivors, stage).items():
+                mine = gifts[name]
+                mine["from"].append(agent.name)
+                for kind in ("ranges", "done"):
+                    for population, pieces in part[kind].items():
+                        mine[kind].setdefault(population, []).extend(pieces)
+        names = [agent.name for agent in lost]
+        self._log("reassigned", number=self._batch, stage=stage, again=again, lost=names, parts=gifts)
+        self._hand_over(names, gifts)
+        if not ended and self.round:
+            # What was armed is armed anew: the stage is another one now.
+            self._new_release()
+            for agent in survivors:
+                self._become(agent, AgentState.AT_BARRIER if self.stage else AgentState.READY)
+
+    def _hand_over(self, lost: list[str], gifts: dict[str, Json]) -> None:
+        for name in lost:
+            self.agents[name].owned = {}
+        for name, gift in gifts.items():
+            self._gifts.setdefault(name, []).append(gift)
+            for population, pieces in gift["ranges"].items():
+                owned = self.agents[name].owned.setdefault(population, Intervals())
+                for lo, hi in pieces:
+                    owned.add(lo, hi)
+
+    def _opened_again(self) -> bool:
+        """When the stage that has ended was given more to do, it is released once more."""
+        if not self._again:
+            return False
+        self._again = False
+        self._log("stage_opened_again", stage=self.stage, name=self.plan.stages[self.stage].name)
+        for agent in self.active:
+            agent.ended = agent.started = self.stage - 1
+        self._new_release()
+        return True
+
+    def _fenced(self) -> bool:
+        """Before a cleanup: whether no lost agent can still write what it prepared."""
+        if self.plan.stages[self.stage].kind is not StageKind.CLEANUP or not self.plan.policy.reassign:
+            return True
+        for agent in self.agents.values():
+            if not agent.out or agent.stopped or agent.fenced or agent.submitted_at_s is None:
+                continue
+            lease_s = self.plan.lease_s
+            if lease_s is None or self._now > agent.last_up_s + lease_s + self._options.lease_margin_s:
+                agent.fenced = True
+                self._log("fenced" if lease_s is not None else "unfenced_writer_possible", agent=agent.name)
+            else:
+                return False
+        return True
 
     def _submit(self, agent: Agent) -> None:
         if agent.epoch is None and agent.up and not agent.submitting:
@@ -289,7 +514,7 @@ class Session:
             self._agent_gone(agent, Permanent(text, host=agent.name))
 
     def _release(self) -> None:
-        agents = self.agents.values()
+        agents = self.active
         self._barrier_at_s = self._barrier_at_s or self._now
         if not all(agent.up for agent in agents):
             return
@@ -334,7 +559,7 @@ class Session:
         self._arm_deadline_s = self._now + max(self._options.ack_timeout_s, self._start_delay_s)
         self._start_controller_ns = int((self._now + self._start_delay_s) * 1e9)
         self._log("armed_round", stage=self.stage, round=self.round, start_controller_ns=self._start_controller_ns)
-        for agent in self.agents.values():
+        for agent in self.active:
             assert agent.offset is not None
             agent.armed = False
             host_ns = agent.offset.to_host_ns(self._start_controller_ns)
@@ -354,7 +579,7 @@ class Session:
         retry = self.plan.retry
         limit_s = self.plan.deadlines.total_s * (retry.max_retries + 1) + retry.max_delay_s * retry.max_retries + self._options.overrun_s
         limit_s += self._start_delay_s + (stage.duration_s or 0.0) if timed else self.plan.target_outage_timeout_s
-        for agent in self.agents.values():
+        for agent in self.active:
             if agent.started < self.stage and not agent.committed and agent.up:
                 self._ask(agent, "commit", {})
             since_s = self._committed_at_s if timed else max(self._committed_at_s, agent.progress_at_s)
@@ -365,16 +590,25 @@ class Session:
         self._note_start()
 
     def _note_start(self) -> None:
-        if not self.stage_began and all(agent.started >= self.stage for agent in self.agents.values()):
+        if not self.stage_began and all(agent.started >= self.stage for agent in self.active):
             self.stage_began = True
             self._log("stage_started", stage=self.stage, name=self.plan.stages[self.stage].name)
 
     def _collect(self) -> None:
-        if all(agent.complete for agent in self.agents.values()):
+        for agent in self.active:
+            if self.plan.lingers and agent.outcome is None and agent.up:
+                self._last_ask(agent, "finish", {})
+        # Of agents that were given up and are back, what there is of their journals is wanted as well.
+        back = [agent for agent in self.agents.values() if agent.out and agent.linked and agent.epoch is not None]
+        wanted = [agent for agent in (*self.active, *back) if not agent.complete]
+        if not wanted:
             self._end("all stages ended")
-        for agent in self.agents.values():
+        for agent in wanted:
             since_s = max(self._ended_at_s, agent.heard_at_s)
-            if not agent.complete and agent.overdue(self._now, since_s, self._options.collect_timeout_s):
+            if agent.overdue(self._now, since_s, self._options.collect_timeout_s):
+                if agent.out:
+                    agent.linked = agent.up = False
+                    continue
                 text = f"has ended its last stage, but its journal was not whole here {self._options.collect_timeout_s:.0f} s later"
                 self._agent_gone(agent, Permanent(text, host=agent.name))
                 return
@@ -405,7 +639,7 @@ class Session:
 
     def _wound_up(self, agent: Agent) -> bool:
         """True when nothing more is to be done for an agent of an aborted run, or its time is over."""
-        if agent.submitted_at_s is None or not agent.reachable or agent.stop_refused:
+        if agent.submitted_at_s is None or not agent.reachable or agent.stop_refused or (agent.out and not agent.linked):
             return True
         stop_late = self._now > self._abort_at_s + self._options.stop_timeout_s
         all_late = self._now > self._abort_at_s + self._options.stop_timeout_s + self._options.collect_timeout_s
@@ -434,6 +668,56 @@ class Session:
         self.over = True
         self._effects.append(End(reason))
 
+    # --- resuming --------------------------------------------------------------------------------------------------------------------
+
+    def restore(self, events: Iterable[Json], records: dict[str, Iterable[Json]], now_s: float) -> list[Effect]:
+        """Where an earlier controller of this run stopped, by its event log and its mirrors. Returns what is to be carried out first."""
+        self._now, self._effects = now_s, []
+        for event in events:
+            self._replay(event)
+        for name, journal in records.items():
+            for record in journal:
+                self._record(self.agents[name], record)
+        for agent in self.agents.values():
+            agent.up = agent.linked = False
+            agent.claimed = agent.epoch is None or agent.outcome is not None
+            agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = now_s
+        self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = now_s
+        # What the replay decided again is in the log already.
+        self._effects = [Subscribe(agent.name, agent.epoch) for agent in self.agents.values() if agent.epoch is not None]
+        return self._effects
+
+    def _replay(self, event: Json) -> None:
+        agent = self.agents.get(event.get("agent", ""))
+        match event["event"]:
+            case "submit" if agent is not None:
+                agent.submitted_at_s = self._now
+            case "submitted" if agent is not None:
+                agent.epoch = event["epoch"]
+            case "armed_round":
+                self.round = event["round"]
+            case "commit":
+                self._commit_logged, self.round = True, event["round"]
+            case "stage_ended":
+                self.stage = event["stage"] + 1
+                self._new_release()
+            case "stage_opened_again":
+                self._again = False
+                for one in self.active:
+                    one.ended = one.started = event["stage"] - 1
+                self._new_release()
+            case "reassigned":
+                self._batch, self._again = event["number"], self._again or event["again"]
+                self._orphans = [name for name in self._orphans if name not in event["lost"]]
+                self._hand_over(event["lost"], event["parts"])
+            case ("agent_lost" | "agent_failed") as kind if agent is not None:
+                agent.out = True
+                agent.error = Permanent(event["error"])
+                agent.state = AgentState.LOST if kind == "agent_lost" else AgentState.FAILED
+                self._orphans.append(agent.name)
+            case "abort":
+                self.abort_reason = event["reason"]
+
     # --- helpers ---------------------------------------------------------------------------------------------------------------------
 
     def _become(self, agent: Agent, state: AgentState, cause: str = "") -> None:
@@ -450,5 +734,5 @@ class Session:
         self._sequence += 1
         # submit must be the same command when it is repeated: agents know a run by the key that it was submitted with.
         sequence = 0 if tag.purpose == "submit" else self._sequence
-        key = {"run_id": self.plan.run_id, "generation": 1, "controller": self.controller, "sequence": sequence}
+        key = {"run_id": self.plan.run_id, "generation": self.agents[agent].generation, "controller": self.controller, "sequence": sequence}
         self._effects.append(Send(agent, {**command, "key": key}, tag, timeout_s))

@@ -76,7 +76,13 @@ class AgentStage:
     warmup: StageData = field(default_factory=StageData)
     seconds: list[Json] = field(default_factory=list)
     measured: list[tuple[int, int]] = field(default_factory=list)
-    """Intervals with a summary, merged."""
+    """Intervals with a summary, merged; those in which not all workers were at work are left out."""
+    lost: list[Json] = field(default_factory=list)
+    """The lost records: what was not measured, and why."""
+    without_histogram: Json = field(default_factory=dict)
+    """Operations that are in the summaries only, because a power cut took their histograms: {op: [count, bytes, sum_ns]}."""
+    passes: int = 0
+    """How often it was begun: once more for what was taken over from lost agents."""
 
 
 @dataclass
@@ -90,6 +96,10 @@ class AgentJournal:
     notices: list[str] = field(default_factory=list)
     torn: bool = False
     """The mirror ends within a record."""
+    boot: str | None = None
+    """The boot of the host whose clock all times are in."""
+    shift_ns: int = 0
+    """What brings times of the host's present boot into that clock."""
 
 
 def records(path: Path) -> Iterator[Json]:
@@ -113,24 +123,64 @@ def read_agent(agent_id: str, path: Path) -> AgentJournal:
     return agent
 
 
+_TIMES = ("from_clock_ns", "to_clock_ns", "start_clock_ns", "actual_clock_ns", "end_clock_ns", "drained_clock_ns")
+
+
 def _take(agent: AgentJournal, record: Json) -> None:
     kind = record["kind"]
     if kind == "epoch":
-        agent.epoch = record
+        agent.epoch, agent.boot = record, record["boot"]
+    elif kind == "recovered":
+        # Its shift leads from the boot before to the present one; results stay in the clock of the first.
+        agent.shift_ns -= record["shift_ns"]
+        agent.notices.append("the host was restarted" if record["rebooted"] else "the supervisor was restarted")
     elif kind == "final":
         agent.final = record
     elif kind == "notice":
         agent.notices.append(str(record["text"]))
-    elif kind in ("stage_start", "stage_end", "sec", "gap", "hist"):
+    elif kind == "worker" and record.get("cause"):
+        agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
+    elif kind in ("stage_start", "stage_end", "sec", "gap", "lost", "hist"):
+        if agent.shift_ns:
+            record = {**record, **{name: record[name] + agent.shift_ns for name in _TIMES if name in record}}
         stage = agent.stages.setdefault(record["stage"], AgentStage())
         if kind == "stage_start":
-            stage.start = record
+            stage.passes += 1
+            stage.start = stage.start or record
         elif kind == "stage_end":
-            stage.end = record
+            stage.end = record if stage.end is None else _both(stage.end, record)
         elif kind == "hist":
             _take_hist(stage.warmup if record["warmup"] else stage.data, record["hist"])
+        elif kind == "lost":
+            _take_lost(stage, record)
         else:
             _take_second(stage, record)
+
+
+def _both(first: Json, second: Json) -> Json:
+    """The ends of two passes of a stage as one."""
+    totals = dict(first["totals"])
+    for op, entry in second["totals"].items():
+        totals[op] = _sum(totals[op], entry) if op in totals else entry
+    made = {"puts": first["made"]["puts"] + second["made"]["puts"], "deleted": {**first["made"]["deleted"], **second["made"]["deleted"]}}
+    redone = first.get("redone", 0) + second.get("redone", 0)
+    return {**second, "start_clock_ns": first["start_clock_ns"], "totals": totals, "made": made, "redone": redone}
+
+
+def _sum(a: Json, b: Json) -> Json:
+    result = dict(a)
+    for name, value in b.items():
+        result[name] = _sum(a.get(name, {}), value) if isinstance(value, dict) else a.get(name, 0) + value
+    return result
+
+
+def _take_lost(stage: AgentStage, record: Json) -> None:
+    _count(stage.warmup if record["warmup"] else stage.data, record)
+    if "without_histogram" in record:
+        stage.without_histogram = record["without_histogram"]
+    start, end = record["from_clock_ns"], record["to_clock_ns"]
+    if end > start:
+        stage.lost.append({"from_clock_ns": start, "to_clock_ns": end, "cause": record["cause"]})
 
 
 def _take_hist(data: StageData, hist: Json) -> None:
@@ -141,8 +191,7 @@ def _take_hist(data: StageData, hist: Json) -> None:
             region.add(Region(part, cells["bytes"], cells["tail_ops"], cells["tail_bytes"]))
 
 
-def _take_second(stage: AgentStage, record: Json) -> None:
-    data = stage.warmup if record["warmup"] else stage.data
+def _count(data: StageData, record: Json) -> None:
     for op, figures in record["ops"].items():
         data.second_ops[op] += figures[0]
         data.second_bytes[op] += figures[1]
@@ -154,6 +203,10 @@ def _take_second(stage: AgentStage, record: Json) -> None:
     for op, classes in record.get("retried", {}).items():
         for name, n in classes.items():
             data.retried[op, name] += n
+
+
+def _take_second(stage: AgentStage, record: Json) -> None:
+    _count(stage.warmup if record["warmup"] else stage.data, record)
     start, end = record["from_clock_ns"], record["to_clock_ns"]
     if stage.measured and stage.measured[-1][1] >= start:
         stage.measured[-1] = (stage.measured[-1][0], max(end, stage.measured[-1][1]))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
+from .network import controller, network
 from .verdict import AgentFacts, coverage_of, judge
 
 Json = dict[str, Any]
@@ -63,7 +64,8 @@ def merge(inputs: Inputs) -> Json:
         "coverage": coverage_of(facts),
         "lost_intervals_s": {agent_id: lost for agent_id, agent in agents.items() if (lost := _lost(inputs, agent))},
         "stages": stages,
-        "network": {agent_id: _network(agent_id, events) for agent_id in agents},
+        "network": {agent_id: network(agent_id, events) for agent_id in agents},
+        "controller": controller(events),
         "hosts": {agent_id: agent.epoch["host"] if agent.epoch else None for agent_id, agent in agents.items()},
         "notices": {agent_id: agent.notices for agent_id, agent in agents.items() if agent.notices},
     }
@@ -87,11 +89,15 @@ def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] |
 
 
 def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, int]]:
-    """The measured intervals within the planned one; a late start is not measured."""
+    """The measured intervals within the planned one; a late start, and time without all workers, is not measured."""
     begin, end = planned
     if stage.start is not None and stage.start["late_ns"] > LATE_NS:
         begin = stage.start["actual_clock_ns"]
-    return [(max(lo, begin), min(hi, end)) for lo, hi in stage.measured if hi > begin and lo < end]
+    pieces = [(max(lo, begin), min(hi, end)) for lo, hi in stage.measured if hi > begin and lo < end]
+    for lost in stage.lost:
+        a, b = lost["from_clock_ns"], lost["to_clock_ns"]
+        pieces = [part for lo, hi in pieces for part in ((lo, min(hi, a)), (max(lo, b), hi)) if part[1] > part[0]]
+    return pieces
 
 
 def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
@@ -127,7 +133,9 @@ def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
         at = planned[0]
         for lo, hi in [*_measured(stage, planned), (planned[1], planned[1])]:
             if lo > at:
-                lost.append({"stage": index, "from_s": round((at - planned[0]) / 1e9, 3), "to_s": round((lo - planned[0]) / 1e9, 3)})
+                cause = next((gap["cause"] for gap in stage.lost if gap["from_clock_ns"] < lo and gap["to_clock_ns"] > at), None)
+                span = {"from_s": round((at - planned[0]) / 1e9, 3), "to_s": round((lo - planned[0]) / 1e9, 3)}
+                lost.append({"stage": index, **span, **({"cause": cause} if cause else {})})
             at = max(at, hi)
     return lost
 
@@ -143,7 +151,7 @@ def _inconsistencies(inputs: Inputs) -> list[str]:
                 counts = {
                     "totals": stage.end["totals"].get(op, {}).get("ops", 0),
                     "seconds": stage.data.second_ops[op],
-                    "histograms": stage.data.total(op).histogram.count,
+                    "histograms": stage.data.total(op).histogram.count + stage.without_histogram.get(op, [0])[0],
                 }
                 if len(set(counts.values())) > 1:
                     text = ", ".join(f"{name} {n}" for name, n in counts.items())
@@ -173,6 +181,8 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "seconds": (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s,
                 "late_ms": part.start["late_ns"] / 1e6 if part.start else None,
                 "outcome": part.end["outcome"] if part.end else None,
+                "redone": part.end.get("redone", 0) if part.end else 0,
+                "without_histogram": part.without_histogram,
                 "operations": operations(part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s),
             }
             for agent_id, part in parts.items()
@@ -238,7 +248,10 @@ def _full_strength(inputs: Inputs, parts: dict[str, AgentStage]) -> Json:
         agent_id: {
             s["second"]: s
             for s in part.seconds
-            if not s["warmup"] and s["to_clock_ns"] - s["from_clock_ns"] > 900_000_000 and s["to_clock_ns"] > _strong_from_ns(part)
+            if not s["warmup"]
+            and s["to_clock_ns"] - s["from_clock_ns"] > 900_000_000
+            and s["to_clock_ns"] > _strong_from_ns(part)
+            and not any(lost["from_clock_ns"] < s["to_clock_ns"] and lost["to_clock_ns"] > s["from_clock_ns"] for lost in part.lost)
         }
         for agent_id, part in parts.items()
     }
@@ -262,22 +275,6 @@ def _strong_from_ns(part: AgentStage) -> int:
     late = part.start is not None and part.start["late_ns"] > FULL_STRENGTH_LATE_NS
     # The second in which a late agent began ends after its start and is left out: its successor ends at least one second later.
     return part.start["actual_clock_ns"] + 1_000_000_000 if late and part.start else 0
-
-
-def _network(agent_id: str, events: list[Json]) -> Json:
-    """Connections and losses of one agent's link."""
-    losses: list[Json] = []
-    connects = 0
-    for event in events:
-        if event.get("agent") != agent_id:
-            continue
-        if event["event"] == "link_up":
-            connects += 1
-            if losses and losses[-1]["down_s"] is None:
-                losses[-1].update(down_s=event["down_s"], attempts=event["attempt"], resumed_offset=event["resumed_offset"])
-        elif event["event"] == "link_down" and event["level"] != "info":
-            losses.append({"at": event["at"], "cause": event["cause"], "down_s": None})
-    return {"connects": connects, "losses": losses}
 
 
 def verdict_of(content: Json) -> Verdict:

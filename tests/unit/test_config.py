@@ -307,7 +307,8 @@ def test_keys_of_the_controller(tmp_path: Path) -> None:
     path = tmp_path / "w.yml"
     path.write_text(changed(distributed={"start_delay": 5, "agent_ready_timeout": 7, "reconnect_timeout": "1h"}))
     loaded = config.load(path)
-    assert (loaded.start_delay_s, loaded.ready_timeout_s, loaded.reconnect_timeout_s) == (5.0, 7.0, 3600.0)
+    assert (loaded.start_delay_s, loaded.ready_timeout_s) == (5.0, 7.0)
+    assert config.compile_plan(loaded, "r", HOSTS)[0].policy.reconnect_timeout_s == 3600.0
 
 
 def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None:

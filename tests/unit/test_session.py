@@ -243,7 +243,7 @@ def test_a_link_loss_alone_changes_nothing() -> None:
     course.to_armed_round()
     course.to_running()
     course.each(lambda name: LinkDown(name, 0.0, LinkLost("silent for 3 s")))
-    course.put(Tick(), after_s=100_000.0)
+    course.put(Tick(), after_s=100_000.0)  # asleep
     assert course.session.abort_reason is None
     assert course.session.agents["a"].state is AgentState.RUNNING
     course.each(lambda name: LinkUp(name, 0.0, 3, 100_000.0, 1234))
@@ -260,7 +260,9 @@ def test_a_link_that_is_given_up_makes_the_agent_lost_and_does_not_hold_the_end(
     course.put(LinkDown("a", 0.0, LinkLost("cut")))
     effects = course.put(LinkGivenUp("a", 0.0, 42, 600.0, LinkLost("no route to host")))
     assert course.session.agents["a"].state is AgentState.LOST
-    assert course.session.abort_reason == "a: not reached for 600 s, 42 attempts; the last: no route to host"
+    assert course.session.abort_reason == (
+        "a: not reached for 600 s, 42 attempts; the last: no route to host; failure_policy retry needs every agent"
+    )
     assert [send.agent for send in sends(effects, "stop")] == ["b"]
     course.record("b", "final", outcome="stopped", reason="x")
     effects = course.put(JournalComplete("b", 0.0, 1, "0", Outcome.STOPPED))
@@ -313,7 +315,11 @@ def test_a_refusal_without_an_explanation_is_the_reason() -> None:
         ("ready", 121.0, "a: stage prepare: an answer to pings did not come within 120 s"),
         ("armed", 121.0, "a: stage prepare: an acknowledgement of ARM did not come within 120 s"),
         # One operation may take 4 x 300 s with its retries; the margin is 60 s, the outage of the target 600 s.
-        ("running", 600.0 + 4 * 300.0 + 15.0 + 61.0, "a: stage prepare: no object finished for 1875 s"),
+        (
+            "running",
+            600.0 + 4 * 300.0 + 15.0 + 61.0,
+            "a: stage prepare: no object finished for 1875 s; failure_policy retry needs every agent",
+        ),
         ("mix", 2.0 + 5.0 + 4 * 300.0 + 15.0 + 61.0, "a: stage mix: no end 1282 s after its release"),
         ("ended", 121.0, "a: has ended its last stage, but its journal was not whole here 120 s later"),
     ],
@@ -354,7 +360,7 @@ def test_progress_moves_the_deadline_of_prepare() -> None:
     assert course.session.abort_reason is None
     course.put(Heartbeat("b", 0.0, {"done": 4}), after_s=1000.0)
     course.put(Tick(), after_s=900.0)
-    assert course.session.abort_reason == "a: stage prepare: no object finished for 1875 s"
+    assert course.session.abort_reason == "a: stage prepare: no object finished for 1875 s; failure_policy retry needs every agent"
 
 
 def test_a_stop_that_is_refused_is_reported() -> None:
