@@ -403,6 +403,7 @@ class Supervisor:
             {
                 "stage": stage.index,
                 "name": stage.stage.name,
+                "round": self._release.round,
                 "outcome": (self._outcome or Outcome.FINISHED).value,
                 "start_clock_ns": stage.start_clock_ns,
                 "end_clock_ns": end_ns,

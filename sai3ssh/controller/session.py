@@ -107,6 +107,8 @@ class Session:
         """Number of the last adoption; by agent, those that it has not confirmed; whether the stage must be opened again for one."""
         self._gifts: dict[str, list[Json]] = {}
         self._again = False
+        self._passed_round = 0
+        """The round by which the stage was released before it was opened again: what agents say of that pass is over."""
         self._sequence = 0
         self._commit_logged = False
         self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = 0.0
@@ -245,6 +247,8 @@ class Session:
             agent.epoch = record["epoch"]
         elif kind == "ready" and agent.state is AgentState.CONNECTING:
             self._become(agent, AgentState.READY)
+        elif kind in ("stage_start", "stage_end") and record["stage"] == self.stage and record["round"] <= self._passed_round:
+            return  # of a pass that is over
         elif kind == "stage_start" and record["stage"] > agent.started:
             agent.started = record["stage"]
             agent.progress_at_s = self._now
@@ -409,12 +413,14 @@ class Session:
         self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
         self.stage += 1
         self._ended_at_s = self._now
+        self.round = self._passed_round = 0
         self._new_release()
 
     def _new_release(self) -> None:
+        """The stage is to be armed (again); rounds of one stage are never used twice, whatever becomes of answers to earlier ones."""
         self.stage_began = self._commit_logged = False
-        self.round = self._late_rounds = 0
-        self._barrier_at_s = 0.0
+        self._late_rounds = 0
+        self._barrier_at_s = self._arm_deadline_s = 0.0
         for agent in self.agents.values():
             agent.armed = agent.committed = False
             agent.refusal = None
@@ -479,7 +485,8 @@ class Session:
         if not self._again:
             return False
         self._again = False
-        self._log("stage_opened_again", stage=self.stage, name=self.plan.stages[self.stage].name)
+        self._passed_round = self.round
+        self._log("stage_opened_again", stage=self.stage, name=self.plan.stages[self.stage].name, round=self.round)
         for agent in self.active:
             agent.ended = agent.started = self.stage - 1
         self._new_release()
@@ -700,9 +707,11 @@ class Session:
                 self._commit_logged, self.round = True, event["round"]
             case "stage_ended":
                 self.stage = event["stage"] + 1
+                self.round = self._passed_round = 0
                 self._new_release()
             case "stage_opened_again":
                 self._again = False
+                self._passed_round = event["round"]
                 for one in self.active:
                     one.ended = one.started = event["stage"] - 1
                 self._new_release()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sai3ssh.model import AgentState, Outcome
-from tests.simulation.world import CLOCK_ERROR_NS, RECONNECT_TIMEOUT_S, Cut, Faults, World
+from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome
+from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, Cut, Faults, World
 
 AGENTS = 4
 MANY = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -137,3 +137,32 @@ def test_an_agent_that_hangs_with_its_link_up_is_given_up_by_a_deadline(faults: 
     assert world.session.abort_reason is not None
     assert world.session.abort_reason.startswith(f"agent-{who}: ")
     check_stopped(world)
+
+
+any_cuts = st.lists(st.builds(Cut, agent=st.integers(0, AGENTS - 2), at_s=st.floats(0.0, 90.0), for_s=st.floats(0.05, 400.0)), max_size=8)
+
+
+@MANY
+@given(flapping(), any_cuts, st.one_of(st.none(), st.tuples(st.integers(0, AGENTS - 2), st.floats(4.0, 90.0))))
+def test_with_best_effort_the_set_of_objects_is_complete_whoever_is_lost(
+    faults: Faults, cuts: list[Cut], failure: tuple[int, float] | None
+) -> None:
+    """One agent keeps its link at least; all others may be lost at any time, or fail."""
+    faults.cuts, faults.failure = cuts, failure
+    world = World(faults, AGENTS, policy=FailurePolicy("best_effort", reconnect_timeout_s=RECONNECT_TIMEOUT_S, delay_s=5.0))
+    world.run(limit_s=7200)
+    if world.session.never_started:
+        return  # lost before the start: that ends the run under every policy
+    assert world.session.abort_reason is None
+    for stage in (0, 2):
+        ledgers = [r for agent in world.agents for r in agent.journal if r["kind"] == "ledger" and r["stage"] == stage]
+        done = Intervals(piece for record in ledgers for piece in record["ranges"])
+        assert done == Intervals([(0, OBJECTS)]), f"stage {stage}: {done}"
+    for agent in world.agents:
+        view = world.session.agents[agent.name]
+        assert view.out or agent.journal[-1].get("outcome") == "finished"
+        assert view.out == (view.state in (AgentState.LOST, AgentState.FAILED))
+    lost = {e["agent"] for e in world.events("agent_lost")} | {e["agent"] for e in world.events("agent_failed")}
+    given_away = [name for e in world.events("reassigned") for name in e["lost"]]
+    assert sorted(given_away) == sorted(set(given_away)), "nobody's objects are given away twice"
+    assert set(given_away) <= lost

@@ -26,22 +26,37 @@ from sai3ssh.controller.effects import (
     Tick,
     Unanswered,
 )
-from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkGivenUp, LinkUp, Records
+from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkUp, Records
 from sai3ssh.controller.session import Options, Session
-from sai3ssh.errors import AgentError, LinkLost, Sai3sshError
-from sai3ssh.model import Assignment, Outcome, Plan, Stage, StageKind, Target
+from sai3ssh.errors import AgentError, LinkLost, Sai3sshError, Transient
+from sai3ssh.model import (
+    Assignment,
+    FailurePolicy,
+    Intervals,
+    Outcome,
+    Plan,
+    Population,
+    SizeSpec,
+    Stage,
+    StageKind,
+    Target,
+    share,
+)
 
 Json = dict[str, Any]
 CLOCK_ERROR_NS = 2_000_000
 RECONNECT_TIMEOUT_S = 60.0
+OBJECTS = 1000
 
 
-def plan(durations: list[float]) -> Plan:
-    """A prepare, execute stages of these lengths, a cleanup."""
-    stages = [Stage("prepare", StageKind.PREPARE, 4)]
+def plan(durations: list[float], policy: FailurePolicy) -> Plan:
+    """A prepare of OBJECTS objects, execute stages of these lengths, a cleanup."""
+    stages = [Stage("prepare", StageKind.PREPARE, 4, populations=("p",))]
     stages += [Stage(f"mix-{i}", StageKind.EXECUTE, 4, duration_s=s) for i, s in enumerate(durations)]
-    stages.append(Stage("cleanup", StageKind.CLEANUP, 4))
-    return Plan("sim-1", "sim", Target("s3"), (), tuple(stages))
+    stages.append(Stage("cleanup", StageKind.CLEANUP, 4, populations=("p",)))
+    populations = (Population("p", "s3://b/", "%d", OBJECTS, SizeSpec("fixed", 1, 1), 1),)
+    lease_s = policy.reconnect_timeout_s if policy.survives else None
+    return Plan("sim-1", "sim", Target("s3"), populations, tuple(stages), policy=policy, lease_s=lease_s)
 
 
 @dataclass
@@ -87,6 +102,9 @@ class SimAgent:
         self.starts: list[tuple[int, float]] = []
         self.commits: dict[int, tuple[float, int]] = {}
         self.forgotten = False
+        self.owned = Intervals([share(OBJECTS, index, world.count)])
+        self.done: dict[int, Intervals] = {}
+        self.gifts: set[int] = set()
         self.refuses = world.faults.refuses_submit == index
         self.frozen = False
 
@@ -115,6 +133,12 @@ class SimAgent:
                 at_s = (self.release.start_clock_ns - self.offset_ns) / 1e9
                 self.world.at(max(self.world.now, at_s), lambda: self._start(command["stage"]))
             return {"committed": command["round"]}
+        if verb == "adopt":
+            return self._adopt(command)
+        if verb == "finish":
+            assert self.release.stage == len(self.world.plan.stages), f"{self.name}: finish before its last stage has ended"
+            self.end(Outcome.FINISHED, "all stages ended")
+            return {}
         if verb == "stop":
             self.end(Outcome.STOPPED, command["reason"])
             return {"outcome": self.journal[-1]["outcome"]}
@@ -122,6 +146,35 @@ class SimAgent:
         assert self.over, f"{self.name}: forget of a run in progress"
         self.forgotten = True
         return {}
+
+    def _adopt(self, command: Json) -> Json:
+        assert self.release is not None
+        self.release.check_key(command)
+        if command["number"] not in self.gifts:
+            if self.state not in ("READY", "AT_BARRIER", "ARMED"):
+                raise Transient(f"{self.name} is {self.state}")
+            self.gifts.add(command["number"])
+            self._add(self.owned, command["ranges"].get("p", []))
+            self._add(self.done.setdefault(command["stage"], Intervals()), command["done"].get("p", []))
+            self.release.reopen(command["stage"])
+            self.state = "AT_BARRIER" if self.release.stage else "READY"
+            self.append("adopted", number=command["number"])
+        return {"adopted": command["number"]}
+
+    @staticmethod
+    def _add(to: Intervals, pieces: list[list[int]]) -> None:
+        for lo, hi in pieces:
+            to.add(lo, hi)
+
+    def _work(self, stage: int, share_of_it: float) -> None:
+        """Some of what is left to do of a prepare or cleanup is done, and is in the ledger."""
+        if self.over or self.frozen or self.running != stage or self.world.plan.stages[stage].kind is StageKind.EXECUTE:
+            return
+        done = self.done.setdefault(stage, Intervals())
+        left = self.owned.subtract(done)
+        pieces = [[lo, lo + int((hi - lo) * share_of_it)] for lo, hi in left]
+        self._add(done, pieces)
+        self.append("ledger", stage=stage, population="p", ranges=[piece for piece in pieces if piece[0] < piece[1]])
 
     def _submit(self, command: Json) -> Json:
         if self.refuses:
@@ -141,22 +194,25 @@ class SimAgent:
     def _start(self, stage: int) -> None:
         if self.over or self.frozen:
             return
+        assert self.release is not None
         self.world.check_start(self, stage)
         self.running, self.state = stage, "RUNNING"
         self.starts.append((stage, self.world.now))
-        self.append("stage_start", stage=stage)
+        self.append("stage_start", stage=stage, round=self.release.round)
         length_s = self.world.plan.stages[stage].duration_s or self.world.random.uniform(0.0, 40.0)
+        self.world.at(self.world.now + length_s / 2, lambda: self._work(stage, 0.5))
         self.world.at(self.world.now + length_s, lambda: self._end_stage(stage))
 
     def _end_stage(self, stage: int) -> None:
         if self.over or self.frozen:
             return
+        self._work(stage, 1.0)
         assert self.release is not None
         self.running = None
-        self.append("stage_end", stage=stage, outcome="finished")
+        self.append("stage_end", stage=stage, round=self.release.round, outcome="finished")
         self.release.stage_ended()
         self.state = "AT_BARRIER"
-        if stage + 1 == len(self.world.plan.stages):
+        if stage + 1 == len(self.world.plan.stages) and not self.world.plan.lingers:
             self.end(Outcome.FINISHED, "all stages ended")
 
     def end(self, outcome: Outcome, reason: str) -> None:
@@ -202,14 +258,7 @@ class SimLink:
             self.world.put(Unanswered(effect.agent, effect.tag, LinkLost("cut")))
         self.waiting.clear()
         self.world.put(LinkDown(self.agent.name, self.world.now, LinkLost("cut")))
-        if for_s > RECONNECT_TIMEOUT_S:
-            self.world.at(self.world.now + RECONNECT_TIMEOUT_S, self._give_up)
-        else:
-            self.world.at(self.world.now + for_s, lambda: self.connect(for_s))
-
-    def _give_up(self) -> None:
-        self.ended = True
-        self.world.put(LinkGivenUp(self.agent.name, self.world.now, 9, RECONNECT_TIMEOUT_S, LinkLost("no route to host")))
+        self.world.at(self.world.now + for_s, lambda: self.connect(for_s))
 
     def send(self, effect: Send | MeasureClock, timeout_s: float) -> None:
         """A command on its way, or a series of pings."""
@@ -274,13 +323,22 @@ class SimLink:
 class World:
     """A run of the real session among simulated agents; `run` returns when the session has ended."""
 
-    def __init__(self, faults: Faults, agents: int = 4, durations: list[float] | None = None, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        faults: Faults,
+        agents: int = 4,
+        durations: list[float] | None = None,
+        options: Options | None = None,
+        policy: FailurePolicy | None = None,
+    ) -> None:
         self.faults = faults
+        self.count = agents
         self.random = random.Random(faults.seed)
         self.now = 1000.0
-        self.plan = plan([5.0] if durations is None else durations)
-        assignments = [Assignment(f"agent-{i}", i, agents, {}) for i in range(agents)]
-        self.session = Session(self.plan, assignments, "controller-1", options)
+        policy = policy or FailurePolicy(reconnect_timeout_s=RECONNECT_TIMEOUT_S)
+        self.plan = plan([5.0] if durations is None else durations, policy)
+        assignments = [Assignment(f"agent-{i}", i, agents, {"p": (share(OBJECTS, i, agents),)}) for i in range(agents)]
+        self.session = Session(self.plan, assignments, "controller-1", options, self.random.random)
         self.log: list[tuple[float, Log]] = []
         self.ended: str | None = None
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -366,9 +424,16 @@ class World:
 
     def check_start(self, agent: SimAgent, stage: int) -> None:
         """All agents have ended the stage before; nobody runs another one; the order is right."""
-        assert [s for s, _ in agent.starts] == list(range(stage)), f"{agent.name} enters stage {stage} after {agent.starts}"
-        assert len([e for e in self.events("commit") if e["stage"] == stage]) == 1
+        if self.session.agents[agent.name].out:
+            return  # it was released while it still counted
+        assert sorted({s for s, _ in agent.starts}) in (list(range(stage)), list(range(stage + 1))), (
+            f"{agent.name}: {stage}, {agent.starts}"
+        )
+        passes = 1 + len([e for e in self.events("stage_opened_again") if e["stage"] == stage])
+        assert len([e for e in self.events("commit") if e["stage"] == stage]) == passes
         for other in self.agents:
+            if self.session.agents[other.name].out:
+                continue
             assert other.running in (None, stage), f"{agent.name} enters {stage} while {other.name} runs {other.running}"
             ends = [r["stage"] for r in other.journal if r["kind"] == "stage_end"]
             assert stage == 0 or stage - 1 in ends, f"{agent.name} enters {stage}, {other.name} has not ended {stage - 1}"

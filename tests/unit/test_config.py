@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import Host, Plan, StageKind
+from sai3ssh.model import FailurePolicy, Host, Plan, StageKind
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -391,3 +391,42 @@ def test_sizes(text: str | int, expected: int) -> None:
 def test_bad_sizes(text: object) -> None:
     with pytest.raises(ValueError, match="expected a"):
         units.size(text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"failure_policy": "best_effort", "min_agents_required": 4}, ("min_agents_required is 4", "3 agents")),
+        ({"min_agents_required": 2}, ("no effect with failure_policy retry",)),
+        ({"failure_policy": "fail_fast", "agent_retry_attempts": 2}, ("agent_retry_attempts contradicts", "fail_fast")),
+        ({"on_controller_loss": "stop_after: soon"}, ("on_controller_loss",)),
+        ({"failure_policy": "retrry"}, ("failure_policy", "retrry")),
+    ],
+)
+def test_senseless_failure_policies_are_refused(keys: dict[str, Any], words: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(changed(distributed=keys), tmp_path)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_majority_needs_three_agents(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(changed(distributed={"failure_policy": "continue_if_majority"}))
+    with pytest.raises(ConfigError, match="leaves no majority"):
+        config.compile_plan(config.load(path), "r", HOSTS[:2])
+    assert config.compile_plan(config.load(path), "r", HOSTS)[0].policy.survives
+
+
+def test_failure_policies_reach_the_plan(tmp_path: Path) -> None:
+    keys = {
+        "failure_policy": "best_effort",
+        "min_agents_required": 2,
+        "agent_retry_attempts": 3,
+        "agent_retry_delay_s": 5,
+        "reassign_on_loss": False,
+    }
+    plan = compiled(changed(distributed={**keys, "reconnect_timeout": "2m", "on_controller_loss": "stop_after: 10m"}), tmp_path)
+    assert plan.policy == FailurePolicy("best_effort", 2, 3, 5.0, 120.0, 120.0, reassign=False)
+    assert (plan.on_controller_loss, plan.controller_loss_s, plan.lease_s) == ("stop_after", 600.0, None)
+    assert compiled(changed(distributed={"failure_policy": "best_effort"}), tmp_path).lease_s == 600.0

@@ -73,11 +73,11 @@ class Course:
         self.each(lambda name: Answered(name, Tag("arm", stage, self.session.round), {}))
         self.each(lambda name: Answered(name, Tag("commit", stage, self.session.round), {}))
         for name in NAMES:
-            self.record(name, "stage_start", stage=stage)
+            self.record(name, "stage_start", stage=stage, round=self.session.round)
 
     def to_stage_end(self, stage: int) -> list[Effect]:
         """Both at the barrier."""
-        return [effect for name in NAMES for effect in self.record(name, "stage_end", stage=stage, outcome="finished")]
+        return [effect for name in NAMES for effect in self.record(name, "stage_end", round=1, stage=stage, outcome="finished")]
 
 
 def sends(effects: list[Effect], verb: str) -> list[Send]:
@@ -396,7 +396,7 @@ def test_a_stage_that_starts_and_ends_in_one_breath_is_logged_in_order() -> None
     course.to_ready()
     course.to_armed_round()
     course.each(lambda name: Answered(name, Tag("arm", 0, 1), {}))
-    both = ({"kind": "stage_start", "stage": 0}, {"kind": "stage_end", "stage": 0, "outcome": "finished"})
+    both = ({"kind": "stage_start", "stage": 0, "round": 1}, {"kind": "stage_end", "stage": 0, "round": 1, "outcome": "finished"})
     course.each(lambda name: Records(name, 0.0, both))
     events = [effect.event for effect in course.effects if isinstance(effect, Log)]
     assert events.index("stage_started") < events.index("stage_ended")
