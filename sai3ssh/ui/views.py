@@ -70,6 +70,21 @@ def describe(event: Json) -> str | None:
             return f"stage {event['name']} ended on all agents"
         case "agent_failed" | "agent_lost":
             return f"{agent}: {'FAILED' if event['event'] == 'agent_failed' else 'LOST'}: {event['error']}"
+        case "policy_round":
+            return f"{agent}: unreachable for {event['down_s']:.0f} s, round {event['round']}: trying again"
+        case "go_on_without":
+            return f"going on without {agent}: {event['remaining']} agents are left"
+        case "reassigned":
+            rest = "; what they had not done is done by the others" if event["again"] else ""
+            return f"the objects of {', '.join(event['lost'])} belong to the others now{rest}"
+        case "cut_off":
+            return "CUT_OFF: this machine reaches nothing; the agents keep running, and nobody is given up meanwhile"
+        case "cut_off_over":
+            return f"this machine is back on the network after {event['seconds']:.0f} s"
+        case "slept":
+            return f"this machine slept for {event['seconds']:.0f} s; that counts against no agent"
+        case "unfenced_writer_possible":
+            return f"{agent}: may still be writing; what it prepares from now on can outlive the cleanup"
         case "stop_requested":
             return f"stopping all agents: {event['reason']} (again to leave at once)"
         case "abort":

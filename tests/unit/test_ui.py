@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -114,3 +115,18 @@ def test_a_link_loss_is_told_calmly_and_its_end_too() -> None:
 )
 def test_latencies_have_three_digits(us: float, text: str) -> None:
     assert latency(us) == text
+
+
+def test_what_is_decided_about_lost_agents_is_said_in_a_line_each() -> None:
+    events: list[dict[str, Any]] = [
+        {"event": "policy_round", "agent": "h3", "round": 2, "down_s": 30.4, "delay_s": 20.0},
+        {"event": "go_on_without", "agent": "h3", "remaining": 7},
+        {"event": "reassigned", "lost": ["h3"], "again": True, "parts": {}},
+        {"event": "cut_off"},
+        {"event": "cut_off_over", "seconds": 12.0},
+        {"event": "slept", "seconds": 3600.0},
+        {"event": "unfenced_writer_possible", "agent": "h3"},
+    ]
+    words = ["round 2", "7 agents are left", "h3 belong to the others", "CUT_OFF", "after 12 s", "3600 s", "outlive the cleanup"]
+    for event, word in zip(events, words, strict=True):
+        assert word in (describe(event) or ""), event
