@@ -141,7 +141,8 @@ class Session:
         self._effects = []
         if not self.over:
             self._dispatch(event)
-            self._losses.advance(self.agents.values(), now_s)
+            if self.abort_reason is None:
+                self._losses.advance(self.agents.values(), now_s)
             self._advance()
         return self._effects
 

@@ -83,10 +83,10 @@ class Channel:
             raise AssertionError(f"{cmd}: {answer}")
         return answer["ok"]
 
-    def follow(self, run_id, agent_id, epoch=None, offset=0):
+    def follow(self, run_id, agent_id, epoch=None, offset=0, controller="c1"):
         self.start = offset
         self.mirror = bytearray()
-        return self.ok("follow", run_id=run_id, agent_id=agent_id, epoch=epoch, offset=offset)
+        return self.ok("follow", run_id=run_id, agent_id=agent_id, epoch=epoch, offset=offset, controller=controller)
 
     def wait_state(self, *names):
         self.wait(lambda: bool(self.beats) and self.beats[-1]["state"] in names, f"state {names}")

@@ -317,9 +317,7 @@ class Recovery(AgentCase):
         channel, epoch = self.begin()
         other = {**self.key, "controller": "c2"}
         second = self.channel()
-        second.ok("follow", run_id=self.run_id, agent_id="a0", epoch=epoch, offset=0, controller="c2")
-        channel.mirror.clear()
-        channel.ok("follow", run_id=self.run_id, agent_id="a0", epoch=epoch, offset=0, controller="c1")
+        second.follow(self.run_id, "a0", epoch, controller="c2")
         refused = second.ask("claim", key=other, agent_id="a0", takeover=False)["error"]
         self.assertIn("c1", refused["message"])
         self.assertIn("--takeover", refused["remedy"])

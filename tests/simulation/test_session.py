@@ -166,3 +166,13 @@ def test_with_best_effort_the_set_of_objects_is_complete_whoever_is_lost(
     given_away = [name for e in world.events("reassigned") for name in e["lost"]]
     assert sorted(given_away) == sorted(set(given_away)), "nobody's objects are given away twice"
     assert set(given_away) <= lost
+
+
+def test_fail_fast_stops_the_agent_whose_link_broke_as_well() -> None:
+    for seed in range(20):
+        faults = Faults(seed=seed, cuts=[Cut(agent=1, at_s=15.0, for_s=1.0 + seed / 10)])
+        world = World(faults, AGENTS, policy=FailurePolicy("fail_fast", reconnect_timeout_s=RECONNECT_TIMEOUT_S))
+        world.run(limit_s=3600)
+        assert "agent-1: link lost" in (world.session.abort_reason or "")
+        assert world.events("stop_unconfirmed") == []
+        assert all(agent.over for agent in world.agents)
