@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -58,3 +60,8 @@ def _members(package: Path) -> Iterator[tuple[str, bytes]]:
     files += [path for path in (package / "agent").rglob("*.py") if "__pycache__" not in path.parts]
     for path in sorted(files, key=lambda path: path.relative_to(package).as_posix()):
         yield f"sai3ssh/{path.relative_to(package).as_posix()}", path.read_bytes()
+
+
+if __name__ == "__main__":  # for the playbooks: python -m sai3ssh.bundle DIRECTORY
+    built = build(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps({"path": str(built.resolve()), "sha256": digest(built)}) + "\n")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import __version__
 from .errors import RunError, Sai3sshError
+from .steering import INTERRUPTED, USAGE, err, out
 
 if TYPE_CHECKING:
     from .config import Workload
-    from .model import Assignment, Host, Plan
-
-USAGE, SUPERSEDED, INTERRUPTED = 2, 6, 130
+    from .controller.rundir import RunDirectory
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -37,6 +32,8 @@ Inventory = Annotated[
 ]
 Limit = Annotated[str, typer.Option("--limit", "-l", help="Ansible host pattern.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where run directories go.")]
+Live = Annotated[bool, typer.Option("--live/--no-live", help="Live table when standard output is a terminal.")]
+Run = Annotated[str, typer.Argument(help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
@@ -47,17 +44,6 @@ Policy = Annotated[
 RESULTS_DIR = Path("sai3ssh-runs")
 
 
-def out(text: str) -> None:
-    """One line to standard output."""
-    sys.stdout.write(text + "\n")
-
-
-def err(text: str) -> None:
-    """One line to standard error."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
 @app.command()
 def run(
     workload: WorkloadFile,
@@ -66,7 +52,7 @@ def run(
     results_dir: ResultsDir = RESULTS_DIR,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the workload's.", show_default=False)] = None,
     as_json: AsJson = False,
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Live table when standard output is a terminal.")] = True,
+    live: Live = True,
     reconnect_timeout: Annotated[
         float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
     ] = None,
@@ -76,138 +62,113 @@ def run(
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
     ] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Run it so many times, one after the other, and merge the results.")] = 1,
+    pause: Annotated[str, typer.Option(help="Between repetitions: 30s, 5m.")] = "0s",
+    background: Annotated[
+        bool, typer.Option("--detach", help="Steer the run in the background; this command returns once the agents are released.")
+    ] = False,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
-    from . import bundle, config
+    from . import bundle, config, steering
     from . import inventory as inventories
     from .config import credentials
-    from .controller.link import LinkOptions
-    from .controller.run import RunController
-    from .controller.rundir import RunDirectory, new_run_id
-    from .controller.session import Options
+    from .controller.rundir import RunDirectory, Steering, new_run_id
     from .errors import ConfigError
 
     loaded = config.load(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    run_id = new_run_id(name or loaded.name)
     if reconnect_timeout is not None:
         loaded.keys.distributed.reconnect_timeout = reconnect_timeout
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
+    if background and repeat > 1:
+        raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
+    pause_s = config.seconds(pause, "--pause")
     secret = credentials.find(loaded, os.environ)
     chosen = "best_effort" if go_on else policy
-    plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
-    hosts = hosts_of(assignments, hosts)
+    by_name = {host.name: host for host in hosts}
     archive = bundle.build(_cache_dir())
-    directory = RunDirectory.create(results_dir, plan, assignments, hosts, workload)
-    view = make_view(plan, assignments, run_id, as_json=as_json, live=live)
+    start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, connect_timeout, start_with_available, loaded.cutoff_timeout_s)
     for notice in loaded.notices:
         err(f"notice: {notice}")
-    controller = RunController(
-        plan,
-        assignments,
-        hosts,
-        directory,
-        archive,
-        credentials=secret,
-        options=Options(
-            start_delay_s=loaded.start_delay_s, ready_timeout_s=loaded.ready_timeout_s, start_with_available=start_with_available
-        ),
-        link_options=LinkOptions(
-            heartbeat_s=plan.heartbeat_s,
-            first_connect_timeout_s=connect_timeout,
-            # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
-            reconnect_timeout_s=math.inf,
-        ),
-        observers=view.observers,
+
+    def create() -> RunDirectory:
+        run_id = new_run_id(name or loaded.name)
+        plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
+        mine = [by_name[assignment.agent_id] for assignment in assignments]
+        return RunDirectory.create(results_dir, plan, assignments, mine, workload, start)
+
+    if background:
+        raise typer.Exit(steering.detach(create()))
+
+    def once(directory: RunDirectory) -> int:
+        return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
+
+    if repeat == 1:
+        raise typer.Exit(once(create()))
+    raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
+
+
+@app.command()
+def resume(
+    run: Run,
+    results_dir: ResultsDir = RESULTS_DIR,
+    from_agents: Annotated[
+        bool, typer.Option("--from-agents", help="Make the run directory anew from what the agents have; needs -i.")
+    ] = False,
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    takeover: Annotated[bool, typer.Option("--takeover", help="Take it from a controller that still has it; that one leaves.")] = False,
+    without_unreachable: Annotated[
+        bool, typer.Option(help="Treat agents that this machine is not allowed to connect to as failed, instead of leaving the run alone.")
+    ] = False,
+    as_json: AsJson = False,
+    live: Live = True,
+) -> None:
+    """Go on with a run whose controller was killed, from here or from a copy of its run directory on another machine."""
+    from . import bundle, steering
+
+    archive = bundle.build(_cache_dir())
+    if from_agents:
+        from . import inventory as inventories
+        from .controller.rebuild import rebuild
+        from .controller.rundir import Steering
+
+        directory = rebuild(run, inventories.load(_sources(inventory), limit), results_dir, archive, Steering())
+    else:
+        directory = _find(run, results_dir)
+    options = {"live": live, "credentials": _credentials(directory), "takeover": takeover, "without_unreachable": without_unreachable}
+    raise typer.Exit(steering.resume(directory, archive, as_json=as_json, **options))
+
+
+@app.command()
+def attach(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False, live: Live = True) -> None:
+    """Watch a run that another process steers; several may, and Ctrl-C only ends the watching."""
+    from . import steering
+
+    raise typer.Exit(steering.attach(_find(run, results_dir), as_json=as_json, live=live))
+
+
+@app.command()
+def stop(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False, live: Live = True) -> None:
+    """Stop all agents of a run, collect what there is and write its results."""
+    from . import bundle, steering
+
+    directory = _find(run, results_dir)
+    if directory.controller() is not None:
+        raise typer.Exit(steering.attach(directory, as_json=as_json, live=live, interrupt=True))
+    archive = bundle.build(_cache_dir())
+    raise typer.Exit(
+        steering.resume(directory, archive, as_json=as_json, live=live, credentials=_credentials(directory), stop_reason="sai3ssh stop")
     )
-    code = finish(controller, view, as_json=as_json)
-    if controller.left:
-        # At once: the interpreter's own end would wait for threads that wait for hosts.
-        sys.stdout.flush()
-        os._exit(code)
-    raise typer.Exit(code)
 
 
-def hosts_of(assignments: list[Assignment], hosts: list[Host]) -> list[Host]:
-    """The host of each assignment, in their order."""
-    by_name = {host.name: host for host in hosts}
-    return [by_name[assignment.agent_id] for assignment in assignments]
+@app.command()
+def collect(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False) -> None:
+    """Fetch journals that were out of reach when a run ended, and revise its verdict."""
+    from . import bundle, steering
 
-
-class View:
-    """A display and what feeds it."""
-
-    def __init__(self, observers: list[Any], close: Callable[[], None]) -> None:
-        self.observers = observers
-        self.close = close
-
-
-def make_view(plan: Plan, assignments: list[Assignment], run_id: str, *, as_json: bool, live: bool) -> View:
-    """The display that suits standard output."""
-    from rich.console import Console
-
-    from .ui.board import Board
-    from .ui.views import JsonView, LiveView, PlainView
-
-    if as_json:
-        view = JsonView()
-        return View([view], view.close)
-    board = Board.of(plan, [assignment.agent_id for assignment in assignments])
-    console = Console()
-    if live and console.is_terminal:
-        table = LiveView(board, console, run_id)
-        return View([board, table], table.close)
-    lines = PlainView(board)
-    return View([board, lines], lines.close)
-
-
-def finish(controller: Any, view: View, *, as_json: bool) -> int:
-    """Runs to the end under signal handlers, writes and shows the results; the exit code."""
-    from . import results
-    from .controller.run import Leave
-    from .errors import Permanent
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the handler's signature)
-        controller.interrupt(f"{signal.Signals(number).name} at the controller")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    try:
-        controller.run()
-    except Permanent as superseded:
-        view.close()
-        controller.left = True
-        err(f"sai3ssh: {superseded}")
-        return SUPERSEDED
-    except Leave as leave:
-        view.close()
-        _say_what_runs(controller, leave.running)
-        return INTERRUPTED
-    finally:
-        view.close()
-    written = results.write(controller.directory.path)
-    code = INTERRUPTED if controller.stop_requested else written.verdict.exit_code
-    controller.note_end(verdict=written.verdict.value, reasons=list(written.reasons), exit_code=code)
-    if not as_json:
-        from .results.network import links
-        from .ui.summary import print_summary
-
-        print_summary(results.summary(written), controller.directory.path, links=links(written.content))
-    for error in controller.errors:
-        err(f"sai3ssh: {error}")
-    return code
-
-
-def _say_what_runs(controller: Any, running: dict[str, str]) -> None:
-    run_id = controller.directory.path.name
-    if not running:
-        err(f"left run {run_id}; no agent of it runs any more")
-        return
-    err(f"left run {run_id} at once. Still there:")
-    for agent, state in running.items():
-        err(f"  {agent}: {state}")
-    err("They go on by themselves. Look after them with: sai3ssh status -i INVENTORY")
+    raise typer.Exit(steering.collect(_find(run, results_dir), bundle.build(_cache_dir()), as_json=as_json))
 
 
 @app.command()
@@ -317,6 +278,23 @@ def version(as_json: AsJson = False) -> None:
 
     found = {"sai3ssh": __version__, "protocol": PROTOCOL, "python": sys.version.split()[0]}
     out(json.dumps(found) if as_json else "  ".join(f"{name} {value}" for name, value in found.items()))
+
+
+def _find(run: str, results_dir: Path) -> RunDirectory:
+    from .controller.rundir import RunDirectory
+
+    return RunDirectory.find(run, results_dir)
+
+
+def _credentials(directory: RunDirectory) -> dict[str, Any] | None:
+    """The operator's credentials, found as `run` finds them."""
+    from . import config
+    from .config import credentials
+
+    workload = directory.path / "config.yaml"
+    if workload.is_file():
+        return credentials.find(config.load(workload), os.environ)
+    return credentials.of_environment(os.environ) if directory.contents().plan.needs_credentials else None
 
 
 def _sources(inventory: list[str] | None) -> list[str]:

@@ -22,7 +22,7 @@ from .controller.events import Event, LinkDown, LinkUp, Records
 from .controller.link import LinkOptions
 from .controller.run import RunController
 from .controller.rundir import RunDirectory, new_run_id
-from .controller.session import Options, Session
+from .controller.session import Options
 from .errors import ConfigError, Transient
 from .model import Host
 
@@ -53,7 +53,8 @@ workload:
 
 def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
     """Runs the demonstration; the exit code of its run, or 1 when it did not show what it is to show."""
-    from . import cli
+    from . import steering
+    from .ui.views import make_view
 
     # In memory where that is possible: a slow disk is not what is to be shown. mkdtemp makes a name of its own with mode 0700.
     shm = "/dev/shm"  # noqa: S108
@@ -67,7 +68,7 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
             hosts = [Host(name, "localhost", connection="local", state_dir=str(directory / name)) for name in names]
             plan, assignments = config.compile_plan(workload, new_run_id("demo"), hosts)
             run = RunDirectory.create(results_dir, plan, assignments, hosts, file)
-            view = cli.make_view(plan, assignments, plan.run_id, as_json=as_json, live=True)
+            view = make_view(plan, assignments, as_json=as_json, live=True)
             watcher = _Watcher(directory)
             controller = RunController(
                 plan,
@@ -80,7 +81,7 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
                 link_options=LinkOptions(heartbeat_s=plan.heartbeat_s),
                 observers=[*view.observers, watcher],
             )
-            code = cli.finish(controller, view, as_json=as_json)
+            code = steering.finish(controller, view, as_json=as_json)
             if as_json or code != 0:
                 return code
             return watcher.report()
@@ -166,9 +167,9 @@ class _Watcher:
             if event.agent == VICTIM:
                 self._during.append((record["wall_ns"] / 1e9, record["done"]))
 
-    def on_tick(self, session: Session, now_s: float) -> None:  # noqa: ARG002 (the observer's signature)
+    def on_tick(self) -> None:
         """Cuts the link once, at 54 % of prepare."""
-        if self._cut is None and session.stage == 0 and sum(self._done.values()) >= CUT_AT * OBJECTS:
+        if self._cut is None and not self._prepared and sum(self._done.values()) >= CUT_AT * OBJECTS:
             self._cut = threading.Thread(target=self._cut_link, daemon=True)
             self._cut.start()
 
@@ -183,7 +184,7 @@ class _Watcher:
 
     def report(self) -> int:
         """Says what was shown; 0 when it was."""
-        from .cli import out
+        from .steering import out
 
         meanwhile = [done for at, done in self._during if self._away_since <= at <= self._away_since + self._down_s]
         made = max(meanwhile, default=0) - min(meanwhile, default=0)

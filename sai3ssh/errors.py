@@ -120,6 +120,10 @@ class JournalLost(Permanent):
     """A journal no longer continues what was mirrored from it."""
 
 
+class Superseded(Permanent):
+    """Another controller steers the run."""
+
+
 class RunError(Sai3sshError):
     """The run ended without a complete result; `exit_code` is the process's."""
 
@@ -134,4 +138,6 @@ def from_dict(error: Dict[str, Any], *, host: Optional[str] = None) -> Sai3sshEr
     return kind(str(error.get("message", "no message")), host=host, remedy=error.get("remedy"))
 
 
-_BY_NAME = {kind.__name__: kind for kind in (Transient, LinkLost, Permanent, AgentError, VersionMismatch, TargetError, JournalLost)}
+_BY_NAME = {
+    kind.__name__: kind for kind in (Transient, LinkLost, Permanent, AgentError, VersionMismatch, TargetError, JournalLost, Superseded)
+}

@@ -7,7 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -253,6 +269,8 @@ class Plan:
     """stop_after: an agent that has heard nothing from a controller for so long stops."""
     needs_credentials: bool = False
     """The operator gave credentials; after a reboot an agent waits for them again."""
+    agents: Tuple[str, ...] = ()
+    """Agent ids, in the order of their assignments' index."""
 
     @property
     def lingers(self) -> bool:
@@ -311,6 +329,14 @@ class Host:
 def share(count: int, index: int, parts: int) -> Tuple[int, int]:
     """The half-open range that part `index` of `parts` owns of range(count): contiguous, sizes differ by at most one."""
     return count * index // parts, count * (index + 1) // parts
+
+
+def assign(populations: Iterable[Population], agents: Sequence[str]) -> List[Assignment]:
+    """Who owns what: contiguous, nearly equal ranges of each population, in the order of the agents."""
+    return [
+        Assignment(name, index, len(agents), {p.name: (share(p.count, index, len(agents)),) for p in populations})
+        for index, name in enumerate(agents)
+    ]
 
 
 class Intervals:

@@ -183,19 +183,33 @@ class RadosGw(Server):
         self._spawn(["bash", "-c", "until ceph-osd -i 0 -f; do sleep 0.2; done"], "osd", **self._environment)
         self._wait(lambda: "1 up" in self._answers(["ceph", "osd", "stat"]), "the OSD")
         self._call(["ceph", "osd", "crush", "add-bucket", "h", "host"])
-        self._spawn(["radosgw", "-n", "client.rgw", "-f"], "rgw", **self._environment)
-        self._wait(lambda: self._accepts(self.port), "the gateway")
+        self.up()
         user = ["radosgw-admin", "user", "create", "--uid=test", "--display-name=test"]
         self._call([*user, f"--access-key={self.access_key}", f"--secret-key={self.secret_key}"])
+
+    def up(self) -> None:
+        """Starts the gateway; what it holds is elsewhere."""
+        self._gateway = self._spawn(["radosgw", "-n", "client.rgw", "-f"], "rgw", **self._environment)
+        self._wait(lambda: self._accepts(self.port), "the gateway")
+
+    def down(self) -> None:
+        """Kills the gateway."""
+        os.killpg(self._gateway.pid, signal.SIGKILL)
+        self._gateway.wait(10)
+        self._processes.remove(self._gateway)
 
     def stop(self) -> None:
         super().stop()
         shutil.rmtree(self.directory / "osd", ignore_errors=True)
 
     def _call(self, argv: list[str]) -> str:
-        done = subprocess.run(
-            [*self._prefix, *argv], env={**os.environ, **self._environment}, capture_output=True, text=True, timeout=60, check=False
-        )
+        for _ in range(20):
+            done = subprocess.run(
+                [*self._prefix, *argv], env={**os.environ, **self._environment}, capture_output=True, text=True, timeout=60, check=False
+            )
+            if "problem getting command descriptions" not in done.stderr:
+                break
+            time.sleep(0.2)  # a monitor of a busy machine answers before it knows its own commands
         if done.returncode:
             raise RuntimeError(f"{' '.join(argv)}: {done.stderr[-800:]}")
         return done.stdout

@@ -22,6 +22,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     serve = verbs.add_parser("serve", help="the daemon; a second start answers 'already running'")
     serve.add_argument("--state")
     serve.add_argument("--foreground", action="store_true", help="do not detach (for systemd)")
+    serve.add_argument("--halt", action="store_true", help="SIGTERM halts the runs too; the next start goes on with them")
+    runs = verbs.add_parser("runs", help="the runs on this host as JSON; needs no daemon")
+    runs.add_argument("--state")
     follow = verbs.add_parser("follow", help="one controller's window: commands in, frames out")
     follow.add_argument("--nonce", required=True)
     follow.add_argument("--state")
@@ -33,12 +36,15 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(json.dumps({**state.version(), "protocol": PROTOCOL}))
         return 0
     # Each verb loads only what it needs: a follow process is started at every reconnect.
-    if arguments.verb == "serve":
+    if arguments.verb in ("serve", "runs"):
         from sai3ssh.agent import daemon
 
         directory = state.state_dir(arguments.state)
+        if arguments.verb == "runs":
+            print(json.dumps({"runs": daemon.listing(directory)}))
+            return 0
         if arguments.foreground:
-            return daemon.main(directory)
+            return daemon.main(directory, arguments.halt)
         print(daemon.start(directory))
         return 0
     if arguments.verb == "follow":

@@ -93,6 +93,7 @@ class Daemon:
     def __init__(self, directory: str) -> None:
         self._dir = directory
         self._runs: Dict[str, Run] = {path: Run(path) for _, _, path in state.runs(directory)}
+        self._halting = False
         self._lock = threading.Lock()
         self._over = threading.Event()
 
@@ -108,10 +109,20 @@ class Daemon:
                 continue
             threading.Thread(target=self._client, args=(client,), daemon=True).start()
         server.close()
+        if self._halting:
+            watcher.join()
+            self._halt()
 
-    def end(self) -> None:
-        """Makes `serve` return."""
+    def end(self, halt: bool = False) -> None:
+        """Makes `serve` return; with `halt` the processes of all runs are killed before it does, and the next daemon goes on with them."""
+        self._halting = halt
         self._over.set()
+
+    def _halt(self) -> None:
+        for run in list(self._runs.values()):
+            group = run.group() if run.alive else 0
+            if group:
+                _kill_group(group)
 
     def _watch(self) -> None:
         """Every run without a final record has a supervisor."""
@@ -158,9 +169,9 @@ class Daemon:
         if verb == "hello":
             return {**state.version(), "protocol": PROTOCOL, "pid": os.getpid()}
         if verb == "runs":
-            return {"runs": self._list()}
+            return {"runs": listing(self._dir)}
         if verb == "retire":
-            active = [entry["run_id"] for entry in self._list() if entry["state"] == "active"]
+            active = [entry["run_id"] for entry in listing(self._dir) if entry["state"] == "active"]
             if active:
                 raise VersionMismatch(
                     f"agent {state.version()['version']} has {', '.join(active)} in progress",
@@ -170,6 +181,10 @@ class Daemon:
             return {}
         if verb == "submit":
             return self._submit(message)
+        if verb == "plan":
+            with open(os.path.join(self._find(message).directory, "plan.json"), encoding="ascii") as file:
+                stored = json.load(file)
+            return {"key": stored["key"], "plan": stored["plan"], "epoch": stored["epoch"]["epoch"]}
         if verb == "credentials":
             self._pass_credentials(self._find(message), message["credentials"])
             return {}
@@ -185,23 +200,6 @@ class Daemon:
             if path not in self._runs:
                 raise AgentError(f"no run {run_id} of agent {message['agent_id']} in {self._dir}")
             return self._runs[path]
-
-    def _list(self) -> List[Json]:
-        entries = []
-        for run_id, agent_id, path in state.runs(self._dir):
-            run = self._runs.get(path) or Run(path)
-            final = run.final()
-            journal = os.path.join(path, "journal.ndjson")
-            entries.append(
-                {
-                    "run_id": run_id,
-                    "agent_id": agent_id,
-                    "state": final["outcome"] if final else "active",
-                    "created_wall_ns": int(os.path.getmtime(os.path.join(path, "plan.json")) * 1e9),
-                    "size": os.path.getsize(journal) if os.path.exists(journal) else 0,
-                }
-            )
-        return entries
 
     def _submit(self, message: Json) -> Json:
         key = from_json(CommandKey, message["key"])
@@ -222,7 +220,7 @@ class Daemon:
                 self._pass_credentials(run, message.get("credentials"))
                 return {"epoch": earlier["epoch"]["epoch"]}
             try:
-                os.makedirs(path, mode=0o700)
+                os.makedirs(path, mode=0o750)  # for the group of a deployed agent; a user's own state directory lets nobody in
                 epoch = {
                     "epoch": uuid.uuid4().hex,
                     "run_id": plan.run_id,
@@ -267,12 +265,7 @@ class Daemon:
             group = run.group()
             left = group_members(group) if group else []
             if left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
-                deadline = time.monotonic() + KILL_S
-                while group_members(group) and time.monotonic() < deadline:
-                    time.sleep(0.02)
-                left = group_members(group)
+                left = _kill_group(group)
             if left:
                 raise AgentError(f"processes {left} of run {run.directory} do not end, even when killed")
             if run.final() is None:
@@ -322,9 +315,45 @@ class Daemon:
         return {}
 
 
+def _kill_group(group: int) -> List[int]:
+    """Kills a process group; who is left of it when that has had its time."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_S
+    while (left := group_members(group)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def listing(directory: str) -> List[Json]:
+    """The runs of a directory, by what is on its disk."""
+    entries = []
+    for run_id, agent_id, path in state.runs(directory):
+        final = Run(path).final()
+        journal = os.path.join(path, "journal.ndjson")
+        entries.append(
+            {
+                "run_id": run_id,
+                "agent_id": agent_id,
+                "state": final["outcome"] if final else "active",
+                "created_wall_ns": int(os.path.getmtime(os.path.join(path, "plan.json")) * 1e9),
+                "size": os.path.getsize(journal) if os.path.exists(journal) else 0,
+            }
+        )
+    return entries
+
+
 def start(directory: str) -> str:
     """Makes sure that a daemon serves the directory; 'started' or 'already running'. Raises AgentError when none answers within 10 s."""
-    lock = state.try_lock(os.path.join(directory, "agent.lock"))
+    if state.is_served(directory):
+        return "already running"
+    try:
+        lock = state.try_lock(os.path.join(directory, "agent.lock"))
+    except PermissionError as error:
+        raise AgentError(
+            f"no agent daemon has {directory}, and this user may not start one there: {error.strerror}",
+            remedy="Start it with `systemctl start sai3ssh-agent` on the host",
+        ) from error
     if lock is None:
         return "already running"
     os.close(lock)
@@ -345,15 +374,24 @@ def start(directory: str) -> str:
     raise AgentError(f"the agent daemon did not start within 10 s in {directory}", remedy=f"See {directory}/agent.log on the host.")
 
 
-def main(directory: str) -> int:
-    """Entry point of `serve --foreground`: 0 at the end and when another daemon has the directory."""
+def _tell_systemd(what: str) -> None:
+    """Does nothing unless systemd asked for it (Type=notify)."""
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(what.encode("ascii"), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def main(directory: str, halt: bool = False) -> int:
+    """Entry point of `serve --foreground`: 0 at the end and when another daemon has the directory. With `halt`, SIGTERM halts the runs."""
     lock = state.try_lock(os.path.join(directory, "agent.lock"))
     if lock is None:
         print("already running", flush=True)
         return 0
     daemon = Daemon(directory)
-    signal.signal(signal.SIGTERM, lambda *_: daemon.end())
+    signal.signal(signal.SIGTERM, lambda *_: daemon.end(halt))
     server = state.listen(directory, "agent.sock")
+    _tell_systemd("READY=1")
     print(f"sai3ssh agent {state.version()['version']} serves {directory}", file=sys.stderr, flush=True)
     daemon.serve(server)
     return 0

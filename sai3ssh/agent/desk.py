@@ -6,7 +6,7 @@ import os
 import selectors
 import socket
 import time
-from typing import Any, Callable, Dict, Set
+from typing import Any, Callable, Dict
 
 from sai3ssh.agent import state
 from sai3ssh.agent.lines import Lines
@@ -27,6 +27,8 @@ class Desk:
         self._on_subscribe = on_subscribe
         self._clients: Dict[int, Lines] = {}
         self._subscribers: Dict[int, str] = {}
+        self._boot = state.boot_id()
+        self._alive_ns: Dict[int, int] = {}
         self.heard = time.monotonic()
         """When a controller, or the daemon on its behalf, last said anything."""
 
@@ -35,10 +37,17 @@ class Desk:
         server = state.listen(directory, "supervisor.sock")
         self._selector.register(server, selectors.EVENT_READ, lambda: self._accept(server))
 
-    @property
-    def controllers(self) -> Set[str]:
-        """The controllers that follow the journal now."""
-        return set(self._subscribers.values())
+    def controllers(self, since_ns: int) -> Dict[str, int]:
+        """The controllers that follow the journal and were alive since then, with when each certainly was (CLOCK_BOOTTIME ns).
+
+        That is the reading of this host's clock that it had last seen: the connection of a dead one can stand for long, and what it sent
+        before its death can still arrive.
+        """
+        found: Dict[str, int] = {}
+        for fd, name in self._subscribers.items():
+            if name and self._alive_ns[fd] >= since_ns:
+                found[name] = max(found.get(name, 0), self._alive_ns[fd])
+        return found
 
     def tell_all(self, body: Json) -> None:
         """Sends a line to everyone who follows."""
@@ -58,6 +67,7 @@ class Desk:
     def _drop(self, fd: int) -> None:
         if self._clients.pop(fd, None) is not None:
             self._subscribers.pop(fd, None)
+            self._alive_ns.pop(fd, None)
             self._selector.unregister(fd)
             os.close(fd)
 
@@ -82,10 +92,14 @@ class Desk:
 
         try:
             if message.get("cmd") == "subscribe":
-                self._subscribers[fd] = str(message.get("controller"))
+                self._subscribers[fd] = message.get("controller") or ""
+                self._alive_ns[fd] = state.clock_ns()
                 answer()
                 self._on_subscribe()
             else:
+                seen = message.get("seen") or {}
+                if message.get("cmd") == "renew" and seen.get("boot") == self._boot:
+                    self._alive_ns[fd] = max(self._alive_ns.get(fd, 0), seen["clock_ns"])
                 self._on_command(message, answer)
         except Sai3sshError as error:
             lines.send({"id": message.get("id"), "error": error.to_dict()})

@@ -25,7 +25,7 @@ from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_con
 SILENCE_S = 30.0
 RETRY_S = 0.1
 CONNECT_S = 10.0
-DAEMON_VERBS = ("runs", "submit", "credentials", "stop", "forget")
+DAEMON_VERBS = ("runs", "plan", "submit", "credentials", "stop", "forget")
 RUN_VERBS = ("claim", "arm", "commit", "adopt", "finish")
 
 
@@ -41,7 +41,7 @@ class Follow:
         self._journal: Optional[int] = None
         self._run_dir = ""
         self._name = ""
-        """The controller, as it calls itself."""
+        """The controller, as it calls itself; empty: somebody who only reads, and renews no lease."""
         self._offset = 0
         self._committed = 0
         self._final: Optional[Json] = None
@@ -104,9 +104,8 @@ class Follow:
         if verb == "ping":
             clock = {"boot": state.boot_id(), "clock_ns": state.clock_ns(), "wall_ns": time.time_ns()}
             self._controller.send({"id": message.get("id"), "ok": clock})
-            if self._supervisor is not None:
-                seen = {"clock_ns": message.get("seen_clock_ns", 0), "boot": message.get("seen_boot")}
-                self._supervisor.send({"cmd": "renew", **seen})
+            if self._supervisor is not None and self._name:
+                self._supervisor.send({"cmd": "renew", "seen": message.get("seen", {})})
         elif verb == "follow":
             self._subscribe(message)
         elif verb in DAEMON_VERBS:
@@ -134,7 +133,7 @@ class Follow:
         if message.get("epoch") not in (None, epoch):
             raise JournalLost(f"journal {path} has epoch {epoch}, the mirror is of epoch {message['epoch']}")
         self._offset, self._committed = message["offset"], 0
-        self._name = str(message.get("controller"))
+        self._name = message.get("controller") or ""
         self._final, self._final_sent = None, False
         self._find_supervisor(wait_s=5.0)
         if self._committed < self._offset:
@@ -164,7 +163,10 @@ class Follow:
             except OSError as error:
                 # One daemon is going and the next one is coming, or it was killed just now.
                 if time.monotonic() > deadline:
-                    raise Transient(f"the agent daemon does not answer in {self._dir}: {error}") from error
+                    raise Transient(
+                        f"the agent daemon does not answer in {self._dir}: {error}",
+                        remedy="See `systemctl status sai3ssh-agent` on the host" if state.is_served(self._dir) else None,
+                    ) from error
                 time.sleep(0.02)
         mine = state.version()
         if other["digest"] != mine["digest"]:
@@ -193,13 +195,20 @@ class Follow:
 
     def _replace_daemon(self, sock: Any, other: Json, mine: Json) -> None:
         """An idle daemon of another build makes room; a busy one, or one that systemd keeps, is an error."""
+        what = f"agent {other['version']} (sha256 {other['digest'][:12] or 'source tree'}) serves {self._dir}"
+        brought = f"this controller brings {mine['version']} (sha256 {mine['digest'][:12]})"
+        if state.is_served(self._dir):
+            sock.close()
+            raise VersionMismatch(
+                f"{what} as a service; {brought}",
+                remedy="Deploy this version (playbooks/upgrade.yml), or set sai3ssh_agent_state_dir to a directory of the SSH user",
+            )
         sock.sendall(b'{"id":1,"cmd":"retire"}\n')
         answer = json.loads(sock.recv(65536))
         sock.close()
-        what = f"agent {other['version']} (sha256 {other['digest'][:12] or 'source tree'}) serves {self._dir}"
         if "error" in answer:
             raise VersionMismatch(
-                f"{what}: {answer['error']['message']}; this controller brings {mine['version']} (sha256 {mine['digest'][:12]})",
+                f"{what}: {answer['error']['message']}; {brought}",
                 remedy="Wait for that run or stop it, or use the sai3ssh version that started it",
             )
         deadline = time.monotonic() + 5.0

@@ -54,7 +54,7 @@ class Journal:
         self._boot = boot
         self._wake = wake
         self._seq = self.records[-1]["seq"] + 1 if self.records else 0
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         state.sync_dir(os.path.dirname(path))
         self._sha = hashlib.sha256()
         with open(path, "rb") as file:
@@ -65,6 +65,8 @@ class Journal:
         self._pending: Deque[Tuple[Record, Optional[Callback]]] = collections.deque()
         self._pending_bytes = 0
         self._ready: List[Callback] = []
+        self._appended = self._written = 0
+        self._after: List[Tuple[int, Callback]] = []
         self._writing = False
         self._closing = False
         self._thread = threading.Thread(target=self._write_loop, name="journal", daemon=True)
@@ -89,10 +91,20 @@ class Journal:
             if self._closing:
                 raise ValueError(f"journal {self.path} is closed, {kind!r} comes too late")
             self._pending.append((record, on_committed))
+            self._appended += 1
             self._pending_bytes += len(dumps(record))
             if self._pending_bytes > PENDING_LIMIT:
                 self._fold()
             self._lock.notify_all()
+
+    def when_committed(self, callback: Callback) -> None:
+        """`callback` becomes due once all that was appended so far is on disk."""
+        with self._lock:
+            if self._written < self._appended:
+                self._after.append((self._appended, callback))
+                return
+            self._ready.append(callback)
+        self._wake()
 
     def callbacks(self) -> List[Callback]:
         """The due callbacks, each handed out once."""
@@ -134,6 +146,7 @@ class Journal:
                 gap[name] = add_counters(gap[name], record[name])
             gap["to_clock_ns"] = record["to_clock_ns"]
             gap["done"] = record["done"]
+        self._written += len(self._pending) - len(kept)
         self._pending = kept
         self._pending_bytes = sum(len(dumps(record)) for record, _ in kept)
 
@@ -159,7 +172,10 @@ class Journal:
                 self.error = None
                 self.committed += len(data)
                 self._pending_bytes -= sum(len(dumps(record)) for record, _ in batch)
+                self._written += len(batch)
                 self._ready += [callback for _, callback in batch if callback is not None]
+                self._ready += [callback for target, callback in self._after if target <= self._written]
+                self._after = [(target, callback) for target, callback in self._after if target > self._written]
                 self._writing = False
                 self._lock.notify_all()
             self._wake()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Dict
 
 from sai3ssh.agent.recovery import Recovered
-from sai3ssh.errors import AgentError
+from sai3ssh.errors import AgentError, Transient
 from sai3ssh.protocol import Json
 
 
 class Release:
-    """Which stage is next, and how far its release is. Raises AgentError on what no well-behaved controller asks."""
+    """Which stage is next, and how far its release is. Raises AgentError on what no well-behaved controller asks, Transient on
+    what it may ask again."""
 
     def __init__(self, key: Dict[str, Any], stages: int, boot: str) -> None:
         self.stage = 0
@@ -76,7 +77,7 @@ class Release:
         if stage != self.stage or (not self._committed and state not in ("READY", "AT_BARRIER", "ARMED")):
             raise AgentError(f"stage {stage} cannot be armed: the agent is {state}, its next stage is {self.stage} of {self._stages}")
         if message["boot"] != self._boot:
-            raise AgentError(f"stage {stage} cannot be armed: start given for boot {message['boot']}, this is boot {self._boot}")
+            raise Transient(f"stage {stage} cannot be armed: start given for boot {message['boot']}, this is boot {self._boot}")
         if self._committed:
             if number == self.round:
                 return False

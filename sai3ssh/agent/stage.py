@@ -65,7 +65,8 @@ class Published:
                 self.totals.add(before.counters)
                 self._without = before.without_histogram()
                 fields["without_histogram"] = {OPERATIONS[op]: figures for op, figures in self._without.items()}
-            if bool(phase) == (from_ns < self._warmup_end_ns) or fields["ops"] or rest:
+            here = now_ns > from_ns and bool(phase) == (from_ns < self._warmup_end_ns)
+            if here or fields["ops"] or rest:
                 records.append(("lost", fields))
         self._from_ns = now_ns
         self._second = max(0, (now_ns - self.start_clock_ns) // 1_000_000_000)

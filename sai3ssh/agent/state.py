@@ -18,17 +18,25 @@ DEPLOYED = "/var/lib/sai3ssh"
 
 
 def state_dir(given: Optional[str]) -> str:
-    """The agent's directory: the given one, else the deployed one when it is writable, else below the user's home. Created with mode
-    0700."""
+    """The agent's directory: the given one, else the deployed one when this user may enter it, else below the user's home. Created with
+    mode 0700."""
     if given:
         path = os.path.abspath(os.path.expanduser(given))
-    elif os.access(DEPLOYED, os.W_OK):
+    elif os.access(DEPLOYED, os.R_OK | os.X_OK):
         path = DEPLOYED
     else:
         base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         path = os.path.join(base, "sai3ssh")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
+
+
+def is_served(directory: str) -> bool:
+    """Whether another user's daemon has the directory: a service keeps that one, and nobody else starts or replaces it."""
+    try:
+        return os.stat(os.path.join(directory, "agent.lock")).st_uid != os.getuid()
+    except FileNotFoundError:
+        return False
 
 
 def run_dir(state: str, run_id: str, agent_id: str) -> str:
@@ -142,22 +150,29 @@ def connect(directory: str, name: str, timeout_s: float = 5.0) -> socket.socket:
 def try_lock(path: str) -> Optional[int]:
     """The descriptor of an exclusive lock, or None when another process holds it. Held until the descriptor is closed or the process
     ends."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    return fd if _lock(fd, fcntl.LOCK_EX) else None
+
+
+def _lock(fd: int, kind: int) -> bool:
+    """Closes the descriptor unless it gets the lock."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        return None
-    return fd
+        return False
+    return True
 
 
 def is_locked(path: str) -> bool:
-    """Whether a live process holds the lock."""
-    fd = try_lock(path) if os.path.exists(path) else -1
-    if fd is None:
+    """Whether a live process holds the lock. To be asked by who may only read, too."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    if not _lock(fd, fcntl.LOCK_SH):
         return True
-    if fd >= 0:
-        os.close(fd)
+    os.close(fd)
     return False
 
 

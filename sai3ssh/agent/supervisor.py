@@ -23,7 +23,7 @@ from sai3ssh.agent.journal import Journal
 from sai3ssh.agent.release import Release
 from sai3ssh.agent.stage import Ledger, Published, metrics_files
 from sai3ssh.agent.workers import WorkerProcess, kill_leftovers
-from sai3ssh.errors import AgentError, Sai3sshError, Transient, from_dict
+from sai3ssh.errors import AgentError, Sai3sshError, Superseded, Transient, from_dict
 from sai3ssh.model import Outcome, StageKind, from_json
 from sai3ssh.protocol import Json
 
@@ -31,6 +31,7 @@ TICK_S = 1.0
 STOP_GRACE_S = 5.0
 READY_TIMEOUT_S = 60.0
 JOURNAL_BYTES_PER_S = 1024
+CLAIM_NS = 10 * 10**9
 SILENT_S = 10.0
 """A controller that was not heard for so long, or for ten heartbeats, is lost (on_controller_loss: stop)."""
 
@@ -68,6 +69,8 @@ class Supervisor:
         self._suspended = False
         self._on_credentials: Optional[Callable[[], None]] = None
         self._lease_until_ns = 0
+        self._claims: Dict[str, int] = {}
+        """When a controller first asked to steer the run."""
         self._reason = ""
         self._timers: Dict[str, Tuple[float, Callable[[], None]]] = {}
 
@@ -161,7 +164,7 @@ class Supervisor:
         if past.committed is not None:
             self._resume_stage(past, shift_ns, count, cause="the host was restarted" if rebooted else "the supervisor died")
         stop = self._submitted.get("stop")
-        if stop or past.stage == len(self._plan.stages):
+        if stop or (past.stage == len(self._plan.stages) and not self._plan.lingers):
             self._reason, self._outcome = stop or "all stages ended", Outcome.STOPPED if stop else Outcome.FINISHED
             return
         if past.ready:
@@ -319,8 +322,10 @@ class Supervisor:
     def _resume_stage(self, past: recovery.Recovered, shift_ns: int, count: int, cause: str) -> None:
         assert past.committed is not None
         self._open_stage(past.stage, past.committed["start_clock_ns"] + shift_ns, count)
-        stage, now_ns = self._stage, state.clock_ns()
+        stage = self._stage
         assert stage is not None
+        # Between COMMIT and start nothing is lost, and the first second begins with the stage.
+        now_ns = max(state.clock_ns(), stage.start_clock_ns)
         self._stage_began = past.started
         since_ns = stage.start_clock_ns if past.measured_to is None else past.measured_to["to_clock_ns"] + shift_ns
         if stage.stage.duration_s is not None:
@@ -491,12 +496,15 @@ class Supervisor:
         }.get(str(message.get("cmd")))
         if handler is None:
             raise AgentError(f"unknown command {message.get('cmd')!r}")
+        if self._outcome is not None and message["cmd"] != "stop":
+            raise Transient("the run is over here; its journal is being ended")
         handler(message, answer)
 
     def _renew(self, message: Json, answer: Answer) -> None:
         """The lease runs from a moment of our own clock that the controller has seen: a message that was long under way renews nothing."""
-        if self._plan.lease_s is not None and message.get("boot") == self._boot:
-            self._lease_until_ns = max(self._lease_until_ns, message["clock_ns"] + int(self._plan.lease_s * 1e9))
+        seen = message["seen"]
+        if self._plan.lease_s is not None and seen.get("boot") == self._boot:
+            self._lease_until_ns = max(self._lease_until_ns, seen["clock_ns"] + int(self._plan.lease_s * 1e9))
             self._check_lease()
         answer()
 
@@ -507,16 +515,31 @@ class Supervisor:
         answer()
 
     def _claim(self, message: Json, answer: Answer) -> None:
-        others = self._desk.controllers - {message["key"]["controller"]}
-        if others and not message.get("takeover"):
-            raise AgentError(
-                f"controller {', '.join(sorted(others))} is connected and steers this run",
-                remedy="Watch it with `sai3ssh attach`; to take it over, give --takeover",
-            )
+        seen = message["seen"]
+        if seen.get("boot") != self._boot or state.clock_ns() - seen["clock_ns"] > CLAIM_NS:
+            # What was sent long ago may be of a controller that is dead by now.
+            raise Transient("the claim does not say when it was made, or was long under way")
+        if not message.get("takeover"):
+            self._check_alone(message["key"]["controller"])
         generation = self._release.claim(message["key"]["controller"])
         fields = {"generation": generation, "controller": message["key"]["controller"]}
         self._journal.append("controller", fields, on_committed=lambda: answer(generation=generation))
         self._send_heartbeat()
+
+    def _check_alone(self, controller: str) -> None:
+        """Refuses a claim while another controller is alive; who asked first and was only heard of lately is waited for."""
+        now_ns = state.clock_ns()
+        silent_s = max(SILENT_S, 3 * self._plan.heartbeat_s)
+        others = self._desk.controllers(now_ns - int(silent_s * 1e9))
+        others.pop(controller, None)
+        asked_ns = self._claims.setdefault(controller, now_ns)
+        for other, alive_ns in sorted(others.items()):
+            if alive_ns > asked_ns:
+                raise Superseded(
+                    f"controller {other} is connected and steers this run",
+                    remedy="Watch it with `sai3ssh attach`; to take it over, give --takeover",
+                )
+            raise Transient(f"controller {other} was alive {(now_ns - alive_ns) / 1e9:.0f} s ago, and may still be")
 
     def _arm(self, message: Json, answer: Answer) -> None:
         if self._state == "AWAITING_CREDENTIALS":
@@ -526,7 +549,7 @@ class Supervisor:
             fields = {"stage": message["stage"], "round": message["round"], "start_clock_ns": message["start_clock_ns"]}
             self._journal.append("armed", fields, on_committed=lambda: answer(armed=message["round"]))
         else:
-            answer(armed=message["round"])
+            self._journal.when_committed(lambda: answer(armed=message["round"]))
 
     def _commit(self, message: Json, answer: Answer) -> None:
         if self._release.commit(message):
@@ -536,7 +559,7 @@ class Supervisor:
             self._journal.append("committed", fields, on_committed=lambda: answer(committed=message["round"]))
             self._start_stage(message["stage"], start)
         else:
-            answer(committed=message["round"])
+            self._journal.when_committed(lambda: answer(committed=message["round"]))
 
     def _adopt(self, message: Json, answer: Answer) -> None:
         """Owns what a lost agent owned; its stage is opened again when something of that is not finished."""
@@ -551,7 +574,7 @@ class Supervisor:
             self._state = "AT_BARRIER" if self._release.stage else "READY"
             self._journal.append("adopted", fields, on_committed=lambda: answer(adopted=message["number"]))
         else:
-            answer(adopted=message["number"])
+            self._journal.when_committed(lambda: answer(adopted=message["number"]))
 
     def _finish_run(self, message: Json, answer: Answer) -> None:
         """The controller has nothing more for anybody: the agent that waited for that ends."""
@@ -568,7 +591,7 @@ class Supervisor:
         answer()
 
     def _stop(self, reason: str) -> None:
-        if self._crew.stopping:
+        if self._crew.stopping or self._outcome is not None:
             return
         self._reason = reason
         self._crew.stopping = True

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import ConfigError
+from . import units
 from .compile import compile_plan
 from .describe import Description, describe
 from .workload import Workload, load
 
-__all__ = ["Description", "Workload", "compile_plan", "describe", "example_path", "load"]
+__all__ = ["Description", "Workload", "compile_plan", "describe", "example_path", "load", "seconds"]
+
+
+def seconds(text: str, option: str) -> float:
+    """The seconds that an option such as 30s or 5m means. Raises ConfigError."""
+    try:
+        return units.duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}", remedy="Write it as 30s or 5m") from error
 
 
 def example_path(name: str) -> Path:

@@ -19,7 +19,7 @@ from ..model import (
     Stage,
     StageKind,
     Target,
-    share,
+    assign,
 )
 from . import units
 from .document import Path_, Problems
@@ -74,12 +74,9 @@ def compile_plan(
         on_controller_loss=loss,
         controller_loss_s=loss_s,
         needs_credentials=needs_credentials,
+        agents=tuple(host.name for host in chosen),
     )
-    assignments = [
-        Assignment(host.name, n, len(chosen), {p.name: (share(p.count, n, len(chosen)),) for p in populations})
-        for n, host in enumerate(chosen)
-    ]
-    return plan, assignments
+    return plan, assign(plan.populations, plan.agents)
 
 
 def _choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:

@@ -38,6 +38,11 @@ def find(workload: Workload, environ: Mapping[str, str]) -> Secret | None:
                 remedy="Write them there as aws_access_key_id and aws_secret_access_key, or name another profile",
             )
         return found
+    return of_environment(environ)
+
+
+def of_environment(environ: Mapping[str, str]) -> Secret | None:
+    """The credentials of the environment, else the default profile's."""
     if environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY"):
         return Secret(
             access_key=environ["AWS_ACCESS_KEY_ID"],

@@ -170,6 +170,7 @@ class Distributed(Section):
     agent_barrier_timeout: Annotated[Duration, Field(gt=0)] = 900.0
     heartbeat_interval: Annotated[Duration, Field(ge=0.1, le=60)] = 1.0
     reconnect_timeout: Annotated[Duration, Field(ge=1)] = 600.0
+    controller_cutoff_timeout: Annotated[Duration, Field(gt=0)] = 86400.0
     failure_policy: Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] = "retry"
     min_agents_required: Annotated[int, Field(ge=1)] | None = None
     agent_retry_attempts: Annotated[int, Field(ge=1)] | None = None
@@ -186,7 +187,7 @@ class WorkloadKeys(Section):
     target: str | None = None
     duration: Annotated[Duration, Field(gt=0)] = 60.0
     concurrency: Annotated[int, Field(ge=1, le=65536)] = 16
-    workload: list[OperationKeys]
+    workload: list[OperationKeys] = []
     prepare: Prepare = Prepare()
     warmup_period: Annotated[Duration, Field(ge=0)] = 0.0
     error_handling: ErrorHandling = ErrorHandling()

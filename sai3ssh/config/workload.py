@@ -43,6 +43,11 @@ class Workload:
         """From submit to READY."""
         return self.keys.distributed.agent_ready_timeout
 
+    @property
+    def cutoff_timeout_s(self) -> float:
+        """How long the controller may be off the network altogether."""
+        return self.keys.distributed.controller_cutoff_timeout
+
 
 def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
     """Reads and checks one file. Raises ConfigError that names every problem with file, line and column."""

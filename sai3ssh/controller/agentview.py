@@ -60,6 +60,8 @@ class Agent:
     linked: bool = False
     """Its link is up; `up` only once this controller is in charge of it as well."""
     claimed: bool = True
+    claim_waits: bool = False
+    """Whether it was told that another controller may still be alive."""
     generation: int = 1
     lost_since_s: float | None = None
     """When its link broke; None while it is up or was never up."""

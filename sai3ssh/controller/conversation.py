@@ -49,7 +49,8 @@ class Answer:
 class Conversation:
     """`receive` belongs to one thread; `request` and `close` may be called from any."""
 
-    def __init__(self, connection: Connection, channel: Channel, nonce: str, host: str) -> None:
+    def __init__(self, connection: Connection, channel: Channel, nonce: str, host: str, on_received: Callable[[int], None]) -> None:
+        """`on_received` is told the number of bytes of each receipt."""
         self._connection = connection
         self._channel = channel
         self._decoder = FrameDecoder(nonce)
@@ -59,8 +60,9 @@ class Conversation:
         self._next_id = 1
         self._pending: dict[int, Answer] = {}
         self._broken: Sai3sshError | None = None
-        self._seen: Json = {}
-        self.received_bytes = 0
+        self.seen: Json = {}
+        """The host's clock in the last answer to a ping."""
+        self._on_received = on_received
         self.backlog: list[Message] = []
         """What arrived while the answer to the first command was awaited."""
 
@@ -98,7 +100,7 @@ class Conversation:
         received_ns = clock.clock_ns()
         if not data:
             raise self._ended()
-        self.received_bytes += len(data)
+        self._on_received(len(data))
         messages: list[Message] = []
         for message in self._decoder.feed(data):
             if isinstance(message, Data):
@@ -139,7 +141,7 @@ class Conversation:
             raise
         return answer
 
-    def ping(self, timeout_s: float, on_answer: Callable[[Answer], None]) -> None:
+    def ping(self, timeout_s: float, on_answer: Callable[[Answer], None], *, renews_lease: bool) -> None:
         """Posts a ping, unless a command is being sent right now, which shows the agent as well that somebody is there.
 
         It carries back the last reading of the host's clock that was seen here: a lease runs from that moment, however long a ping was
@@ -148,11 +150,11 @@ class Conversation:
 
         def note(answer: Answer) -> None:
             if answer.error is None:
-                self._seen = {"seen_clock_ns": answer.ok["clock_ns"], "seen_boot": answer.ok["boot"]}
+                self.seen = {"clock_ns": answer.ok["clock_ns"], "boot": answer.ok["boot"]}
             on_answer(answer)
 
         if not self._sending.locked():
-            self.post({"cmd": "ping", **self._seen}, timeout_s, note)
+            self.post({"cmd": "ping", **({"seen": self.seen} if renews_lease else {})}, timeout_s, note)
 
     def fail(self, error: Sai3sshError) -> None:
         """Ends all requests that wait, and refuses new ones."""

@@ -71,7 +71,14 @@ class Quit:
     error: Sai3sshError
 
 
-Effect = Log | Send | Subscribe | MeasureClock | TryNow | Quit | End
+@dataclass(frozen=True)
+class EndLease:
+    """Renew the agent's lease no more: what it owned is another's."""
+
+    agent: str
+
+
+Effect = Log | Send | Subscribe | MeasureClock | TryNow | EndLease | Quit | End
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..model import Intervals, Plan, StageKind
@@ -34,7 +35,7 @@ class Estate:
         left = {name: agent.owned.get(name, Intervals()).subtract(done.get(name, Intervals())) for name in spec.populations}
         return {name: ranges for name, ranges in left.items() if len(ranges)}
 
-    def divide(self, lost: Agent, survivors: list[Agent], stage: int) -> dict[str, Json]:
+    def divide(self, lost: Agent, survivors: Sequence[Agent], stage: int) -> dict[str, Json]:
         """Survivor to {"ranges", "done"}: all that the lost agent owned, the unfinished part of it in equal shares, and what of a share
         is finished in `stage` already."""
         parts: dict[str, Json] = {agent.name: {"ranges": {}, "done": {}} for agent in survivors}

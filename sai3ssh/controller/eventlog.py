@@ -15,8 +15,17 @@ class EventLog:
     """Appends events; each is on disk when `append` returns. One writer."""
 
     def __init__(self, path: Path, wall_s: Callable[[], float] = time.time) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._cut_torn_line()
         self._wall_s = wall_s
+
+    def _cut_torn_line(self) -> None:
+        """What a power cut left of the last event goes: nothing was done because of it."""
+        end = size = os.fstat(self._fd).st_size
+        while end and os.pread(self._fd, 1, end - 1) != b"\n":
+            end -= 1
+        if end < size:
+            os.ftruncate(self._fd, end)
 
     def append(self, event: str, **fields: Any) -> Json:
         """Writes and syncs one event; returns it. `at` is wall time in seconds."""

@@ -79,15 +79,3 @@ class JournalComplete(Event):
     size: int
     sha256: str
     outcome: Outcome
-
-
-@dataclass(frozen=True)
-class NetworkStats(Event):
-    """How the connection does; now and then."""
-
-    rtt_ms: float
-    """Of the last ping."""
-    min_rtt_ms: float
-    """Of this connection."""
-    received_bytes: int
-    """Of this connection."""

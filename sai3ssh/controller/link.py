@@ -24,15 +24,14 @@ from ..transport import Connection, Transport, transport_for
 from ..transport.translate import RESOLVE
 from . import clock, install
 from .conversation import Answer, Conversation, FollowEnded, Message
-from .events import Event, Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, NetworkStats, Records
+from .events import Event, Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from .mirror import Mirror
+from .traffic import Traffic
 
 log = logging.getLogger(__name__)
 
 FRUITLESS_SESSIONS = 3
 """So many connections in a row on which the agent broke off without a byte of use: reconnecting will not help."""
-
-STATS_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Subscription:
     agent_id: str
     epoch: str | None = None
     """As `submit` answered; None: whatever the agent has, or what the mirror began with."""
+    controller: str = ""
+    """Who steers the run over this link; empty: nobody, it only reads."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,10 @@ class Link:
         clock_s: Callable[[], float] = clock.clock_s,
     ) -> None:
         self.agent = agent or host.name
+        self.renews_lease = True
+        """Whether pings renew the agent's lease."""
         self.mirror = mirror
+        self.traffic = Traffic()
         self._host = host
         self._bundle = bundle
         self._on_event = on_event
@@ -107,7 +111,6 @@ class Link:
         self._was_up = False
         self._complete = False
         self._following = False
-        self._rtt_ns = self._min_rtt_ns = 0
         self._thread = threading.Thread(target=self._run, name=f"link {self.agent}", daemon=True)
 
     # --- for any thread --------------------------------------------------------------------------------------------------------------
@@ -137,6 +140,12 @@ class Link:
     def is_up(self) -> bool:
         """Whether commands can be sent now."""
         return self._up.is_set()
+
+    @property
+    def seen(self) -> Json:
+        """The last reading of the host's clock that was seen on this connection: {clock_ns, boot}, empty before the first."""
+        with self._lock:
+            return dict(self._current.seen) if self._current is not None else {}
 
     def wait_up(self, timeout_s: float) -> bool:
         """True as soon as commands can be sent."""
@@ -250,6 +259,7 @@ class Link:
 
     def _open(self, down_at: float) -> Conversation:
         options = self._options
+        began_s = self._clock_s()
         connection = self._transport.connect(options.connect_timeout_s)
         try:
             with self._lock:
@@ -260,8 +270,9 @@ class Link:
             nonce = secrets.token_hex(8)
             state = ["--state", self._host.state_dir] if self._host.state_dir else []
             argv = [*self._installed.argv, "follow", "--nonce", nonce, *state]
-            conversation = Conversation(connection, connection.exec(argv, options.connect_timeout_s), nonce, self._host.name)
-            self._shake_hands(conversation, down_at)
+            channel = connection.exec(argv, options.connect_timeout_s)
+            conversation = Conversation(connection, channel, nonce, self._host.name, self.traffic.received)
+            self._shake_hands(conversation, down_at, began_s)
         except BaseException as error:
             connection.close()
             if isinstance(error, (ProtocolError, FollowEnded, AgentError)):
@@ -286,7 +297,7 @@ class Link:
             remedy="Look at what it says; 'python3 agent.pyz version' on the host must work",
         )
 
-    def _shake_hands(self, conversation: Conversation, down_at: float) -> None:
+    def _shake_hands(self, conversation: Conversation, down_at: float, began_s: float) -> None:
         hello = conversation.hello(self._options.hello_timeout_s)
         with self._lock:
             subscription = self._subscription
@@ -307,10 +318,11 @@ class Link:
                 except TimeoutError:
                     continue
             self._check_followed(answers[0])
+            if self._was_up:
+                self.traffic.reconnected(began_s, self._clock_s(), resumed, int(answers[0].ok.get("committed", 0)))
             with self._lock:
                 self._current = conversation
         self._was_up = True
-        self._rtt_ns = self._min_rtt_ns = 0
         now = self._clock_s()
         self._up.set()
         self._emit(LinkUp(self.agent, now, self._attempt, now - down_at, resumed, hello))
@@ -330,6 +342,7 @@ class Link:
             "agent_id": subscription.agent_id,
             "epoch": self.mirror.epoch or subscription.epoch,
             "offset": self.mirror.size,
+            "controller": subscription.controller,
         }
 
     def _on_followed(self, answer: Answer) -> None:
@@ -353,13 +366,13 @@ class Link:
         """Until the link breaks (raises Transient), fails for good (raises Permanent) or is stopped."""
         options = self._options
         began = heard = time.monotonic()
-        next_ping, next_stats = began, began + STATS_INTERVAL_S
+        next_ping = began
         for message in conversation.backlog:
             self._handle(message)
         while not self._stop.is_set():
             now = time.monotonic()
             if now >= next_ping:
-                conversation.ping(options.silence_s, self._on_pong)
+                conversation.ping(options.silence_s, self._on_pong, renews_lease=self.renews_lease)
                 next_ping = now + options.heartbeat_s
             # While the agent looks for a journal it answers nothing else.
             silence_s = max(options.silence_s, options.hello_timeout_s) if self._following else options.silence_s
@@ -378,20 +391,16 @@ class Link:
             heard = time.monotonic()
             if self._fruitless and heard - began > options.silence_s:
                 self._fruitless = 0
-            if heard >= next_stats and self._min_rtt_ns:
-                next_stats = heard + STATS_INTERVAL_S
-                rtts = (self._rtt_ns / 1e6, self._min_rtt_ns / 1e6)
-                self._emit(NetworkStats(self.agent, self._clock_s(), *rtts, conversation.received_bytes))
 
     def _on_pong(self, answer: Answer) -> None:
         if answer.error is None:
-            self._rtt_ns = answer.received_ns - answer.sent_ns
-            self._min_rtt_ns = min(self._min_rtt_ns or self._rtt_ns, self._rtt_ns)
+            self.traffic.round_trip(answer.received_ns - answer.sent_ns)
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Data):
             self._fruitless = 0
             records = self.mirror.append(message.offset, message.payload)
+            self.traffic.journalled(message.offset, len(message.payload), len(records), self._clock_s())
             if records:
                 self._emit(Records(self.agent, self._clock_s(), tuple(records)))
         elif "hb" in message:

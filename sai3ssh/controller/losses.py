@@ -10,6 +10,8 @@ from .policy import ROUND_S, attempts, round_delay_s
 
 ASLEEP_S = 5.0
 """Inputs come several times a second; a longer pause was a sleep of the controller's machine, and counts against nobody."""
+CUT_OFF_S = 3.0
+"""A controller that has just begun, or whose links break one after the other, is not cut off yet."""
 
 
 class Losses:
@@ -27,6 +29,7 @@ class Losses:
         self.cut_off_s = 0.0
         """How long, awake, the controller has reached nothing."""
         self._cut_off_since_s: float | None = None
+        self._cut_off_told = False
         self.witness = False
         self._policy = policy
         self._random = random
@@ -63,12 +66,16 @@ class Losses:
 
     def _note_cut_off(self, watched: list[Agent], reached: bool, now_s: float) -> None:
         away = watched and all(agent.lost_since_s is not None for agent in watched)
-        if away and not reached and self._cut_off_since_s is None:
-            self._cut_off_since_s = now_s
-            self._log("cut_off")
+        if away and not reached:
+            if self._cut_off_since_s is None:
+                self._cut_off_since_s = now_s
+            if not self._cut_off_told and now_s - self._cut_off_since_s >= CUT_OFF_S:
+                self._cut_off_told = True
+                self._log("cut_off")
         elif reached and self._cut_off_since_s is not None:
-            self._log("cut_off_over", seconds=round(now_s - self._cut_off_since_s, 3))
-            self._cut_off_since_s = None
+            if self._cut_off_told:
+                self._log("cut_off_over", seconds=round(now_s - self._cut_off_since_s, 3))
+            self._cut_off_since_s, self._cut_off_told = None, False
 
     def _judge(self, agent: Agent) -> None:
         policy, limit = self._policy, attempts(self._policy)

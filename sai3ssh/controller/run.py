@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import LinkLost, Sai3sshError, Transient
+from ..errors import LinkLost, Sai3sshError, Superseded, Transient
 from ..model import Assignment, Host, Plan, to_json
 from ..protocol import Json
 from . import clock
@@ -18,6 +18,7 @@ from .effects import (
     ClockMeasured,
     Effect,
     End,
+    EndLease,
     Input,
     Log,
     MeasureClock,
@@ -32,7 +33,7 @@ from .effects import (
     Witness,
 )
 from .eventlog import EventLog
-from .events import Event
+from .events import Event, LinkDown
 from .link import Link, LinkOptions, Subscription
 from .mirror import Mirror
 from .rundir import RunDirectory
@@ -43,6 +44,8 @@ TICK_S = 0.2
 LEAVE_S = 2.0
 WITNESS_S = 2.0
 """How often the gateway is asked while no agent is reached."""
+TRAFFIC_S = 60.0
+"""How often the traffic of each link is logged."""
 
 
 class Observer(Protocol):
@@ -54,7 +57,7 @@ class Observer(Protocol):
     def on_event(self, event: Event) -> None:
         """A link has reported something."""
 
-    def on_tick(self, session: Session, now_s: float) -> None:
+    def on_tick(self) -> None:
         """Some 5 times a second."""
 
 
@@ -84,7 +87,9 @@ class RunController:
         observers: Sequence[Observer] = (),
         make_link: Callable[..., Link] = Link,
         witness: Callable[[], bool] = gateway_answers,
+        history: Sequence[Json] = (),
     ) -> None:
+        """`history`: the events of an earlier controller of this run, which this one resumes."""
         self.session = Session(plan, assignments, uuid.uuid4().hex, options)
         self.directory = directory
         self.stop_requested = False
@@ -97,8 +102,11 @@ class RunController:
         self._queue: queue.SimpleQueue[Input] = queue.SimpleQueue()
         self._log = EventLog(directory.events)
         self._interrupts: list[str] = []
+        self._superseded: str | None = None
+        self._history = history
         self._witness = witness
         self._witness_at_s = 0.0
+        self._traffic_at_s = clock.clock_s()
         self._links: dict[str, Link] = {}
         self.mirrors: dict[str, Mirror] = {}
         for assignment, host in zip(assignments, hosts, strict=True):
@@ -114,6 +122,10 @@ class RunController:
         """Asks for the end of the run; the second time the controller leaves at once. Safe in a signal handler."""
         self._interrupts.append(reason)
 
+    def supersede(self, text: str) -> None:
+        """Makes `run` leave the agents to another controller: it raises Superseded. Safe in a signal handler."""
+        self._superseded = text
+
     @property
     def errors(self) -> list[Sai3sshError]:
         """What became of agents that failed or were given up."""
@@ -121,10 +133,14 @@ class RunController:
 
     def run(self) -> str:
         """Returns why the run ended; raises Leave."""
-        self._note("run_created", run_id=self._plan.run_id, agents=sorted(self._links), controller=self.session.controller)
-        for link in self._links.values():
-            link.start()
         try:
+            if self._history:
+                self._resume()
+            else:
+                self._note("run_created", run_id=self._plan.run_id, agents=sorted(self._links), controller=self.session.controller)
+            for name, link in self._links.items():
+                if not self.session.agents[name].complete:
+                    link.start()
             while True:
                 reason = self._turn()
                 if reason is not None:
@@ -132,6 +148,7 @@ class RunController:
                     break
         except Leave:
             # Nothing is waited for: closing a connection to a host that is away can take its time.
+            self._note_traffic(*self._links)
             self.left = True
             raise
         except BaseException:
@@ -139,6 +156,12 @@ class RunController:
             raise
         self._close()
         return reason
+
+    def _resume(self) -> None:
+        self._note("run_resumed", controller=self.session.controller)
+        journals = {name: mirror.records() for name, mirror in self.mirrors.items()}
+        for effect in self.session.restore(self._history, journals, clock.clock_s()):
+            self._carry_out(effect)
 
     def note_end(self, **fields: Any) -> None:
         """Logs the verdict as the last event."""
@@ -149,6 +172,9 @@ class RunController:
             observer.on_log(event)
 
     def _turn(self) -> str | None:
+        if self._superseded is not None:
+            self._note("left", error=self._superseded)
+            raise Superseded(self._superseded, remedy="Watch the run from there; this one leaves the agents alone")
         if self._interrupts and not self.stop_requested:
             self.stop_requested = True
             self._queue.put(StopRequested(self._interrupts[0]))
@@ -174,8 +200,13 @@ class RunController:
         reason = None
         for effect in self.session.handle(event, now_s):
             reason = self._carry_out(effect) or reason
+        if isinstance(event, LinkDown):
+            self._note_traffic(event.agent)
+        if now_s > self._traffic_at_s + TRAFFIC_S:
+            self._traffic_at_s = now_s
+            self._note_traffic(*self._links)
         for observer in self._observers:
-            observer.on_tick(self.session, now_s)
+            observer.on_tick()
         return reason
 
     def _carry_out(self, effect: Effect) -> str | None:
@@ -185,9 +216,11 @@ class RunController:
             case Send():
                 self._pool.submit(self._send, effect)
             case Subscribe():
-                self._links[effect.agent].subscribe(Subscription(self._plan.run_id, effect.agent, effect.epoch))
+                self._links[effect.agent].subscribe(Subscription(self._plan.run_id, effect.agent, effect.epoch, self.session.controller))
             case MeasureClock():
                 self._pool.submit(self._measure, effect)
+            case EndLease():
+                self._links[effect.agent].renews_lease = False
             case TryNow():
                 self._links[effect.agent].try_now()
             case Quit():
@@ -201,11 +234,17 @@ class RunController:
         for observer in self._observers:
             observer.on_log(record)
 
+    def _note_traffic(self, *agents: str) -> None:
+        for agent in agents:
+            self._note("network", agent=agent, **self._links[agent].traffic.take())
+
     def _send(self, effect: Send) -> None:
         command = dict(effect.command)
         if command["cmd"] == "submit":
             assignment = self._assignments[effect.agent]
             command |= {"plan": to_json(self._plan), "assignment": to_json(assignment), "credentials": self._credentials}
+        elif command["cmd"] == "claim":
+            command["seen"] = self._links[effect.agent].seen
         elif command["cmd"] == "credentials":
             command["credentials"] = self._credentials
         try:
@@ -234,4 +273,7 @@ class RunController:
             link.stop(LEAVE_S)
         for mirror in self.mirrors.values():
             mirror.close()
-        self._log.close()
+        try:
+            self._note_traffic(*self._links)
+        finally:
+            self._log.close()

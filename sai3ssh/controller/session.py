@@ -12,18 +12,20 @@ than a new round with a later start. A COMMIT is repeated until it is acknowledg
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Permanent, Sai3sshError
-from ..model import AgentState, Assignment, Intervals, Outcome, Plan, StageKind
+from ..errors import JournalLost, LinkLost, Permanent, Sai3sshError, Superseded
+from ..model import AgentState, Assignment, Outcome, Plan, StageKind
 from .agentview import Agent
+from .course import Course
 from .effects import (
     Answered,
     ClockMeasured,
     Effect,
     End,
+    EndLease,
     Input,
     Json,
     Log,
@@ -38,14 +40,17 @@ from .effects import (
     Unanswered,
     Witness,
 )
-from .estate import Estate
 from .events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from .losses import Losses
 from .policy import Decision, on_agent_gone
+from .reassign import Reassignment
+from .replay import origin, replay
 
 WAITING = (AgentState.READY, AgentState.AT_BARRIER, AgentState.ARMED)
 LONGEST_START_DELAY_S = 60.0
 REFUSAL_GRACE_S = 3.0
+RESUME_GRACE_S = 60.0
+"""After a resume, every policy waits so long for agents to answer."""
 
 
 @dataclass(frozen=True)
@@ -92,31 +97,37 @@ class Session:
         self.plan = plan
         self.agents = {assignment.agent_id: Agent(assignment) for assignment in assignments}
         self.controller = controller
-        self.stage = 0
-        """Index of the stage that is being released or runs; the number of stages when all have ended."""
-        self.stage_began = False
-        self.round = 0
-        self.abort_reason: str | None = None
         self.over = False
+        self._resumed = False
+        self._origin = controller
+        """The controller that submitted the plan."""
         self._options = options or Options()
-        self._estate = Estate(plan)
+        self._course = Course()
         self._losses = Losses(plan.policy, random=random, log=self._log, begin_round=self._begin_round, lost=self._lost)
-        self._orphans: list[str] = []
-        """Agents that are gone and whose objects have no owner yet."""
-        self._batch = 0
-        """Number of the last adoption; by agent, those that it has not confirmed; whether the stage must be opened again for one."""
-        self._gifts: dict[str, list[Json]] = {}
-        self._again = False
-        self._passed_round = 0
-        """The round by which the stage was released before it was opened again: what agents say of that pass is over."""
+        self._reassignment = Reassignment(plan, self.agents, self._log)
         self._sequence = 0
-        self._commit_logged = False
-        self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = 0.0
-        self._late_rounds = 0
-        self._start_controller_ns = 0
-        self._arm_deadline_s = 0.0
         self._now = 0.0
         self._effects: list[Effect] = []
+
+    @property
+    def stage(self) -> int:
+        """Index of the stage that is being released or runs; the number of stages when all have ended."""
+        return self._course.stage
+
+    @property
+    def round(self) -> int:
+        """The latest round of that stage."""
+        return self._course.round
+
+    @property
+    def stage_began(self) -> bool:
+        """Whether all agents are known to have begun it."""
+        return self._course.stage_began
+
+    @property
+    def abort_reason(self) -> str | None:
+        """Why the run was ended before its end."""
+        return self._course.abort_reason
 
     @property
     def active(self) -> list[Agent]:
@@ -131,7 +142,7 @@ class Session:
     @property
     def never_started(self) -> bool:
         """Whether no agent can have begun to work: no COMMIT was ever sent."""
-        return self.stage == 0 and not self._commit_logged
+        return not self._course.ever_released
 
     # --- inputs ----------------------------------------------------------------------------------------------------------------------
 
@@ -164,12 +175,24 @@ class Session:
             case LinkDown():
                 self._link_down(agent, event)
             case LinkFailed():
+                if (
+                    self._resumed
+                    and not agent.claimed
+                    and not isinstance(event.error, JournalLost)
+                    and not self._options.start_with_available
+                ):
+                    # This machine may lack a key that the first one had: no reason to end the run.
+                    self._quit(event.error)
+                    return
                 self._link_ended(agent, event.error, AgentState.FAILED)
             case LinkGivenUp():
                 text = f"not reached for {event.down_s:.0f} s, {event.attempt} attempts; the last: {event.cause.message}"
                 self._link_ended(agent, Permanent(text, host=name, remedy=event.cause.remedy), AgentState.LOST)
             case Heartbeat():
                 self._check_in_charge(agent, event)
+                if event.body.get("state") == AgentState.AWAITING_CREDENTIALS.value and agent.up:
+                    # After a restart of its host the agent has none.
+                    self._last_ask(agent, "credentials", {"run_id": self.plan.run_id})
                 if event.body.get("done") != agent.done:
                     agent.done, agent.progress_at_s = event.body.get("done", 0), self._now
             case Records():
@@ -194,15 +217,18 @@ class Session:
                 agent.asked.discard(event.tag)
                 if event.tag.purpose == "submit":
                     agent.submitting = False
+                elif event.tag.purpose == "claim" and not isinstance(event.error, LinkLost) and not agent.claim_waits:
+                    agent.claim_waits = True
+                    self._log("claim_waits", agent=name, reason=event.error.message)
 
     def _link_up(self, agent: Agent, event: LinkUp) -> None:
         agent.linked, agent.lost_since_s = True, None
         agent.up, agent.up_since_s = agent.claimed, self._now
+        if agent.offset is not None and event.boot != agent.offset.boot and not agent.armed:
+            # Its host was restarted since its clock was measured.
+            agent.offset = None
         down_s = round(event.down_s, 3)
         self._log("link_up", agent=agent.name, attempt=event.attempt, down_s=down_s, resumed_offset=event.resumed_offset)
-        if self.plan.needs_credentials and agent.epoch is not None and agent.outcome is None and agent.up:
-            # After a restart of its host the agent has none.
-            self._last_ask(agent, "credentials", {"run_id": self.plan.run_id})
 
     def _link_down(self, agent: Agent, event: LinkDown) -> None:
         agent.linked = agent.up = False
@@ -230,25 +256,25 @@ class Session:
         other = event.body.get("controller")
         if agent.claimed and agent.epoch is not None and other not in (None, self.controller):
             self._quit(
-                Permanent(f"controller {other} has taken this run over", remedy="Watch it from there; this one leaves the agents alone")
+                Superseded(f"controller {other} has taken this run over", remedy="Watch it from there; this one leaves the agents alone")
             )
 
-    def _quit(self, error: Permanent) -> None:
+    def _quit(self, error: Sai3sshError) -> None:
         self.over = True
-        self._log("superseded", error=str(error))
+        self._log("left", error=str(error))
         self._effects.append(Quit(error))
 
     def _record(self, agent: Agent, record: Json) -> None:
         kind = record["kind"]
         if kind == "ledger":
-            self._estate.record(record)
+            self._reassignment.record(record)
         elif kind == "adopted":
             agent.adopted = max(agent.adopted, record["number"])
         elif kind == "epoch" and agent.epoch is None:
             agent.epoch = record["epoch"]
         elif kind == "ready" and agent.state is AgentState.CONNECTING:
             self._become(agent, AgentState.READY)
-        elif kind in ("stage_start", "stage_end") and record["stage"] == self.stage and record["round"] <= self._passed_round:
+        elif kind in ("stage_start", "stage_end") and record["stage"] == self.stage and record["round"] <= self._course.passed_round:
             return  # of a pass that is over
         elif kind == "stage_start" and record["stage"] > agent.started:
             agent.started = record["stage"]
@@ -286,12 +312,14 @@ class Session:
                 agent.submitting = False
                 if agent.epoch is None:
                     agent.epoch = event.ok["epoch"]
+                    agent.claimed = self._origin == self.controller
+                    agent.up = agent.linked and agent.claimed
                     self._log("submitted", agent=agent.name, epoch=agent.epoch)
                     self._effects.append(Subscribe(agent.name, event.ok["epoch"]))
-            case "arm" if current and not self._commit_logged:
+            case "arm" if current and not self._course.commit_logged:
                 agent.armed = True
                 self._become(agent, AgentState.ARMED)
-            case "commit" if current and self._commit_logged:
+            case "commit" if current and self._course.commit_logged:
                 agent.committed = True
                 if agent.state is AgentState.ARMED:
                     self._become(agent, AgentState.COMMITTED)
@@ -313,8 +341,10 @@ class Session:
                 agent.submitting = False
                 agent.stopped = agent.forgotten = True
                 self._agent_gone(agent, event.error)
+            case "claim" if isinstance(event.error, Superseded):
+                self._quit(event.error)
             case "claim":
-                self._quit(Permanent(event.error.message, host=agent.name, remedy=event.error.remedy))
+                self._agent_gone(agent, event.error)
             case "credentials" | "finish":
                 pass  # the journal tells what became of it
             case "adopt":
@@ -344,6 +374,11 @@ class Session:
         self._log("agent_lost" if state is AgentState.LOST else "agent_failed", agent=agent.name, error=str(error))
         self._become(agent, state, cause=error.message)
         agent.out = True
+        self._effects.append(EndLease(agent.name))
+        self._decide(agent, error)
+
+    def _decide(self, agent: Agent, error: Sai3sshError) -> None:
+        """What an agent that is gone means for the run."""
         if self.abort_reason is not None:
             return
         reason = f"{agent.name}: {error.message}"
@@ -356,7 +391,7 @@ class Session:
             self._abort(f"{reason}; {why}")
             return
         self._log("go_on_without", agent=agent.name, remaining=len(self.active))
-        self._orphans.append(agent.name)
+        self._reassignment.gone(agent)
 
     # --- course ----------------------------------------------------------------------------------------------------------------------
 
@@ -405,92 +440,41 @@ class Session:
                 self._end_stage()
         if self.stage == len(self.plan.stages):
             self._collect()
-        elif self._commit_logged:
+        elif self._course.commit_logged:
             self._watch_stage()
         elif all(agent.state in WAITING for agent in self.active) and self._bequeathed() and self._fenced():
             self._release()
 
     def _end_stage(self) -> None:
         self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
-        self.stage += 1
-        self._ended_at_s = self._now
-        self.round = self._passed_round = 0
-        self._new_release()
-
-    def _new_release(self) -> None:
-        """The stage is to be armed (again); rounds of one stage are never used twice, whatever becomes of answers to earlier ones."""
-        self.stage_began = self._commit_logged = False
-        self._late_rounds = 0
-        self._barrier_at_s = self._arm_deadline_s = 0.0
-        for agent in self.agents.values():
-            agent.armed = agent.committed = False
-            agent.refusal = None
-            # No data is in flight at a barrier, so the clocks are measured there, afresh for every stage.
-            agent.offset = None
+        self._course.next_stage(self.agents.values())
+        self._course.ended_at_s = self._now
 
     def _bequeathed(self) -> bool:
         """At a barrier: what lost agents owned is given to the others; True when they have all taken what they were given."""
-        if self._orphans and self.plan.policy.reassign:
-            self._bequeath([self.agents[name] for name in self._orphans])
-        self._orphans = []
+        if self._reassignment.give_away(self._course, self.active) and self.round:
+            # What was armed is armed anew: the stage is another one now.
+            self._course.new_release(self.agents.values())
+            for agent in self.active:
+                self._become(agent, AgentState.AT_BARRIER if self.stage else AgentState.READY)
         waiting = False
         for agent in self.active:
-            gifts = self._gifts[agent.name] = [gift for gift in self._gifts.get(agent.name, []) if gift["number"] > agent.adopted]
-            if not gifts:
+            gift = self._reassignment.gift(agent)
+            if gift is None:
                 continue
             waiting = True
-            tag = Tag("adopt", self.stage, gifts[0]["number"])
+            tag = Tag("adopt", self.stage, gift["number"])
             if agent.up and tag not in agent.asked:
                 agent.asked.add(tag)
-                self._send(agent.name, {"cmd": "adopt", "agent_id": agent.name, **gifts[0]}, tag, self._options.request_timeout_s)
+                self._send(agent.name, {"cmd": "adopt", "agent_id": agent.name, **gift}, tag, self._options.request_timeout_s)
         return not waiting
-
-    def _bequeath(self, lost: list[Agent]) -> None:
-        ended = self._commit_logged
-        again = ended and any(self._estate.missing(agent, self.stage) for agent in lost)
-        stage = self.stage if again or not ended else self.stage + 1
-        self._batch += 1
-        survivors = self.active
-        self._again = self._again or again
-        gifts: dict[str, Json] = {
-            agent.name: {"number": self._batch, "stage": stage, "from": [], "ranges": {}, "done": {}} for agent in survivors
-        }
-        for agent in lost:
-            for name, part in self._estate.divide(agent, survivors, stage).items():
-                mine = gifts[name]
-                mine["from"].append(agent.name)
-                for kind in ("ranges", "done"):
-                    for population, pieces in part[kind].items():
-                        mine[kind].setdefault(population, []).extend(pieces)
-        names = [agent.name for agent in lost]
-        self._log("reassigned", number=self._batch, stage=stage, again=again, lost=names, parts=gifts)
-        self._hand_over(names, gifts)
-        if not ended and self.round:
-            # What was armed is armed anew: the stage is another one now.
-            self._new_release()
-            for agent in survivors:
-                self._become(agent, AgentState.AT_BARRIER if self.stage else AgentState.READY)
-
-    def _hand_over(self, lost: list[str], gifts: dict[str, Json]) -> None:
-        for name in lost:
-            self.agents[name].owned = {}
-        for name, gift in gifts.items():
-            self._gifts.setdefault(name, []).append(gift)
-            for population, pieces in gift["ranges"].items():
-                owned = self.agents[name].owned.setdefault(population, Intervals())
-                for lo, hi in pieces:
-                    owned.add(lo, hi)
 
     def _opened_again(self) -> bool:
         """When the stage that has ended was given more to do, it is released once more."""
-        if not self._again:
+        if not self._reassignment.take_again():
             return False
-        self._again = False
-        self._passed_round = self.round
         self._log("stage_opened_again", stage=self.stage, name=self.plan.stages[self.stage].name, round=self.round)
-        for agent in self.active:
-            agent.ended = agent.started = self.stage - 1
-        self._new_release()
+        self._course.open_again(self.agents.values(), self.active)
         return True
 
     def _fenced(self) -> bool:
@@ -523,14 +507,14 @@ class Session:
 
     def _release(self) -> None:
         agents = self.active
-        self._barrier_at_s = self._barrier_at_s or self._now
+        self._course.barrier_at_s = self._course.barrier_at_s or self._now
         if not all(agent.up for agent in agents):
             return
         timeout_s = self._options.release_timeout_s
         all_up_since_s = max(agent.up_since_s for agent in agents)
         for agent in agents:
             missing = "an answer to pings" if agent.offset is None else "" if agent.armed or not self.round else "an acknowledgement of ARM"
-            if missing and agent.overdue(self._now, max(self._barrier_at_s, all_up_since_s, agent.answered_at_s), timeout_s):
+            if missing and agent.overdue(self._now, max(self._course.barrier_at_s, all_up_since_s, agent.answered_at_s), timeout_s):
                 text = f"stage {self.plan.stages[self.stage].name}: {missing} did not come within {timeout_s:.0f} s (round {self.round})"
                 self._agent_gone(agent, Permanent(text, host=agent.name))
                 return
@@ -544,33 +528,34 @@ class Session:
             return
         armed = self.round > 0 and all(agent.armed for agent in agents)
         # A commit that comes after the start would start the agents one by one.
-        in_time = self._now + self._start_delay_s / 4 < self._start_controller_ns / 1e9
+        in_time = self._now + self._start_delay_s / 4 < self._course.start_controller_ns / 1e9
         if armed and in_time:
-            self._commit_logged, self._committed_at_s = True, self._now
-            self._log("commit", stage=self.stage, round=self.round, start_controller_ns=self._start_controller_ns)
+            self._course.commit_logged = self._course.ever_released = True
+            self._course.committed_at_s = self._now
+            self._log("commit", stage=self.stage, round=self.round, start_controller_ns=self._course.start_controller_ns)
             self._watch_stage()
         elif armed:
-            self._late_rounds += 1
+            self._course.late_rounds += 1
             self._arm_round()
-        elif self.round == 0 or self._now > self._arm_deadline_s:
+        elif self.round == 0 or self._now > self._course.arm_deadline_s:
             self._arm_round()
 
     @property
     def _start_delay_s(self) -> float:
         """Of the current round; grows while acknowledgements come too late for the start."""
         first_s = self._options.start_delay_s
-        return float(min(first_s * 2**self._late_rounds, max(LONGEST_START_DELAY_S, first_s)))
+        return float(min(first_s * 2**self._course.late_rounds, max(LONGEST_START_DELAY_S, first_s)))
 
     def _arm_round(self) -> None:
         """A new round with a later start. Acknowledgements of earlier rounds no longer count."""
-        self.round += 1
-        self._arm_deadline_s = self._now + max(self._options.ack_timeout_s, self._start_delay_s)
-        self._start_controller_ns = int((self._now + self._start_delay_s) * 1e9)
-        self._log("armed_round", stage=self.stage, round=self.round, start_controller_ns=self._start_controller_ns)
+        self._course.round += 1
+        self._course.arm_deadline_s = self._now + max(self._options.ack_timeout_s, self._start_delay_s)
+        self._course.start_controller_ns = int((self._now + self._start_delay_s) * 1e9)
+        self._log("armed_round", stage=self.stage, round=self.round, start_controller_ns=self._course.start_controller_ns)
         for agent in self.active:
             assert agent.offset is not None
             agent.armed = False
-            host_ns = agent.offset.to_host_ns(self._start_controller_ns)
+            host_ns = agent.offset.to_host_ns(self._course.start_controller_ns)
             self._ask(agent, "arm", {"start_clock_ns": host_ns, "boot": agent.offset.boot})
 
     def _ask(self, agent: Agent, verb: str, fields: Json) -> None:
@@ -590,7 +575,7 @@ class Session:
         for agent in self.active:
             if agent.started < self.stage and not agent.committed and agent.up:
                 self._ask(agent, "commit", {})
-            since_s = self._committed_at_s if timed else max(self._committed_at_s, agent.progress_at_s)
+            since_s = self._course.committed_at_s if timed else max(self._course.committed_at_s, agent.progress_at_s)
             if agent.ended < self.stage and agent.overdue(self._now, since_s, limit_s):
                 text = f"no end {limit_s:.0f} s after its release" if timed else f"no object finished for {limit_s:.0f} s"
                 self._agent_gone(agent, Permanent(f"stage {stage.name}: {text}", host=agent.name))
@@ -598,8 +583,8 @@ class Session:
         self._note_start()
 
     def _note_start(self) -> None:
-        if not self.stage_began and all(agent.started >= self.stage for agent in self.active):
-            self.stage_began = True
+        if not self._course.stage_began and all(agent.started >= self.stage for agent in self.active):
+            self._course.stage_began = True
             self._log("stage_started", stage=self.stage, name=self.plan.stages[self.stage].name)
 
     def _collect(self) -> None:
@@ -612,7 +597,7 @@ class Session:
         if not wanted:
             self._end("all stages ended")
         for agent in wanted:
-            since_s = max(self._ended_at_s, agent.heard_at_s)
+            since_s = max(self._course.ended_at_s, agent.heard_at_s)
             if agent.overdue(self._now, since_s, self._options.collect_timeout_s):
                 if agent.out:
                     agent.linked = agent.up = False
@@ -625,8 +610,8 @@ class Session:
 
     def _abort(self, reason: str) -> None:
         if self.abort_reason is None:
-            self.abort_reason = reason
-            self._abort_at_s = self._now
+            self._course.abort_reason = reason
+            self._course.abort_at_s = self._now
             self._log("abort", reason=reason)
 
     def _wind_up(self) -> None:
@@ -649,8 +634,8 @@ class Session:
         """True when nothing more is to be done for an agent of an aborted run, or its time is over."""
         if agent.submitted_at_s is None or not agent.reachable or agent.stop_refused or (agent.out and not agent.linked):
             return True
-        stop_late = self._now > self._abort_at_s + self._options.stop_timeout_s
-        all_late = self._now > self._abort_at_s + self._options.stop_timeout_s + self._options.collect_timeout_s
+        stop_late = self._now > self._course.abort_at_s + self._options.stop_timeout_s
+        all_late = self._now > self._course.abort_at_s + self._options.stop_timeout_s + self._options.collect_timeout_s
         if agent.submitting:
             return stop_late  # its answer, or its link's end, comes first
         if not agent.stopped:
@@ -659,7 +644,7 @@ class Session:
                 self._last_ask(agent, "stop", {"reason": self.abort_reason})
             return stop_late
         if agent.epoch is not None and not agent.complete:
-            return all_late or agent.overdue(self._now, max(self._abort_at_s, agent.heard_at_s), self._options.collect_timeout_s)
+            return all_late or agent.overdue(self._now, max(self._course.abort_at_s, agent.heard_at_s), self._options.collect_timeout_s)
         if self.never_started and not agent.forgotten:
             if agent.up:
                 self._last_ask(agent, "forget", {"run_id": self.plan.run_id})
@@ -678,55 +663,35 @@ class Session:
 
     # --- resuming --------------------------------------------------------------------------------------------------------------------
 
-    def restore(self, events: Iterable[Json], records: dict[str, Iterable[Json]], now_s: float) -> list[Effect]:
-        """Where an earlier controller of this run stopped, by its event log and its mirrors. Returns what is to be carried out first."""
+    def restore(self, events: Sequence[Json], records: Mapping[str, Iterable[Json]], now_s: float) -> list[Effect]:
+        """Goes on where an earlier controller of this run stopped, by its event log and its mirrors; before any input. Returns what is to
+        be carried out first."""
         self._now, self._effects = now_s, []
-        for event in events:
-            self._replay(event)
+        self._resumed = True
+        self._origin = origin(events) or self.controller
+        replay(events, self._course, self.agents, self._reassignment, now_s)
         for name, journal in records.items():
             for record in journal:
                 self._record(self.agents[name], record)
+        # What had reached a mirror, but not the log, is decided now; so is what a loss means that was the log's last word.
+        decided = {event["agent"] for event in events if event["event"] == "go_on_without"}
         for agent in self.agents.values():
+            if agent.error is not None and agent.out and agent.name not in decided:
+                self._decide(agent, agent.error)
             agent.up = agent.linked = False
-            agent.claimed = agent.epoch is None or agent.outcome is not None
-            agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = now_s
-        self._committed_at_s = self._barrier_at_s = self._ended_at_s = self._abort_at_s = now_s
-        # What the replay decided again is in the log already.
-        self._effects = [Subscribe(agent.name, agent.epoch) for agent in self.agents.values() if agent.epoch is not None]
+            agent.claimed = agent.complete or agent.outcome is not None or agent.epoch is None
+            agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = agent.last_up_s = now_s
+            if not agent.out:
+                self._losses.link_lost(agent, now_s)
+                agent.round_due_s = max(agent.round_due_s, RESUME_GRACE_S)
+        broke = any(event["event"] == "link_down" and event["level"] == "warning" for event in events)
+        if broke and self.plan.policy.name == "fail_fast" and self.abort_reason is None:
+            self._abort("a link was lost, and failure_policy is fail_fast")
+        course = self._course
+        course.committed_at_s = course.barrier_at_s = course.ended_at_s = course.abort_at_s = now_s
+        self._effects += [EndLease(agent.name) for agent in self.agents.values() if agent.out]
+        self._effects += [Subscribe(agent.name, agent.epoch) for agent in self.agents.values() if agent.epoch and not agent.complete]
         return self._effects
-
-    def _replay(self, event: Json) -> None:
-        agent = self.agents.get(event.get("agent", ""))
-        match event["event"]:
-            case "submit" if agent is not None:
-                agent.submitted_at_s = self._now
-            case "submitted" if agent is not None:
-                agent.epoch = event["epoch"]
-            case "armed_round":
-                self.round = event["round"]
-            case "commit":
-                self._commit_logged, self.round = True, event["round"]
-            case "stage_ended":
-                self.stage = event["stage"] + 1
-                self.round = self._passed_round = 0
-                self._new_release()
-            case "stage_opened_again":
-                self._again = False
-                self._passed_round = event["round"]
-                for one in self.active:
-                    one.ended = one.started = event["stage"] - 1
-                self._new_release()
-            case "reassigned":
-                self._batch, self._again = event["number"], self._again or event["again"]
-                self._orphans = [name for name in self._orphans if name not in event["lost"]]
-                self._hand_over(event["lost"], event["parts"])
-            case ("agent_lost" | "agent_failed") as kind if agent is not None:
-                agent.out = True
-                agent.error = Permanent(event["error"])
-                agent.state = AgentState.LOST if kind == "agent_lost" else AgentState.FAILED
-                self._orphans.append(agent.name)
-            case "abort":
-                self.abort_reason = event["reason"]
 
     # --- helpers ---------------------------------------------------------------------------------------------------------------------
 
@@ -743,6 +708,12 @@ class Session:
     def _send(self, agent: str, command: Json, tag: Tag, timeout_s: float) -> None:
         self._sequence += 1
         # submit must be the same command when it is repeated: agents know a run by the key that it was submitted with.
-        sequence = 0 if tag.purpose == "submit" else self._sequence
-        key = {"run_id": self.plan.run_id, "generation": self.agents[agent].generation, "controller": self.controller, "sequence": sequence}
+        # So is the controller that an agent knows before it is claimed.
+        known = self.agents[agent].epoch is not None
+        key = {
+            "run_id": self.plan.run_id,
+            "generation": self.agents[agent].generation,
+            "controller": self.controller if known else self._origin,
+            "sequence": 0 if tag.purpose == "submit" else self._sequence,
+        }
         self._effects.append(Send(agent, {**command, "key": key}, tag, timeout_s))

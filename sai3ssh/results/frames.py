@@ -40,8 +40,8 @@ class Run:
     controller), clock_drift_ppm, clock_drift_error_ppm, clock_max_error_ns, received_bytes, records, refetched_bytes,
     refetched_records; NaN where the log does not tell
     losses       a row per link loss: agent, at (a timestamp in UTC), cause, down_s, attempts, resumed_offset (NaN when the link did not
-    come back), unreachable_s (then to the end of the log), rounds (of the failure policy), resume_s (from the reconnection to the first
-    new byte of the journal)
+    come back), unreachable_s (then to the end of the log), rounds (of the failure policy), resume_s (from the beginning of the connection
+    attempt that succeeded to the first missing byte of the journal)
     """
 
     verdict: Verdict

@@ -60,6 +60,11 @@ def merge(inputs: Inputs) -> Json:
         "reasons": reasons,
         "run_id": plan.run_id,
         "name": plan.name,
+        "revisions": [
+            {"at": event["at"], "before": event["before"], "verdict": event["verdict"], "agents": event["agents"]}
+            for event in events
+            if event["event"] == "verdict_revised"
+        ],
         "agents": {"expected": len(agents), "reported": sum(fact.outcome is Outcome.FINISHED and fact.whole for fact in facts)},
         "coverage": coverage_of(facts),
         "lost_intervals_s": {agent_id: lost for agent_id, agent in agents.items() if (lost := _lost(inputs, agent))},

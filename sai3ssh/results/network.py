@@ -20,7 +20,8 @@ def network(agent_id: str, events: Sequence[Json]) -> Json:
     losses          [{at (wall s), cause, down_s, unreachable_s, attempts, resumed_offset, rounds [{round, at, delay_s}], resume_s}], in
                     order. down_s, attempts and resumed_offset are of the reconnection, None when there was none; unreachable_s is down_s,
                     or until the agent's next link event or the end of the log when there was none. delay_s is what the policy waited
-                    before the round; resume_s the time from the reconnection to the first new byte of the journal, None when not known
+                    before the round; resume_s the time from the beginning of the attempt that succeeded to the first missing byte of
+                    the journal, None when not known
     unreachable_s   sum of the losses' unreachable_s
     rtt_us          {count, mean, p50, p90, p99, p99.9, max, cells (Histogram.to_pairs, ns), sum_ns} of all heartbeat round trips, None
                     when none was logged
@@ -28,7 +29,7 @@ def network(agent_id: str, events: Sequence[Json]) -> Json:
                     is host minus controller; drift is the slope of the straight line fitted to it by least squares, true to within
                     drift_error_ppm when each measurement is within its error; None with fewer than two measurements or another boot
     received_bytes, records, refetched_bytes, refetched_records
-                    sums over the run, None when never logged
+                    sums over the run, None when never logged; refetched is what was journalled while the link was down
     """
     mine = [event for event in events if event.get("agent") == agent_id]
     end = max((event["at"] for event in events), default=0.0)

@@ -25,13 +25,45 @@ ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 
 def comments(content: Json) -> list[str]:
-    """The lines that every table begins with: run, verdict, reasons."""
+    """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, lost time, full-strength windows."""
     agents = content["agents"]
+    revised = [
+        f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
+    ]
     return [
         f"# sai3ssh run {content['run_id']}",
         f"# verdict {content['verdict']}; {agents['reported']} of {agents['expected']} agents; coverage {100 * content['coverage']:.2f} %",
         *(f"# {reason}" for reason in content["reasons"]),
+        *revised,
+        *(f"# {line}" for line in lost_lines(content)),
+        *(f"# {line}" for line in full_strength_lines(content)),
     ]
+
+
+def lost_lines(content: Json) -> list[str]:
+    """One line for each interval that an agent did not measure."""
+    names = {stage["index"]: stage["name"] for stage in content["stages"]}
+    return [
+        f"lost {agent}: {names[span['stage']]} {span['from_s']:.1f} to {span['to_s']:.1f} s"
+        + (f" ({span['cause']})" if "cause" in span else "")
+        for agent, spans in content["lost_intervals_s"].items()
+        for span in spans
+    ]
+
+
+def full_strength_lines(content: Json) -> list[str]:
+    """One line for each execute stage: rates over the seconds in which every expected agent was measuring; empty when all were, always."""
+    if not content["lost_intervals_s"] and content["coverage"] >= 1.0:
+        return []
+    lines = []
+    for stage in content["stages"]:
+        window = stage["full_strength"]
+        if window is not None:
+            rates = ", ".join(f"{op} {rate:,.1f} ops/s" for op, rate in window["ops_per_s"].items())
+            lines.append(
+                f"full strength {stage['name']}: {window['seconds']} of {stage['seconds']:.0f} s" + (f", {rates}" if rates else "")
+            )
+    return lines
 
 
 def results_table(content: Json, operations: Json, seconds: float) -> str:

@@ -16,7 +16,7 @@ from paramiko.agent import AgentSSH
 from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import AuthenticationException, PasswordRequiredException, SSHException
 
-from ..errors import AuthenticationError
+from ..errors import AuthenticationError, Transient
 from .sshconfig import Hop
 from .translate import translate
 
@@ -50,8 +50,10 @@ def authenticate(transport: paramiko.Transport, hop: Hop, *, files_first: bool) 
                 raise translate(error, hop.name, PHASE) from error
             except AuthenticationException as error:
                 cut_off = not transport.is_active()
-                if cut_off and len(tried) < 2:
-                    raise translate(error, hop.name, PHASE) from error
+                translated = translate(error, hop.name, PHASE)
+                # No answer in time says nothing about the key.
+                if len(tried) < 2 if cut_off else isinstance(translated, Transient):
+                    raise translated from error
                 tried.append(identity.source)
                 if cut_off:
                     raise _refused(hop, [*tried, "then the host closed the connection"], locked) from error

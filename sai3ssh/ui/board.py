@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..controller.events import Event, Heartbeat, LinkDown, LinkUp, Records
-from ..controller.session import Session
 from ..model import AgentState, Plan, StageKind
 
 Json = dict[str, Any]
@@ -73,6 +72,8 @@ class Board:
                 self.stage_running = False
                 for row in self.rows.values():
                     row.done = row.planned = 0
+            case "agent_state":
+                self.rows[event["agent"]].state = AgentState(event["state"])
             case "agent_failed" | "agent_lost":
                 self.rows[event["agent"]].cause = event["error"]
 
@@ -95,10 +96,8 @@ class Board:
                     if record["kind"] == "sec":
                         self._second(row, record)
 
-    def on_tick(self, session: Session, now_s: float) -> None:  # noqa: ARG002 (the observer's signature)
-        """Takes over the session's states."""
-        for name, agent in session.agents.items():
-            self.rows[name].state = agent.state
+    def on_tick(self) -> None:
+        """Nothing: what is shown comes from events."""
 
     def _second(self, row: Row, record: Json) -> None:
         seconds = max(1e-3, (record["to_clock_ns"] - record["from_clock_ns"]) / 1e9)

@@ -62,7 +62,12 @@ def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir
     table = _table("run", "verdict", ("agents", "last event"))
     for run in here:
         at = datetime.fromtimestamp(run["last_at"], UTC).strftime("%Y-%m-%d %H:%M:%S") if run["last_at"] else ""
-        table.add_row(run["run_id"], run["verdict"] or "not ended", str(run["agents"]), f"{run['last_event']} {at}")
+        table.add_row(
+            run["run_id"],
+            run["verdict"] or ("running" if run["controller"] else "no controller: resume or stop it"),
+            str(run["agents"]),
+            f"{run['last_event']} {at}",
+        )
     if here:
         console.print(table)
     if there is None:

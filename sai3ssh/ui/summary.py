@@ -36,6 +36,8 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
         )
     for stage, spread in summary.spreads_ms.items():
         console.print(f"start spread of {stage}: {spread:.2f} ms", soft_wrap=True, highlight=False)
+    for gap in summary.gaps:
+        console.print(gap, soft_wrap=True, highlight=False)
     for loss in summary.losses:
         times = "once" if loss.count == 1 else f"{loss.count} times"
         text = f"link of {loss.agent}: lost {times}, {loss.down_s:.1f} s in all; nothing that it measured was lost"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..controller.events import Event
-from ..controller.session import Session
+from ..controller.run import Observer
+from ..model import Assignment, Plan
 from .board import Board, Row
 
 Json = dict[str, Any]
@@ -91,6 +92,12 @@ def describe(event: Json) -> str | None:
             return f"stopping all agents: {event['reason']}"
         case "stop_unconfirmed":
             return f"{agent}: could not be confirmed as stopped"
+        case "run_resumed":
+            return "another controller goes on with the run"
+        case "claim_waits":
+            return f"{agent}: {event['reason']}; asking again"
+        case "claimed":
+            return f"{agent}: steered from here now"
         case "run_ended":
             return f"verdict {event['verdict']}"
     return None
@@ -110,7 +117,7 @@ class JsonView:
     def on_event(self, event: Event) -> None:
         """Nothing: the log has what matters."""
 
-    def on_tick(self, session: Session, now_s: float) -> None:
+    def on_tick(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -134,7 +141,7 @@ class PlainView:
     def on_event(self, event: Event) -> None:
         """Nothing."""
 
-    def on_tick(self, session: Session, now_s: float) -> None:  # noqa: ARG002 (the observer's signature)
+    def on_tick(self) -> None:
         """The progress line when it is due."""
         board = self._board
         if not board.stage_running:
@@ -189,7 +196,7 @@ class LiveView:
     def on_event(self, event: Event) -> None:
         """Nothing."""
 
-    def on_tick(self, session: Session, now_s: float) -> None:
+    def on_tick(self) -> None:
         """Nothing: it is drawn on its own."""
 
     def close(self) -> None:
@@ -257,3 +264,32 @@ class LiveView:
                 away_s = self._board.clock_s() - row.link_since_s
                 notes.append(Text(f"{row.name}: UNREACHABLE for {away_s:.0f} s; the agent goes on measuring, reconnecting", "yellow"))
         return notes
+
+
+class View:
+    """A display and what feeds it."""
+
+    def __init__(self, observers: Sequence[Observer], close: Callable[[], None], board: Board | None = None) -> None:
+        self.observers = observers
+        self.close = close
+        self._board = board
+
+    def catch_up(self, history: Sequence[Json]) -> None:
+        """Brings the display to where a run stands, without showing what led there."""
+        if self._board is not None:
+            for event in history:
+                self._board.on_log(event)
+
+
+def make_view(plan: Plan, assignments: Sequence[Assignment], *, as_json: bool, live: bool) -> View:
+    """The display that suits standard output."""
+    if as_json:
+        view = JsonView()
+        return View([view], view.close)
+    board = Board.of(plan, [assignment.agent_id for assignment in assignments])
+    console = Console()
+    if live and console.is_terminal:
+        table = LiveView(board, console, plan.run_id)
+        return View([board, table], table.close, board)
+    lines = PlainView(board)
+    return View([board, lines], lines.close, board)

@@ -196,6 +196,25 @@ class Agent(AgentCase):
         self.assertEqual((records[-1]["outcome"], records[-1]["reason"]), ("stopped", "SIGTERM on the host"))
         self.check_sums(records)
 
+    def test_a_service_that_is_stopped_halts_its_runs_and_the_next_start_goes_on(self):
+        argv = [sys.executable, "-m", "sai3ssh.agent", "serve", "--foreground", "--halt", "--state", self.state]
+        service = subprocess.Popen(argv, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL)
+        wait(lambda: os.path.exists(os.path.join(self.state, "agent.sock")), "start of the service")
+        channel, _ = self.begin(duration_s=3.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        service.terminate()
+        self.assertEqual(service.wait(10), 0)
+        self.assertEqual(self.pids(), [])
+        listed = subprocess.run([*argv[:3], "runs", "--state", self.state], capture_output=True, text=True, env=environment(), timeout=20)
+        self.assertEqual([(run["run_id"], run["state"]) for run in json.loads(listed.stdout)["runs"]], [(self.run_id, "active")])
+        service = subprocess.Popen(argv, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL)
+        self.addCleanup(service.wait)
+        self.addCleanup(service.terminate)
+        wait(lambda: b'"kind":"recovered"' in self.journal(), "a supervisor that takes over")
+        self.channel().ok("stop", key=self.key, agent_id="a0", reason="enough")
+
     def test_stop_of_a_frozen_supervisor_kills_its_group(self):
         from unittest import mock
 

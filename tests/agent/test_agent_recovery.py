@@ -186,6 +186,18 @@ class Recovery(AgentCase):
         channel.wait_state("AT_BARRIER")
         self.finish(channel, 1, 2)
 
+    def test_killed_between_commit_and_start_nothing_is_lost(self):
+        channel, _ = self.begin()
+        self.stage(channel, 0, "AT_BARRIER")
+        start = channel.release(self.key, "a0", 1, delay_s=2.0)
+        self.kill_supervisor(channel)
+        self.assertLess(state.clock_ns(), start)
+        channel.wait_state("AT_BARRIER")
+        records = self.finish(channel, 2)
+        self.assertEqual([record for record in records if record["kind"] == "lost"], [])
+        first = next(record for record in records if record["kind"] == "sec" and record["stage"] == 1)
+        self.assertEqual(first["from_clock_ns"], start)
+
     def test_daemon_and_supervisor_killed_and_counters_lost_as_by_a_power_cut(self):
         channel, epoch = self.many(duration_s=6.0)
         for stage in (0, 1):
@@ -275,11 +287,11 @@ class Recovery(AgentCase):
         time.sleep(0.7)
         self.assertEqual(self.files(), before)
         # What left the controller long ago renews nothing, whenever it arrives.
-        channel.ok("ping", seen_clock_ns=seen, seen_boot=state.boot_id())
+        channel.ok("ping", seen={"clock_ns": seen, "boot": state.boot_id()})
         time.sleep(1.2)
         self.assertEqual(self.files(), before)
         while channel.beats[-1]["state"] != "AT_BARRIER":
-            channel.ok("ping", seen_clock_ns=state.clock_ns(), seen_boot=state.boot_id())
+            channel.ok("ping", seen={"clock_ns": state.clock_ns(), "boot": state.boot_id()})
             time.sleep(0.1)
         self.assertEqual(self.files(), self.prepared())
         records = self.finish(channel, 1, 2)
@@ -318,10 +330,23 @@ class Recovery(AgentCase):
         other = {**self.key, "controller": "c2"}
         second = self.channel()
         second.follow(self.run_id, "a0", epoch, controller="c2")
-        refused = second.ask("claim", key=other, agent_id="a0", takeover=False)["error"]
+        late = second.ask("claim", key=other, agent_id="a0", takeover=True, seen={"clock_ns": 0, "boot": state.boot_id()})["error"]
+        self.assertIn("long under way", late["message"])
+        seen = {"clock_ns": state.clock_ns(), "boot": state.boot_id()}
+        # Perhaps the first one is dead, and only its connection stands.
+        waits = second.ask("claim", key=other, agent_id="a0", takeover=False, seen=seen)["error"]
+        self.assertEqual(waits["type"], "Transient")
+        self.assertIn("c1", waits["message"])
+        channel.ok("ping", seen={"clock_ns": seen["clock_ns"] - 10**9, "boot": state.boot_id()})  # sent before that, and long under way
+        waits = second.ask("claim", key=other, agent_id="a0", takeover=False, seen=seen)["error"]
+        self.assertEqual(waits["type"], "Transient")
+        seen = {"clock_ns": state.clock_ns(), "boot": state.boot_id()}
+        channel.ok("ping", seen=seen)
+        wait(lambda: second.ask("claim", key=other, agent_id="a0", takeover=False, seen=seen)["error"]["type"] != "Transient", "certainty")
+        refused = second.ask("claim", key=other, agent_id="a0", takeover=False, seen=seen)["error"]
         self.assertIn("c1", refused["message"])
         self.assertIn("--takeover", refused["remedy"])
-        self.assertEqual(second.ok("claim", key=other, agent_id="a0", takeover=True), {"generation": 2})
+        self.assertEqual(second.ok("claim", key=other, agent_id="a0", takeover=True, seen=seen), {"generation": 2})
         channel.wait(lambda: channel.beats[-1]["controller"] == "c2", "the news")
         late = channel.ask("arm", key=self.key, agent_id="a0", stage=0, round=1, start_clock_ns=1, boot=state.boot_id())
         self.assertIn("c2", late["error"]["message"])

@@ -49,11 +49,11 @@ class Bench:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(
-        self, *options: str, duration: str = "2s", target: str | None = None, more: str = "", **environment: str
+        self, *options: str, duration: str = "2s", target: str | None = None, more: str = "", text: str = WORKLOAD, **environment: str
     ) -> subprocess.Popen[str]:
         """The command `run`."""
         workload = self.directory / "workload.yml"
-        workload.write_text(WORKLOAD.format(target=target or f"file://{self.directory}/target/", duration=duration, more=more))
+        workload.write_text(text.format(target=target or f"file://{self.directory}/target/", duration=duration, more=more))
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -220,7 +220,7 @@ def test_interrupted_twice_it_leaves_at_once_and_says_what_still_runs(bench: Ben
     assert process.returncode == 130, out + err
     assert "left: RUNNING" in err
     assert bench.run.name in err
-    assert "sai3ssh status" in err
+    assert f"sai3ssh stop {bench.run.name}" in err
 
 
 def test_interrupted_before_the_start_nothing_stays_on_the_hosts(bench: Bench) -> None:

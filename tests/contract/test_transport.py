@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import select
 import shlex
@@ -303,6 +304,16 @@ def test_a_key_that_is_not_authorized_is_permanent(sshd: Sshd, tmp_path: Path) -
     error = connect_error(sshd.host(key_file=str(keygen(tmp_path / "other"))))
     assert isinstance(error, AuthenticationError)
     assert str(tmp_path / "other") in str(error)
+
+
+def test_a_host_that_takes_too_long_to_look_at_a_key_is_transient(tmp_path: Path) -> None:
+    server = Sshd(tmp_path / "sshd", ("AuthorizedKeysCommand /bin/sleep 60", f"AuthorizedKeysCommandUser {getpass.getuser()}"))
+    try:
+        # A key that is in no file is looked up by the command, which never ends.
+        error = connect_error(server.host(key_file=str(keygen(tmp_path / "other"))), 3.0)
+        assert isinstance(error, Transient), error
+    finally:
+        server.stop()
 
 
 def test_a_locked_key_names_the_remedy(sshd: Sshd, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_version_imports_nothing_heavy() -> None:
     ("arguments", "text"),
     [
         (["run", "nope.yml", "-i", "hosts.yml"], "nope.yml: cannot read the workload file: No such file or directory"),
-        (["validate", "bad.yml"], "bad.yml:1:1: the file: the key 'workload' is missing\nbad.yml:2:1: unknown key 'worklod'"),
+        (["validate", "bad.yml"], "bad.yml:2:1: unknown key 'worklod'; did you mean 'workload'?\nbad.yml:3:1: duration: expected"),
         (["run", "good.yml"], "no inventory given. Name one with -i, for example -i inventory/hosts.yml"),
         (["results", "."], ". is no run directory: it has no plan.json. Name a directory below --results-dir"),
     ],
@@ -51,7 +51,7 @@ def test_a_wrong_use_is_one_message_and_exit_code_2(
     arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("bad.yml").write_text("target: s3://bucket/\nworklod: []\n")
+    Path("bad.yml").write_text("target: s3://bucket/\nworklod: []\nduration: [1]\n")
     Path("good.yml").write_text("target: file:///tmp/x/\nduration: 1s\nworkload:\n  - {op: put, path: x/, weight: 1, size_spec: 1KiB}\n")
     assert invoke(monkeypatch, *arguments) == 2
     out, err = capsys.readouterr()

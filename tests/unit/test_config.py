@@ -104,7 +104,7 @@ BAD = {
     "all weights zero": (GOOD.replace("weight: 70", "weight: 0").replace("weight: 30", "weight: 0"), "nothing to execute"),
     "negative weight": (GOOD.replace("weight: 70", "weight: -1"), ":9:"),
     "nothing to do": ("target: file:///tmp/x/\nworkload: []\n", "nothing to do"),
-    "workload missing": ("target: file:///tmp/x/\n", "the key 'workload' is missing"),
+    "workload missing": ("target: file:///tmp/x/\n", "nothing to do"),
     "relative without target": (changed(target=None), "'data/' is relative, but there is no target"),
     "unsupported scheme": (
         GOOD.replace("s3://bench-bucket", "ftp://bench-bucket"),
@@ -305,9 +305,11 @@ def test_every_key_has_its_effect(name: str, tmp_path: Path) -> None:
 
 def test_keys_of_the_controller(tmp_path: Path) -> None:
     path = tmp_path / "w.yml"
-    path.write_text(changed(distributed={"start_delay": 5, "agent_ready_timeout": 7, "reconnect_timeout": "1h"}))
+    path.write_text(
+        changed(distributed={"start_delay": 5, "agent_ready_timeout": 7, "reconnect_timeout": "1h", "controller_cutoff_timeout": "9m"})
+    )
     loaded = config.load(path)
-    assert (loaded.start_delay_s, loaded.ready_timeout_s) == (5.0, 7.0)
+    assert (loaded.start_delay_s, loaded.ready_timeout_s, loaded.cutoff_timeout_s) == (5.0, 7.0, 540.0)
     assert config.compile_plan(loaded, "r", HOSTS)[0].policy.reconnect_timeout_s == 3600.0
 
 

@@ -1,0 +1,355 @@
+"""What the commands that steer, resume, watch and end runs do."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from .controller.rundir import RunDirectory
+from .errors import ConfigError, Permanent, Superseded
+
+if TYPE_CHECKING:
+    from .controller.run import RunController
+    from .protocol import Json
+    from .ui.views import View
+
+USAGE, SUPERSEDED, INTERRUPTED = 2, 6, 130
+HANDOVER_S = 20.0
+"""How long the controller that is taken over has to let go."""
+OVER = ("run_ended", "left")
+"""The last events of a controller."""
+BEGIN_S = 30.0
+"""How long a controller in the background has for its first event."""
+
+
+def out(text: str) -> None:
+    """One line to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def err(text: str) -> None:
+    """One line to standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+# --- steering ----------------------------------------------------------------------------------------------------------------------------
+
+
+def steer(
+    directory: RunDirectory,
+    archive: Path,
+    *,
+    as_json: bool,
+    live: bool,
+    credentials: Json | None,
+    takeover: bool = False,
+    without_unreachable: bool = False,
+    stop_reason: str | None = None,
+) -> int:
+    """Runs the run of a directory, from its beginning or from where an earlier controller left it; the exit code. `stop_reason`: to end
+    it."""
+    from .controller.link import LinkOptions
+    from .controller.run import RunController
+    from .controller.session import Options
+    from .ui.views import make_view
+
+    take(directory, takeover=takeover)
+    history = directory.history()
+    contents = directory.contents()
+    steering = contents.steering
+    view = make_view(contents.plan, contents.assignments, as_json=as_json, live=live)
+    view.catch_up(history)
+    controller = RunController(
+        contents.plan,
+        contents.assignments,
+        contents.hosts,
+        directory,
+        archive,
+        credentials=credentials,
+        options=Options(
+            start_delay_s=steering.start_delay_s,
+            ready_timeout_s=steering.ready_timeout_s,
+            start_with_available=steering.start_with_available or without_unreachable,
+            takeover=takeover,
+            cutoff_timeout_s=steering.cutoff_timeout_s,
+        ),
+        link_options=LinkOptions(
+            heartbeat_s=contents.plan.heartbeat_s,
+            # Agents that have the plan go on without us, so there is no hurry; for the others the operator waits.
+            first_connect_timeout_s=math.inf if history else steering.connect_timeout_s,
+            # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
+            reconnect_timeout_s=math.inf,
+        ),
+        observers=view.observers,
+        history=history,
+    )
+    if stop_reason is not None:
+        controller.interrupt(stop_reason)
+    code = finish(controller, view, as_json=as_json)
+    if controller.left:
+        # At once: the interpreter's own end would wait for threads that wait for hosts.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def finish(controller: RunController, view: View, *, as_json: bool) -> int:
+    """Runs to the end under signal handlers, writes and shows the results; the exit code."""
+    from .controller.run import Leave
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the handler's signature)
+        controller.interrupt(f"{signal.Signals(number).name} at the controller")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    signal.signal(signal.SIGUSR1, lambda *_: controller.supersede("another controller on this machine has taken this run over"))
+    try:
+        controller.run()
+    except Superseded as superseded:
+        view.close()
+        controller.left = True
+        err(f"sai3ssh: {superseded}")
+        return SUPERSEDED
+    except Permanent as error:
+        view.close()
+        controller.left = True
+        err(f"sai3ssh: {error}")
+        return USAGE
+    except Leave as leave:
+        view.close()
+        _say_what_runs(controller.directory.path.name, leave.running)
+        return INTERRUPTED
+    finally:
+        view.close()
+    code = conclude(controller.directory, as_json=as_json, tell=controller.note_end)
+    for trouble in controller.errors:
+        err(f"sai3ssh: {trouble}")
+    return code
+
+
+def conclude(directory: RunDirectory, *, as_json: bool, tell: Callable[..., None]) -> int:
+    """Writes the results of a run that is over, tells the verdict as its last event and shows the summary; the exit code."""
+    from . import results
+
+    written = results.write(directory.path)
+    stopped = any(event["event"] == "stop_requested" for event in directory.history())
+    code = INTERRUPTED if stopped else written.verdict.exit_code
+    tell(verdict=written.verdict.value, reasons=list(written.reasons), exit_code=code)
+    if not as_json:
+        show(directory)
+    return code
+
+
+def show(directory: RunDirectory) -> None:
+    """Prints the summary of the results."""
+    from . import results
+    from .results.network import links
+    from .ui.summary import print_summary
+
+    written = results.read(directory.path)
+    print_summary(results.summary(written), directory.path, links=links(written.content))
+
+
+def take(directory: RunDirectory, *, takeover: bool) -> None:
+    """Becomes the run's controller on this machine; with takeover the one that is there now is told to leave it."""
+    pid = directory.controller()
+    if takeover and pid is not None:
+        os.kill(pid, signal.SIGUSR1)
+        deadline = time.monotonic() + HANDOVER_S
+        while directory.controller() is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    directory.take()
+
+
+def _say_what_runs(run_id: str, running: dict[str, str]) -> None:
+    if not running:
+        err(f"left run {run_id}; no agent of it runs any more")
+        return
+    err(f"left run {run_id} at once. Still there:")
+    for agent, state in running.items():
+        err(f"  {agent}: {state}")
+    err(f"They go on by themselves until they hear of it. Stop them with: sai3ssh stop {run_id}")
+
+
+def series(create: Callable[[], RunDirectory], once: Callable[[RunDirectory], int], count: int, pause_s: float, *, as_json: bool) -> int:
+    """Several runs of one plan, one after the other, and what they are together; the exit code. One that fails costs only itself."""
+    import json
+
+    from .model import Verdict
+    from .results.aggregate import aggregate
+    from .ui.aggregate import print_aggregate
+
+    done: list[Path] = []
+    for number in range(count):
+        if number and pause_s:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            time.sleep(pause_s)
+        directory = create()
+        if not as_json:
+            out(f"run {number + 1} of {count}: {directory.path.name}")
+        code = once(directory)
+        done.append(directory.path)
+        if code not in [verdict.exit_code for verdict in Verdict]:
+            return code
+    content = aggregate(done, False)
+    if as_json:
+        out(json.dumps(content))
+    else:
+        print_aggregate(content)
+    return Verdict(content["verdict"]).exit_code
+
+
+# --- runs that are there already ---------------------------------------------------------------------------------------------------------
+
+
+def ended(history: Sequence[Json]) -> Json | None:
+    """The event that ended the run, if it has ended."""
+    return next((event for event in reversed(history) if event["event"] == "run_ended"), None)
+
+
+def resume(directory: RunDirectory, archive: Path, *, as_json: bool, **options: Any) -> int:
+    """Goes on with a run whose controller is gone."""
+    history = directory.history()
+    over = ended(history)
+    if over is not None:
+        raise ConfigError(
+            f"run {directory.path.name} has ended: {over['verdict']}",
+            remedy="`sai3ssh results` shows it; `sai3ssh collect` fetches journals that were out of reach",
+        )
+    if any(event["event"] == "collected" for event in history):
+        # Only the results were missing.
+        take(directory, takeover=False)
+        return conclude(directory, as_json=as_json, tell=lambda **fields: append(directory, "run_ended", **fields))
+    return steer(directory, archive, as_json=as_json, **options)
+
+
+def append(directory: RunDirectory, event: str, **fields: Any) -> None:
+    """Adds an event to the log of a run that nobody steers."""
+    from .controller.eventlog import EventLog
+
+    log = EventLog(directory.events)
+    log.append(event, **fields)
+    log.close()
+
+
+def detach(directory: RunDirectory) -> int:
+    """Hands a run that was just created to a controller in the background, and returns once all agents have begun or it has ended."""
+    with (directory.path / "controller.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sai3ssh.cli", "resume", str(directory.path), "--no-live"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + BEGIN_S
+    while not directory.events.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if not directory.events.exists():
+        text = (directory.path / "controller.log").read_text(encoding="utf-8", errors="replace").strip()
+        raise ConfigError(f"the controller in the background did not begin: {text or 'it says nothing'}", remedy="Run it without --detach")
+    last = _watch(directory, _view(directory, as_json=False, live=False), (*OVER, "commit"))
+    if last is not None and last["event"] == "run_ended":
+        show(directory)
+        return int(last["exit_code"])
+    name = directory.path.name
+    out(f"run {name} goes on in the background, process {child.pid}")
+    out(f"  sai3ssh attach {name}    sai3ssh stop {name}    output: {directory.path / 'controller.log'}")
+    return 0
+
+
+def _view(directory: RunDirectory, *, as_json: bool, live: bool) -> View:
+    from .ui.views import make_view
+
+    contents = directory.contents()
+    return make_view(contents.plan, contents.assignments, as_json=as_json, live=live)
+
+
+def _watch(directory: RunDirectory, view: View, until: tuple[str, ...]) -> Json | None:
+    """Shows a run that another process steers until such an event; None when the operator leaves first."""
+    from .controller.watch import Watch
+
+    left: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: left.append(number))
+    contents = directory.contents()
+    watch = Watch(directory, contents.plan, contents.assignments, view.observers)
+    try:
+        return watch.run(lambda event: event["event"] in until, lambda: bool(left))
+    finally:
+        view.close()
+
+
+def attach(directory: RunDirectory, *, as_json: bool, live: bool, interrupt: bool = False) -> int:
+    """Shows a run that another process steers, to its end; the exit code of that run. `interrupt`: tells its controller to stop it."""
+    over = ended(directory.history())
+    pid = directory.controller()
+    if over is None and pid is None:
+        name = directory.path.name
+        raise ConfigError(f"run {name} has no controller on this machine", remedy=f"`sai3ssh resume {name}` goes on with it")
+    if over is not None:
+        if not as_json:
+            show(directory)
+        return int(over["exit_code"])
+    if interrupt and pid is not None:
+        os.kill(pid, signal.SIGINT)
+    last = _watch(directory, _view(directory, as_json=as_json, live=live), OVER)
+    if last is None:
+        err(f"left; run {directory.path.name} goes on")
+        return INTERRUPTED
+    if last["event"] != "run_ended":
+        name = directory.path.name
+        raise ConfigError(f"the controller of run {name} is gone", remedy=f"The agents go on; `sai3ssh resume {name}` steers them again")
+    if not as_json:
+        show(directory)
+    return int(last["exit_code"])
+
+
+def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
+    """Fetches the journals that were out of reach when a run ended, and revises its verdict."""
+    import json
+
+    from . import results
+    from .controller.collect import collect as fetch
+
+    take(directory, takeover=False)
+    history = directory.history()
+    over = ended(history)
+    if over is None:
+        name = directory.path.name
+        raise ConfigError(f"run {name} has not ended", remedy=f"`sai3ssh resume {name}` goes on with it, `sai3ssh stop {name}` ends it")
+    contents = directory.contents()
+    whole = {event["agent"] for event in history if event["event"] == "journal_complete"}
+    missing = [(a.agent_id, host) for a, host in zip(contents.assignments, contents.hosts, strict=True) if a.agent_id not in whole]
+    found = fetch(directory, missing, archive, contents.steering.connect_timeout_s)
+    before = next(event for event in reversed(history) if event["event"] in ("run_ended", "verdict_revised"))
+    for one in found:
+        how = "whole" if one.whole else f"{one.bytes:,} bytes more, still {one.state}" if one.state else f"not reached: {one.error}"
+        err(f"{one.agent}: {how}")
+    written = results.write(directory.path)
+    code = before["exit_code"] if before["exit_code"] == INTERRUPTED else written.verdict.exit_code
+    if any(one.whole for one in found):
+        append(
+            directory,
+            "verdict_revised",
+            verdict=written.verdict.value,
+            before=before["verdict"],
+            agents=[one.agent for one in found if one.whole],
+            reasons=list(written.reasons),
+            exit_code=code,
+        )
+        written = results.write(directory.path)
+    if as_json:
+        out(json.dumps([{**vars(one), "error": str(one.error) if one.error else None} for one in found]))
+    else:
+        show(directory)
+    return code
