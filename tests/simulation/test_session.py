@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sai3ssh.controller.session import Options
 from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome
-from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, Cut, Faults, World
+from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, Cut, Faults, Hit, World
 
 AGENTS = 4
-MANY = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 short_cuts = st.lists(
     st.builds(Cut, agent=st.integers(0, AGENTS - 1), at_s=st.floats(0.0, 90.0), for_s=st.floats(0.05, RECONNECT_TIMEOUT_S - 1)), max_size=12
@@ -33,10 +34,10 @@ def check_stopped(world: World) -> None:
     """Every agent that can be reached has ended, and when nobody had begun, nothing is left on its host."""
     unconfirmed = {e["agent"] for e in world.events("stop_unconfirmed")}
     for agent, link in zip(world.agents, world.links, strict=True):
-        if agent.release is not None and agent.name not in unconfirmed:
+        if agent.key and agent.name not in unconfirmed:
             assert agent.over, f"{agent.name} is {agent.state} after the end of the run"
         reached = link.up and world.now - link.up_since_s > 35.0
-        if reached and not agent.frozen and agent.release is not None:
+        if reached and not agent.frozen and agent.key:
             assert agent.over, f"{agent.name} is {agent.state} although its link is up"
             if world.session.never_started:
                 assert agent.forgotten, f"{agent.name} still has the plan of a run that never started"
@@ -55,9 +56,9 @@ def test_a_run_whose_links_only_flap_is_complete(faults: Faults, lengths: list[f
     assert world.session.abort_reason is None
     assert world.ended == "all stages ended"
     stages = len(world.plan.stages)
-    for agent, link in zip(world.agents, world.links, strict=True):
+    for agent in world.agents:
         assert [stage for stage, _ in agent.starts] == list(range(stages))
-        assert link.mirrored == len(agent.journal)
+        assert world.mirrored[agent.index] == agent.data
         assert world.session.agents[agent.name].outcome is Outcome.FINISHED
         assert world.session.agents[agent.name].state is AgentState.FINISHED
     assert [e["stage"] for e in world.events("commit")] == list(range(stages))
@@ -166,6 +167,19 @@ def test_with_best_effort_the_set_of_objects_is_complete_whoever_is_lost(
     given_away = [name for e in world.events("reassigned") for name in e["lost"]]
     assert sorted(given_away) == sorted(set(given_away)), "nobody's objects are given away twice"
     assert set(given_away) <= lost
+
+
+def test_a_controller_that_is_off_the_network_for_too_long_ends_the_run() -> None:
+    for away_s, ends in ((50.0, False), (90.0, True)):
+        faults = Faults(seed=1, hits=[Hit("off_network", 0, 15.0, away_s)], witness=False)
+        world = World(faults, AGENTS, [200.0], Options(cutoff_timeout_s=60.0))
+        world.run(limit_s=3600)
+        assert (world.session.abort_reason is not None) == ends, world.session.abort_reason
+        assert not world.events("agent_lost")
+        assert len(world.events("cut_off")) == 1
+        if ends:
+            assert "controller_cutoff_timeout" in (world.session.abort_reason or "")
+            check_stopped(world)
 
 
 def test_fail_fast_stops_the_agent_whose_link_broke_as_well() -> None:

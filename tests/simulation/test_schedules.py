@@ -1,0 +1,48 @@
+"""Thousands of fault schedules, each replayable by its number: `python -m tests.simulation.schedules SEED`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.simulation import mutants
+from tests.simulation.mutants import SCHEDULES
+from tests.simulation.schedules import draw, search
+
+
+def test_whatever_happens_to_a_run_its_invariants_hold() -> None:
+    failures = search(0, SCHEDULES, processes=2)
+    assert not failures, "\n".join(f"seed {seed}:\n{text}" for seed, text in failures)
+
+
+def test_every_bug_can_be_planted() -> None:
+    assert len({mutant.name for mutant in mutants.MUTANTS}) >= 15
+    assert mutants.misplaced() == []
+
+
+def test_the_schedules_contain_what_they_are_to_contain() -> None:
+    """A generator that draws nothing finds nothing."""
+    found: Counter[str] = Counter()
+    for seed in range(300):
+        world = draw(seed)
+        found.update(hit.kind for hit in world.faults.hits)
+        found.update([world.plan.policy.name])
+        found["cut"] += len(world.faults.cuts)
+        found["power_cut"] += sum(crash.power_cut for crash in world.faults.controller_crashes)
+        found["from_agents"] += sum(crash.from_agents for crash in world.faults.controller_crashes)
+        found["failure"] += world.faults.failure is not None
+        found["stop"] += world.faults.stop_at_s is not None
+        world.close()
+    wanted = {
+        "half_open",
+        "supervisor_killed",
+        "reboot",
+        "disk_full",
+        "clock_jump",
+        "asleep",
+        "off_network",
+        "cut",
+        "power_cut",
+        "from_agents",
+    }
+    wanted |= {"failure", "stop", "fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"}
+    assert all(found[name] >= 5 for name in wanted), found
