@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = "openssh-server,python3,iproute2,iputils-ping,procps,ca-certificates"
+PACKAGES = "openssh-server,python3,iproute2,iputils-ping,procps,ca-certificates,systemd-sysv,dbus,libpam-systemd,sudo,systemd-timesyncd"
 SUITE = "bookworm"
-VERSION = "1"
+VERSION = "2"
 """Goes into the cache's name; to be raised when PACKAGES change."""
 
 

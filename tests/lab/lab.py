@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,7 @@ mkdir /dev/pts /dev/shm; mount -t tmpfs tmpfs /dev/shm
 mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts; ln -s pts/ptmx /dev/ptmx
 for n in null zero full random urandom tty; do :>/dev/$n; mount --bind /old/dev/$n /dev/$n; done
 ln -s /proc/self/fd /dev/fd
+cat /proc/sys/kernel/random/uuid > /run/boot_id; mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 umount -l /old
 exec /sbin/lab-init
 """
@@ -95,11 +97,24 @@ class LabHost:
     def boot(self) -> None:
         """Starts it and waits for its sshd."""
         script = ROOT.format(image=self.lab.image, dir=self.directory, name=self.name)
-        unshare = ["unshare", "-m", "-u", "-i", "-p", "-f", "--kill-child=KILL", "bash", "-ec", script]
+        # Its clock begins anew with each boot, as that of a real host does.
+        clock = ["-T", "--boottime", str(random.randrange(1, 10**6))]
+        unshare = ["unshare", "-m", "-u", "-i", "-p", *clock, "-f", "--kill-child=KILL", "bash", "-ec", script]
         with (self.directory / "console.log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["ip", "netns", "exec", self.netns, *unshare], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+
+    def wait_inside(self, timeout_s: float = 20.0) -> None:
+        """Returns when its sshd listens, by the host's own account: the network may be cut."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with contextlib.suppress(OSError, IndexError, RuntimeError):
+                if ":22 " in self.exec("ss -Hltn").stdout:
+                    return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: no sshd listens: {(self.directory / 'console.log').read_text()[-500:]}")
+            time.sleep(0.05)
 
     def wait(self, timeout_s: float = 20.0) -> None:
         """Returns when its sshd answers."""
@@ -170,13 +185,18 @@ class LabHost:
         rules = "\n".join(f"{way} counter drop" for way in chosen)
         chain = "type filter hook forward priority 0; policy accept;"
         sh(f"ip netns exec {FABRIC} nft -f - <<'E'\ntable bridge {table} {{\nchain forward {{\n{chain}\n{rules}\n}}\n}}\nE")
+        # There may be no controller at the moment that would send anything.
+        ping = ["ip", "netns", "exec", OPERATOR, "ping", "-q", "-c", "1", "-W", "1", self.address]
         try:
+            sent = subprocess.Popen(ping, stdout=subprocess.PIPE, text=True)
             yield
             counted = sh(f"ip netns exec {FABRIC} nft list table bridge {table}").stdout
             if counted.count("packets 0 ") == len(chosen):
                 raise AssertionError(f"{self.name}: the cut dropped nothing: {counted}")
         finally:
             sh(f"ip netns exec {FABRIC} nft delete table bridge {table}")
+        heard = sent.communicate(timeout=10)[0]
+        assert "100% packet loss" in heard, f"{self.name}: reached through the cut: {heard}"
 
 
 class Lab:
@@ -215,13 +235,18 @@ class Lab:
         sh(f"ip netns add {FABRIC}; ip -n {FABRIC} link set lo up; ip -n {FABRIC} link add br0 type bridge; ip -n {FABRIC} link set br0 up")
         members = [(OPERATOR, "op", "10.88.0.1", 1), (STORAGE, "sto", STORAGE_ADDRESS, 2)]
         members += [(host.netns, host.port, host.address, 10 + host.number) for host in self.hosts]
-        for netns, port, address, number in members:
-            sh(
-                f"set -e; ip netns add {netns}; ip -n {netns} link set lo up\n"
-                f"ip link add eth0 netns {netns} address 02:88:00:00:00:{number:02x} type veth peer name {port} netns {FABRIC}\n"
-                f"ip -n {netns} addr add {address}/24 dev eth0; ip -n {netns} link set eth0 up\n"
-                f"ip -n {FABRIC} link set {port} master br0 up"
-            )
+        for member in members:
+            self.plug(*member)
+
+    @staticmethod
+    def plug(netns: str, port: str, address: str, number: int) -> None:
+        """Makes a namespace and connects it to the bridge."""
+        sh(
+            f"set -e; ip netns add {netns}; ip -n {netns} link set lo up\n"
+            f"ip link add eth0 netns {netns} address 02:88:00:00:00:{number:02x} type veth peer name {port} netns {FABRIC}\n"
+            f"ip -n {netns} addr add {address}/24 dev eth0; ip -n {netns} link set eth0 up\n"
+            f"ip -n {FABRIC} link set {port} master br0 up"
+        )
 
     def popen(self, argv: list[str], *, env: dict[str, str], **options: Any) -> subprocess.Popen[str]:
         """Starts a command in the operator's namespace."""

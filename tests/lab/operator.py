@@ -42,8 +42,8 @@ class Operator:
     def bucket(self) -> str:
         """A new, empty bucket."""
         with self.s3.inside():
-            name: str = self.s3.bucket()
-            return name
+            self.last_bucket: str = self.s3.bucket()
+            return self.last_bucket
 
     @property
     def addresses(self) -> set[str]:
@@ -64,13 +64,15 @@ class Operator:
 
     def start(self, workload: str, *options: str, **environment: str) -> subprocess.Popen[str]:
         """Starts a run; its output is collected by communicate()."""
-        process: subprocess.Popen[str] = self.lab.popen(
-            self.argv(workload, *options),
-            env={**self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return self._popen(self.argv(workload, *options), environment)
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Starts another command of sai3ssh."""
+        return self._popen([str(self._sai3ssh), *arguments], environment)
+
+    def _popen(self, argv: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        env = {**self.environment, **environment}
+        process: subprocess.Popen[str] = self.lab.popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return process
 
     def last_run(self) -> Path:

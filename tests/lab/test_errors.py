@@ -186,7 +186,7 @@ def test_interrupted_twice_leaves_at_once_and_says_what_runs(operator: Operator)
     assert "Traceback" not in err
     assert operator.last_run().name in err
     assert "h2: RUNNING" in err, err
-    assert "sai3ssh status" in err
+    assert f"sai3ssh stop {operator.last_run().name}" in err
     assert "h2" in operator.processes()
     # It goes on by itself, ends its stage, and stops at the end: there is no controller for a further one.
     deadline = time.monotonic() + 40
