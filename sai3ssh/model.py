@@ -431,6 +431,8 @@ def from_json(kind: Type[T], data: Mapping[str, Any]) -> T:
 
 
 def _decode(kind: Any, data: Any) -> Any:
+    if kind is Any:
+        return data
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Union:
         if data is None:
