@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.controller_load import OBJECT, cpu_s, s3_server
 from bench.engine_cpu import CREDENTIALS
-from sai3ssh.agent import metrics, state
+from sai3ssh.agent import state
 from sai3ssh.agent.supervisor import Supervisor
 from sai3ssh.model import (
+    OPERATIONS,
     Assignment,
     ErrorLimits,
     OperationSpec,
@@ -97,7 +98,7 @@ class Alternating(Supervisor):
 
     def _sample(self) -> Sample:
         assert self._stage is not None
-        counted = [reader._cells[base + metrics.REQUESTS] for reader in self._stage.readers for base in metrics.OP_BASE]
+        counted = [reader.completed(op) for reader in self._stage.readers for op in range(len(OPERATIONS))]
         worker_s = sum(cpu_s(worker.pid) for worker in self._crew.members)
         return Sample(time.perf_counter(), time.process_time(), worker_s, sum(counted))
 

@@ -126,7 +126,7 @@ class Crew:
             self._ledger.puts += fields["puts"]
             fields["names"] = share.names = reader.names
         else:
-            redo = max(0, reader.done - share.recorded - share.redone)
+            redo = max(0, stage.finished(index) - share.recorded - share.redone)
             share.redone += redo
             stage.redo(redo)
             fields["redo"] = redo
@@ -151,7 +151,7 @@ class Crew:
                 fields["names"] = self.shares[index].names = stage.readers[index].names
             elif stage is not None:
                 fields["redo"] = stage.redone - past.redone - past.redone_before if index == 0 else 0
-                self.shares[index].recorded = stage.readers[index].done
+                self.shares[index].recorded = stage.finished(index)
             self._journal.append("worker", {**fields, "pid": self.members[index].pid})
 
     def suspend(self) -> None:

@@ -3,10 +3,13 @@
 A worker has one file per stage. It is allocated whole before the stage (a sparse page on a full tmpfs would be SIGBUS). Every cell is an
 aligned 8-byte integer with one writer, so a reader sees each cell whole, and what a killed worker counted is still there.
 
-    file    = phase 0 (measured), phase 1 (warm-up), 1 cell: objects of prepare done, 1 cell: names that put has used
-    phase   = per operation: requests, retried attempts by class, errors by class; then its regions
+    file    = phase 0 (measured), phase 1 (warm-up), 1 cell: objects that a cleanup did not find, 1 cell: names that put has used
+    phase   = per operation: further requests, retried attempts by class, errors by class; then its regions
     region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (list, stat,
     delete)
+
+A completed operation is one histogram cell, whatever moment its worker is killed at: how many there were, how many requests they took and
+how many objects are done is derived from those cells, and kept nowhere else.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ BUCKETS = tuple(len(BUCKET_BOUNDS) + 1 if op in ("get", "put") else 1 for op in 
 OP_BASE = tuple(sum(HEAD + BUCKETS[i] * REGION for i in range(op)) for op in range(len(OPERATIONS)))
 """Offset of an operation's part within a phase, by operation code."""
 PHASE = sum(HEAD + n * REGION for n in BUCKETS)
-DONE, NAMES = 2 * PHASE, 2 * PHASE + 1
+NOT_FOUND, NAMES = 2 * PHASE, 2 * PHASE + 1
 TOTAL = 2 * PHASE + 2
+_NO_CELLS = bytes(CELLS * 8)
 
 
 def create(path: str) -> memoryview:
@@ -165,10 +169,16 @@ class Reader:
         self._cells = cells
         self._seen = array.array("Q", bytes(TOTAL * 8))
 
+    def completed(self, op: int) -> int:
+        """Operations of a code that have been completed until now, warm-up included."""
+        starts = [base + OP_BASE[op] + HEAD + bucket * REGION for base in (0, PHASE) for bucket in range(BUCKETS[op])]
+        cells = [self._cells[start : start + CELLS].tobytes() for start in starts]
+        return sum(sum(array.array("Q", data)) for data in cells if data != _NO_CELLS)
+
     @property
-    def done(self) -> int:
-        """Objects of prepare (or deletes of cleanup) that this worker has finished."""
-        return int(self._cells[DONE])
+    def not_found(self) -> int:
+        """Objects that a cleanup did not find: finished, but not by a completed operation."""
+        return int(self._cells[NOT_FOUND])
 
     @property
     def names(self) -> int:
@@ -219,6 +229,8 @@ class Reader:
                 region.tail_bytes = n
         region.max_ns = self._seen[start + MAX]
         result.regions[op, bucket] = region
+        if region.cells:
+            result.requests[op] = result.requests.get(op, 0) + sum(region.cells.values())
 
 
 def _minus(now: Dict[int, Dict[int, int]], then: Dict[int, Dict[int, int]]) -> Dict[int, Dict[int, int]]:

@@ -34,7 +34,12 @@ class Published:
     @property
     def done(self) -> int:
         """Objects of prepare or cleanup finished so far."""
-        return self._base_done + sum(reader.done for reader in self.readers) - self._redone
+        return self._base_done + sum(map(self.finished, range(len(self.readers)))) - self._redone
+
+    def finished(self, worker: int) -> int:
+        """Objects of prepare or cleanup that a worker and those before it have finished, those included that were done again."""
+        op = {StageKind.PREPARE: OPERATIONS.index("put"), StageKind.CLEANUP: OPERATIONS.index("delete")}.get(self.stage.kind)
+        return 0 if op is None else self.readers[worker].completed(op) + self.readers[worker].not_found
 
     @property
     def next_second_ns(self) -> int:
@@ -51,7 +56,7 @@ class Published:
         self._base_done, self._base_redone = past.recorded_before, past.redone_before
         if not self.stage.operations:
             # What had been done and was not recorded is done again.
-            self._redone = sum(reader.done for reader in self.readers) - past.recorded
+            self._redone = sum(map(self.finished, range(len(self.readers)))) - past.recorded
         for phase, told in past.told.items():
             full, before = metrics.total(self.readers, phase), past.before[phase]
             self._hist[phase] = full.minus(told.histograms)

@@ -46,13 +46,10 @@ class Recorder:
         """Counts a completed operation of `size` bytes, its latency from the intended start."""
         cells, op = self.cells, task.op
         start_ns = task.start_ns
-        phase = metrics.PHASE if start_ns < self.warmup_until_ns else 0
-        head = phase + metrics.OP_BASE[op]
-        base = head + metrics.HEAD
+        base = (metrics.PHASE if start_ns < self.warmup_until_ns else 0) + metrics.OP_BASE[op] + metrics.HEAD
         if size and metrics.BUCKETS[op] > 1:
             base += _BUCKET_BY_BITS[(size - 1).bit_length()] * metrics.REGION
         latency = end_ns - start_ns
-        cells[head] += 1
         if LOWEST_NS < latency < HIGHEST_NS:
             shift = latency.bit_length() - 7
             cells[base + (shift << 6) + (latency >> shift) - OFFSET] += 1
@@ -174,6 +171,7 @@ class IndexWork:
                 self._recorder.page(task)
             else:
                 self._recorder.failed(task, error_class, sent)
+            self._recorder.cells[metrics.NOT_FOUND] += 1
             self._complete(task)
             return
         self._recorder.failed(task, error_class, sent)
@@ -221,7 +219,6 @@ class IndexWork:
         if self._tries:
             self._tries.pop((name, task.index), None)
         self._finished[name].append(task.index)
-        self._recorder.cells[metrics.DONE] += 1
         self._left -= 1
         if self._left == 0:
             self.finished = True

@@ -7,8 +7,9 @@ from collections import Counter
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Root
+from sai3ssh.agent.stage import Published
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
-from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, SizeSpec
+from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, SizeSpec, Stage, StageKind
 
 SECOND = 1_000_000_000
 
@@ -58,7 +59,7 @@ class Prepare(Base):
             work.done(task, 10, 4096)
         self.assertTrue(work.finished)
         self.assertEqual(work.take_finished(), {"prepared": [(2, 3), (4, 5), (990, 992)]})
-        self.assertEqual(self.reader.done, 8)
+        self.assertEqual(self.reader.completed(PUT), 8)
 
     def test_nothing_owned_is_finished_at_once(self):
         self.assertTrue(self.work([]).finished)
@@ -95,6 +96,62 @@ class Prepare(Base):
         work = self.work([(0, 1)], op=DELETE)
         work.failed(work.next(0), 1, "not_found", "gone", True)
         self.assertTrue(work.finished)
+
+
+class Killed(BaseException):
+    """As SIGKILL: between any two writes."""
+
+
+class Dying:
+    """Cells of a worker that is killed before it writes once more than `writes` times."""
+
+    def __init__(self, cells):
+        self.cells = cells
+        self.writes = 1 << 62
+
+    def __getitem__(self, at):
+        return self.cells[at]
+
+    def __setitem__(self, at, value):
+        self.writes -= 1
+        if self.writes < 0:
+            raise Killed
+        self.cells[at] = value
+
+
+class KilledWorker(Base):
+    def test_what_is_counted_agrees_wherever_a_worker_is_killed(self):
+        for op, kind in ((PUT, StageKind.PREPARE), (DELETE, StageKind.CLEANUP)):
+            for missing in (False, True) if op == DELETE else (False,):
+                self.check(op, Stage("s", kind, 1, populations=("prepared",)), missing)
+
+    def check(self, op, stage, missing):
+        stage_of = Published(stage, 0, [self.reader], 0)
+        dying = Dying(self.cells)
+        finished = counted = 0
+        for writes in range(8):
+            recorder = Recorder(dying)
+            work = IndexWork(
+                op, self.objects(population()), {"prepared": Intervals([(0, 9)])}, recorder,
+                outage_timeout_s=1, target="", unsure=["prepared"],
+            )  # fmt: skip
+            dying.writes = writes
+            try:
+                task = work.next(0)
+                if missing:
+                    work.failed(task, 5, "not_found", "", True)
+                else:
+                    work.done(task, 5, 4096)
+            except Killed:
+                pass
+            delta = self.reader.delta(0)
+            ops = sum(sum(region.cells.values()) for region in delta.regions.values())
+            finished, before = stage_of.finished(0), finished
+            counted += ops
+            if not missing:
+                self.assertEqual((finished - before, delta.requests.get(op, 0)), (ops, ops), writes)
+        self.assertGreater(finished, 0)
+        self.assertEqual(counted == 0, missing)
 
 
 class Mix(Base):
