@@ -55,7 +55,7 @@ class Follow:
         self._controller.send_bytes(encode_preamble(nonce))
         self._connect_daemon()
         version = state.version()
-        hello = {"protocol": PROTOCOL, **version, "boot": state.boot_id(), "host": os.uname().nodename}
+        hello = {"protocol": PROTOCOL, **version, "boot": state.boot_id(), "clock_ns": state.clock_ns(), "host": os.uname().nodename}
         self._controller.send({"hello": {**hello, "cores": len(os.sched_getaffinity(0)), "state_dir": self._dir}})
         self._selector.register(0, selectors.EVENT_READ, self._on_controller)
         self._heard = time.monotonic()

@@ -61,7 +61,7 @@ class Conversation:
         self._pending: dict[int, Answer] = {}
         self._broken: Sai3sshError | None = None
         self.seen: Json = {}
-        """The host's clock in the last answer to a ping."""
+        """The host's clock, as it was last read from it."""
         self._on_received = on_received
         self.backlog: list[Message] = []
         """What arrived while the answer to the first command was awaited."""
@@ -77,6 +77,7 @@ class Conversation:
                 phase="hello",
                 remedy="Deploy the agent of this version with 'sai3ssh deploy', or remove the deployed one",
             )
+        self.seen = {"clock_ns": hello["clock_ns"], "boot": hello["boot"]}
         return hello
 
     def receive_until(self, wanted: Callable[[Message], bool], timeout_s: float, what: str) -> list[Message]:

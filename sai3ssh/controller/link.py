@@ -143,7 +143,7 @@ class Link:
 
     @property
     def seen(self) -> Json:
-        """The last reading of the host's clock that was seen on this connection: {clock_ns, boot}, empty before the first."""
+        """The last reading of the host's clock that was seen on this connection: {clock_ns, boot}; empty without one."""
         with self._lock:
             return dict(self._current.seen) if self._current is not None else {}
 

@@ -61,7 +61,7 @@ class Fake:
             self.say({"error": {"type": "VersionMismatch", "message": "another version is in charge", "remedy": "wait"}})
             sys.exit(1)
         protocol = 99 if "protocol" in self.mode else 1
-        self.say({"hello": {"protocol": protocol, "boot": "boot-1", "host": "fake", "state_dir": self.directory}})
+        self.say({"hello": {"protocol": protocol, "boot": "boot-1", "clock_ns": 0, "host": "fake", "state_dir": self.directory}})
         next_beat = time.monotonic()
         while True:
             if select.select([0], [], [], 0.002)[0]:
@@ -85,6 +85,8 @@ class Fake:
 
     def command(self, command: dict) -> None:
         verb, number = command["cmd"], command["id"]
+        if verb == "ping" and "no_pong" in self.mode:
+            return
         if verb == "ping":
             self.say(
                 {"id": number, "ok": {"boot": "boot-1", "clock_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**12, "wall_ns": 0}}

@@ -305,6 +305,15 @@ def test_an_agent_that_says_nothing_is_given_up_in_time(fake: FakeHost) -> None:
     assert given_up.attempt >= 2
 
 
+def test_a_link_that_is_up_has_seen_the_clock_of_its_host(fake: FakeHost) -> None:
+    """A claim that is made at once says when it was made."""
+    (fake.directory / "mode").write_text("no_pong")
+    fake.write("sec")
+    link = fake.connect()
+    fake.wait_for(LinkUp)
+    assert link.seen == {"clock_ns": 0, "boot": "boot-1"}
+
+
 # --- commands -----------------------------------------------------------------------------------------------------------------------------
 
 
