@@ -30,6 +30,8 @@ from sai3ssh.protocol import MAX_LINE, PROTOCOL, Json, dumps, encode_control
 STOP_S = 20.0
 """How long a supervisor has for its orderly end before its process group is killed."""
 KILL_S = 5.0
+FINALISE_S = 20.0
+"""For a supervisor that is started only to end a journal."""
 WATCH_S = 0.5
 QUICK_S = 30.0
 MAX_QUICK = 5
@@ -298,7 +300,7 @@ class Daemon:
         state.write_json(stored, {**submitted, "stop": reason})
         run.start_supervisor()
         self._wait_started(run)
-        self._wait_gone(run, STOP_S)
+        self._wait_gone(run, FINALISE_S)
 
     def _forget(self, run: Run) -> Json:
         with run.lock:

@@ -1,5 +1,6 @@
 """A minimal controller for tests: one follow process, its frames, and the mirror that they make."""
 
+import contextlib
 import os
 import select
 import subprocess
@@ -11,6 +12,7 @@ from sai3ssh.agent import state
 from sai3ssh.protocol import Data, FrameDecoder, dumps
 
 TIMEOUT_S = 20.0
+PING_S = 0.5
 
 
 def environment():
@@ -29,6 +31,7 @@ class Channel:
         )  # fmt: skip
         self._decoder = FrameDecoder("n1")
         self._number = 0
+        self._ping_at = 0.0
         self.mirror = bytearray()
         self.start = 0
         self.beats = []
@@ -65,17 +68,25 @@ class Channel:
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError(f"no {what} within {TIMEOUT_S} s; last heartbeat {self.beats[-1:]}")
+            if self.hello is not None and time.monotonic() >= self._ping_at:
+                # As a controller does; it carries no reading of the clock, so it renews no lease.
+                self._ping_at = time.monotonic() + PING_S
+                with contextlib.suppress(BrokenPipeError):
+                    self._post("ping")
             if not self.read() and not condition():
                 raise AssertionError(f"channel ended while waiting for {what}: {self.error}")
 
     def ask(self, cmd, **fields):
         """The whole answer of a command."""
+        number = self._post(cmd, **fields)
+        self.wait(lambda: number in self._answers, f"answer to {cmd}")
+        return self._answers.pop(number)
+
+    def _post(self, cmd, **fields):
         self._number += 1
         self.process.stdin.write(dumps({"id": self._number, "cmd": cmd, **fields}).encode() + b"\n")
         self.process.stdin.flush()
-        number = self._number
-        self.wait(lambda: number in self._answers, f"answer to {cmd}")
-        return self._answers.pop(number)
+        return self._number
 
     def ok(self, cmd, **fields):
         answer = self.ask(cmd, **fields)
@@ -100,5 +111,6 @@ class Channel:
     def close(self):
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
