@@ -161,6 +161,10 @@ class Crew:
                 self._unwatch(worker)
         kill_all([worker for worker in self.members if worker.ended is None])
 
+    def hears(self, worker: WorkerProcess) -> bool:
+        """Whether it is at hand: neither suspended nor gone."""
+        return worker.lines.in_fd in self._selector.get_map()
+
     def order(self, message: Json) -> None:
         """Says the same to all."""
         for worker in self.members:
@@ -170,7 +174,7 @@ class Crew:
         """Kills all workers; what they wrote before their end is heard. Returns those that did not end."""
         left = kill_all(self.members)
         for worker in self.members:
-            if worker.lines.in_fd in self._selector.get_map():
+            if self.hears(worker):
                 self._unwatch(worker)
                 with contextlib.suppress(EOFError):
                     while True:
@@ -183,5 +187,5 @@ class Crew:
         return [worker for worker in self.members if worker.pid in left]
 
     def _unwatch(self, worker: WorkerProcess) -> None:
-        if worker.lines.in_fd in self._selector.get_map():
+        if self.hears(worker):
             self._selector.unregister(worker.lines.in_fd)

@@ -187,7 +187,7 @@ class Supervisor:
         self._timers.pop("credentials", None)
         self._on_credentials = None
         self._crew.begin_again(past, self._stage, count, fresh=fresh)
-        if self._stage is not None:
+        if self._stage is not None and not self._suspended:
             for worker in self._crew.members:
                 self._order(worker)
         self._timer("ready", READY_TIMEOUT_S, self._ready_late)
@@ -256,7 +256,8 @@ class Supervisor:
         successor = self._crew.replace(worker, cause, self._stage)
         if self._stage is not None and successor.ended is None:
             self._lost = self._lost or (state.clock_ns(), cause)
-            self._order(successor)
+            if not self._suspended:
+                self._order(successor)
 
     def _worker_says(self, worker: WorkerProcess, message: Json) -> None:
         if "error" in message:
@@ -474,7 +475,9 @@ class Supervisor:
         elif not over and self._suspended:
             self._suspended = False
             for worker in list(self._crew.members):
-                if worker.ended is None:
+                if worker.ended is None and self._crew.hears(worker):
+                    self._order(worker)  # it was started meanwhile, and waits
+                elif worker.ended is None:
                     self._replace(worker, "the lease was over")
 
     # --- controller ------------------------------------------------------------------------------------------------------------------

@@ -300,6 +300,23 @@ class Recovery(AgentCase):
         records = self.finish(channel, 1, 2)
         self.check_prepare(records)
 
+    def test_a_new_supervisor_writes_nothing_without_a_lease_either(self):
+        channel, _ = self.many(lease_s=0.4)
+        channel.release(self.key, "a0", 0, delay_s=0.05)
+        channel.wait(lambda: self.records("notice"), "end of the lease")
+        before = self.files()
+        self.assertLess(len(before), 2 * MANY)
+        # Its workers are gone, so it is alone in its group.
+        self.kill(next(pid for pid in self.pids() if self.argument(pid) == "supervise"))
+        channel.wait(lambda: len(self.records("worker")) >= 4, "new workers")
+        time.sleep(2.0)
+        self.assertEqual(self.files(), before)
+        while channel.beats[-1]["state"] != "AT_BARRIER":
+            channel.ok("ping", seen={"clock_ns": state.clock_ns(), "boot": state.boot_id()})
+            time.sleep(0.1)
+        self.assertEqual(self.files(), self.prepared())
+        self.check_prepare(self.finish(channel, 1, 2))
+
     def test_after_a_restart_credentials_are_awaited(self):
         credentials = {"access_key": "AK", "secret_key": "SK", "session_token": None}
         channel = self.channel()
