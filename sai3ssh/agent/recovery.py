@@ -201,11 +201,15 @@ _TAKE: Dict[str, Any] = {
 
 
 def in_clock_of(boot: str, record: Record, now_clock_ns: int, now_wall_ns: int) -> int:
-    """What must be added to times of a record's boot to have them in the clock of this boot: 0 in the same boot, else by wall time."""
+    """What must be added to times of a record's boot to have them in the clock of this boot: 0 in the same boot, else by wall time.
+
+    A wall clock that was set back makes nothing happen later than now.
+    """
     if record["boot"] == boot:
         return 0
-    shift: int = (now_clock_ns - now_wall_ns) - (record["clock_ns"] - record["wall_ns"])
-    return shift
+    shift_ns: int = (now_clock_ns - now_wall_ns) - (record["clock_ns"] - record["wall_ns"])
+    passed_ns: int = now_clock_ns - record["clock_ns"]
+    return min(shift_ns, passed_ns)
 
 
 def _by_code(counts: Dict[str, Dict[str, int]]) -> Dict[int, Dict[int, int]]:

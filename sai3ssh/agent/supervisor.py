@@ -318,6 +318,7 @@ class Supervisor:
         for worker in self._crew.members:
             worker.ended = worker.started_clock_ns = None
             self._order(worker)
+        self._begin_lease(start_clock_ns)
         self._check_lease()
 
     def _resume_stage(self, past: recovery.Recovered, shift_ns: int, count: int, cause: str) -> None:
@@ -333,6 +334,9 @@ class Supervisor:
             now_ns = min(now_ns, stage.start_clock_ns + int(stage.stage.duration_s * 1e9))
         for kind, fields in stage.resume(past, min(since_ns, now_ns), now_ns, cause):
             self._journal.append(kind, fields)
+        if past.committed["boot"] == self._boot:
+            # Only wall time, which can be wrong, says how long ago an earlier boot was.
+            self._begin_lease(stage.start_clock_ns)
         self._check_lease()
         self._planned += stage.done if stage.stage.kind is not StageKind.EXECUTE else 0
         self._lost = (now_ns, cause)
@@ -457,12 +461,15 @@ class Supervisor:
         self._reason = f"no release for {silent_s:.0f} s without a link to the controller (agent_barrier_timeout)"
         self._outcome = Outcome.STOPPED
 
+    def _begin_lease(self, start_clock_ns: int) -> None:
+        self._lease_until_ns = max(self._lease_until_ns, start_clock_ns + int((self._plan.lease_s or 0.0) * 1e9))
+
     def _check_lease(self) -> None:
         """Without a fresh lease another agent may own what this one prepares: nobody writes until the controller is back."""
         stage = self._stage
         if self._plan.lease_s is None or stage is None or stage.stage.kind is not StageKind.PREPARE or self._crew.stopping:
             return
-        left_ns = max(self._lease_until_ns, stage.start_clock_ns + int(self._plan.lease_s * 1e9)) - state.clock_ns()
+        left_ns = self._lease_until_ns - state.clock_ns()
         over = left_ns <= 0
         if not over:
             self._timer("lease", left_ns / 1e9, self._check_lease)

@@ -10,7 +10,7 @@ from sai3ssh.agent import state
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.workers import group_members
 from sai3ssh.model import FailurePolicy, to_json
-from sai3ssh.protocol import scan
+from sai3ssh.protocol import encode_record, scan
 from tests.agent.agent_case import AgentCase, wait
 
 MANY = 10000
@@ -316,6 +316,35 @@ class Recovery(AgentCase):
             time.sleep(0.1)
         self.assertEqual(self.files(), self.prepared())
         self.check_prepare(self.finish(channel, 1, 2))
+
+    def test_after_a_reboot_with_its_clock_set_back_it_writes_as_soon_as_the_lease_is_renewed_and_not_before(self):
+        channel, epoch = self.many(lease_s=60.0)
+        channel.release(self.key, "a0", 0)
+        channel.wait(lambda: channel.beats[-1]["done"] > 1000, "some progress")
+        for pid in (self.daemon(), self.supervisor()):
+            self.kill(pid)
+        channel.close()
+        for path in metrics_files(self.run_id, "a0"):
+            os.unlink(path)
+        # The journal of an earlier boot, whose wall clock was an hour ahead of what it is now.
+        records, _ = scan(self.journal())
+        with open(os.path.join(self.state, "runs", self.run_id, "a0", "journal.ndjson"), "wb") as file:
+            for record in records:
+                file.write(encode_record({**record, "boot": "another", "wall_ns": record["wall_ns"] + 3600 * 10**9}))
+        channel = self.channel()
+        channel.follow(self.run_id, "a0", epoch)
+        channel.wait_state("RUNNING")
+        before = self.files()
+        self.assertLess(len(before), 2 * MANY)
+        time.sleep(2.0)
+        self.assertEqual(len(self.files()), len(before))
+        deadline = time.monotonic() + 60.0
+        while channel.beats[-1]["state"] != "AT_BARRIER":
+            self.assertLess(time.monotonic(), deadline)
+            channel.ok("ping", seen={"clock_ns": state.clock_ns(), "boot": state.boot_id()})
+            time.sleep(0.1)
+        self.assertEqual(self.files(), self.prepared())
+        channel.ok("stop", key=self.key, agent_id="a0", reason="enough")
 
     def test_after_a_restart_credentials_are_awaited(self):
         credentials = {"access_key": "AK", "secret_key": "SK", "session_token": None}
