@@ -55,8 +55,8 @@ class Agent:
     """The run goes on without it."""
     fenced: bool = False
     """It is gone, and its lease is over: it writes no more."""
-    last_up_s: float = 0.0
-    """When its link was last known to be up: no lease of it began later."""
+    leased_s: float = 0.0
+    """No lease of it began later: not by its link, when that was last known to be up, nor by the start of a stage."""
     linked: bool = False
     """Its link is up; `up` only once this controller is in charge of it as well."""
     claimed: bool = True

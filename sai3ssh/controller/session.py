@@ -232,7 +232,7 @@ class Session:
 
     def _link_down(self, agent: Agent, event: LinkDown) -> None:
         agent.linked = agent.up = False
-        agent.last_up_s = self._now
+        agent.leased_s = max(agent.leased_s, self._now)
         # Once all of its journal is here, the link has done its work.
         level = "info" if agent.complete or agent.out else "warning"
         self._log("link_down", agent=agent.name, cause=event.cause.message, level=level)
@@ -363,6 +363,8 @@ class Session:
                     agent.refusal, agent.refused_at_s = event.error, self._now
 
     def _link_ended(self, agent: Agent, error: Sai3sshError, state: AgentState) -> None:
+        if agent.linked:
+            agent.leased_s = max(agent.leased_s, self._now)
         agent.up = agent.linked = agent.reachable = False
         if not agent.complete:
             self._agent_gone(agent, error, state)
@@ -374,6 +376,8 @@ class Session:
         self._log("agent_lost" if state is AgentState.LOST else "agent_failed", agent=agent.name, error=str(error))
         self._become(agent, state, cause=error.message)
         agent.out = True
+        if agent.linked:
+            agent.leased_s = max(agent.leased_s, self._now)
         self._effects.append(EndLease(agent.name))
         self._decide(agent, error)
 
@@ -478,14 +482,16 @@ class Session:
         return True
 
     def _fenced(self) -> bool:
-        """Before a cleanup: whether no lost agent can still write what it prepared."""
-        if self.plan.stages[self.stage].kind is not StageKind.CLEANUP or not self.plan.policy.reassign:
+        """Before a stage that removes objects: whether no lost agent can still create what others own by now."""
+        stage = self.plan.stages[self.stage]
+        removes = stage.kind is StageKind.CLEANUP or any(op.kind == "delete" for op in stage.operations)
+        if not removes or not self.plan.policy.reassign:
             return True
         for agent in self.agents.values():
             if not agent.out or agent.stopped or agent.fenced or agent.submitted_at_s is None:
                 continue
             lease_s = self.plan.lease_s
-            if lease_s is None or self._now > agent.last_up_s + lease_s + self._options.lease_margin_s:
+            if lease_s is None or self._now > agent.leased_s + lease_s + self._options.lease_margin_s:
                 agent.fenced = True
                 self._log("fenced" if lease_s is not None else "unfenced_writer_possible", agent=agent.name)
             else:
@@ -533,6 +539,8 @@ class Session:
             self._course.commit_logged = self._course.ever_released = True
             self._course.committed_at_s = self._now
             self._log("commit", stage=self.stage, round=self.round, start_controller_ns=self._course.start_controller_ns)
+            for agent in agents:
+                agent.leased_s = max(agent.leased_s, self._course.start_controller_ns / 1e9)
             self._watch_stage()
         elif armed:
             self._course.late_rounds += 1
@@ -680,7 +688,9 @@ class Session:
                 self._decide(agent, agent.error)
             agent.up = agent.linked = False
             agent.claimed = agent.complete or agent.outcome is not None or agent.epoch is None
-            agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = agent.last_up_s = now_s
+            agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = now_s
+            # The controller before may just have released a stage whose start is still to come.
+            agent.leased_s = now_s + max(LONGEST_START_DELAY_S, self._options.start_delay_s)
             if not agent.out:
                 self._losses.link_lost(agent, now_s)
                 agent.round_due_s = max(agent.round_due_s, RESUME_GRACE_S)

@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "the lease is ignored",
         "controller/session.py",
-        "self._now > agent.last_up_s + lease_s + self._options.lease_margin_s",
-        "self._now > agent.last_up_s",
+        "self._now > agent.leased_s + lease_s + self._options.lease_margin_s",
+        "self._now > agent.leased_s",
     ),
     Mutant(
         "credentials are not sent again",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sai3ssh.controller.effects import Refused, Tag
 from sai3ssh.controller.session import Options
+from sai3ssh.errors import AgentError
 from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome
 from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, Cut, Faults, Hit, World
 
@@ -190,3 +192,49 @@ def test_fail_fast_stops_the_agent_whose_link_broke_as_well() -> None:
         assert "agent-1: link lost" in (world.session.abort_reason or "")
         assert world.events("stop_unconfirmed") == []
         assert all(agent.over for agent in world.agents)
+
+
+def lengths_of_prepare(world: World, slow: int) -> None:
+    """All are quick but one."""
+    for agent in world.agents:
+        agent._length_s = lambda agent=agent: 300.0 if agent.index == slow else 2.0  # type: ignore[method-assign,misc]
+
+
+def test_an_agent_that_was_lost_between_its_release_and_the_start_is_fenced_by_a_lease_that_began_with_the_start() -> None:
+    policy = FailurePolicy("best_effort", attempts=1, delay_s=2.0, reconnect_timeout_s=90.0)
+    for seed in range(5):
+        world = World(Faults(seed=seed), AGENTS, [], Options(start_delay_s=20.0), policy)
+        lengths_of_prepare(world, slow=1)
+        while not world.events("commit"):
+            world.advance(0.1)
+        world.advance(1.0)  # the commit arrives
+        world.links[1].cut(600.0)
+        world.run(limit_s=7200)
+        assert world.events("fenced") == [{"agent": "agent-1"}]
+
+
+def test_an_agent_that_fails_with_its_link_up_is_fenced_by_its_stop_or_its_lease() -> None:
+    policy = FailurePolicy("best_effort", reconnect_timeout_s=90.0)
+    world = World(Faults(seed=1), AGENTS, [], policy=policy)
+    lengths_of_prepare(world, slow=1)
+    while not world.events("stage_started"):
+        world.advance(0.1)
+    world.advance(100.0)
+    # What it says last is that it has failed; that its processes end takes longer than all that is left to do for the others.
+    world.agents[1].command = lambda command, answer: None  # type: ignore[method-assign]
+    world.put(Refused("agent-1", Tag("adopt", 0, 1), AgentError("something is broken")))
+    world.run(limit_s=7200)
+    assert world.events("fenced") == [{"agent": "agent-1"}]
+
+
+def test_a_lost_agent_is_fenced_before_a_stage_that_deletes_what_it_may_create_again() -> None:
+    policy = FailurePolicy("best_effort", attempts=1, delay_s=2.0, reconnect_timeout_s=90.0)
+    world = World(Faults(seed=1), AGENTS, [5.0], policy=policy, deletes=True)
+    lengths_of_prepare(world, slow=1)
+    while not world.events("stage_started"):
+        world.advance(0.1)
+    world.links[1].cut(600.0)
+    world.run(limit_s=7200)
+    fenced, *_ = [at for at, log in world.log if log.event == "fenced"]
+    released = [at for at, log in world.log if log.event == "commit" and log.fields["stage"] == 1]
+    assert fenced <= released[0]

@@ -42,6 +42,7 @@ from sai3ssh.errors import AgentError, LinkLost, Sai3sshError, Superseded, Trans
 from sai3ssh.model import (
     Assignment,
     FailurePolicy,
+    OperationSpec,
     Outcome,
     Plan,
     Population,
@@ -62,10 +63,11 @@ SILENCE_S = 3.0
 OBJECTS = 1000
 
 
-def plan(durations: list[float], policy: FailurePolicy, *, credentials: bool = False) -> Plan:
+def plan(durations: list[float], policy: FailurePolicy, *, credentials: bool = False, deletes: bool = False) -> Plan:
     """A prepare of OBJECTS objects, execute stages of these lengths, a cleanup."""
     stages = [Stage("prepare", StageKind.PREPARE, 4, populations=("p",))]
-    stages += [Stage(f"mix-{i}", StageKind.EXECUTE, 4, duration_s=s) for i, s in enumerate(durations)]
+    mix = (OperationSpec("delete", 1, "s3://b/", "p"),) if deletes else ()
+    stages += [Stage(f"mix-{i}", StageKind.EXECUTE, 4, duration_s=s, operations=mix) for i, s in enumerate(durations)]
     stages.append(Stage("cleanup", StageKind.CLEANUP, 4, populations=("p",)))
     populations = (Population("p", "s3://b/", "%d", OBJECTS, SizeSpec("fixed", 1, 1), 1),)
     lease_s = policy.reconnect_timeout_s if policy.survives and policy.reassign else None
@@ -649,6 +651,7 @@ class World:
         policy: FailurePolicy | None = None,
         *,
         credentials: bool = False,
+        deletes: bool = False,
     ) -> None:
         self.faults = faults
         self.count = agents
@@ -656,7 +659,7 @@ class World:
         self.now = 1000.0
         self.options = options
         policy = policy or FailurePolicy(reconnect_timeout_s=RECONNECT_TIMEOUT_S)
-        self.plan = plan([5.0] if durations is None else durations, policy, credentials=credentials)
+        self.plan = plan([5.0] if durations is None else durations, policy, credentials=credentials, deletes=deletes)
         self.assignments = [Assignment(f"agent-{i}", i, agents, {"p": (share(OBJECTS, i, agents),)}) for i in range(agents)]
         self._scratch = tempfile.TemporaryDirectory(prefix="sim-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.directory = Path(self._scratch.name)
