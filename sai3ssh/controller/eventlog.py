@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import Permanent
 from ..protocol import Json, dumps
 
 
@@ -15,6 +17,7 @@ class EventLog:
     """Appends events; each is on disk when `append` returns. One writer."""
 
     def __init__(self, path: Path, wall_s: Callable[[], float] = time.time) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._cut_torn_line()
         self._wall_s = wall_s
@@ -28,12 +31,22 @@ class EventLog:
             os.ftruncate(self._fd, end)
 
     def append(self, event: str, **fields: Any) -> Json:
-        """Writes and syncs one event; returns it. `at` is wall time in seconds."""
+        """Writes and syncs one event; returns it. `at` is wall time in seconds. Raises Permanent when it cannot be written."""
         record = {"at": round(self._wall_s(), 6), "event": event, **fields}
         data = memoryview(dumps(record).encode("ascii") + b"\n")
-        while data:
-            data = data[os.write(self._fd, data) :]
-        os.fsync(self._fd)
+        size = os.fstat(self._fd).st_size
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+            os.fsync(self._fd)
+        except OSError as error:
+            # Half an event in the middle of the log would make it unreadable.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            raise Permanent(
+                f"{self._path} cannot be written: {error.strerror}",
+                remedy="The agents go on by themselves: make room on this machine, then resume the run",
+            ) from error
         return record
 
     def close(self) -> None:

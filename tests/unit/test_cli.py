@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from sai3ssh import cli
 from sai3ssh.controller.eventlog import EventLog, read
 from sai3ssh.controller.rundir import new_run_id
 from sai3ssh.controller.survey import known_here
+from sai3ssh.errors import Permanent
 
 # Not pydantic: typer itself imports that.
 HEAVY = {"ansible", "boto3", "pandas", "paramiko", "tenacity", "yaml"}
@@ -106,6 +108,22 @@ def test_a_torn_last_event_is_passed_over(tmp_path: Path) -> None:
     with (tmp_path / "events.ndjson").open("a") as file:
         file.write('{"at": 17')
     assert [event["event"] for event in read(tmp_path / "events.ndjson")] == ["run_created"]
+
+
+def test_an_event_that_does_not_fit_on_the_disk_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    log = EventLog(path)
+    log.append("run_created")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(Permanent, match="make room on this machine, then resume the run"):
+            log.append("link_up", agent="a", down_s=1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.append("link_up", agent="b")
+    log.close()
+    assert [event["event"] for event in read(path)] == ["run_created", "link_up"]
 
 
 def test_run_ids_are_unique_and_valid_file_names() -> None:
