@@ -66,7 +66,7 @@ class TryNow:
 
 @dataclass(frozen=True)
 class Quit:
-    """Another controller is in charge: leave without touching the agents."""
+    """Another controller is in charge, or this machine cannot go on: leave without touching the agents."""
 
     error: Sai3sshError
 

@@ -12,6 +12,9 @@ from typing import Any
 from ..errors import JournalLost, Permanent
 from ..protocol import MAX_LINE, ProtocolError, Record, decode_record
 
+PHASE = "mirror"
+"""Of errors that arise here."""
+
 
 class Mirror:
     """An append-only file of journal bytes. Not thread-safe: one link writes, others may read `size`, `epoch` and `final`.
@@ -32,7 +35,7 @@ class Mirror:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
-            raise Permanent(f"{path} cannot be opened: {error.strerror}", phase="mirror", remedy="Choose another run directory") from error
+            raise Permanent(f"{path} cannot be opened: {error.strerror}", phase=PHASE, remedy="Choose another run directory") from error
         try:
             self._rebuild()
         except BaseException:
@@ -130,7 +133,7 @@ class Mirror:
                 self._file.truncate(self.size)
             raise Permanent(
                 f"{self.path} cannot be written: {error.strerror}",
-                phase="mirror",
+                phase=PHASE,
                 remedy="The agents go on by themselves: make room on this machine, then resume the run",
             ) from error
         self.size += len(payload)
@@ -138,6 +141,6 @@ class Mirror:
     def _lost(self, found: str) -> JournalLost:
         return JournalLost(
             f"the journal does not continue {self.path}: {found}",
-            phase="mirror",
+            phase=PHASE,
             remedy="The journal on the host was truncated, replaced or altered; what was mirrored stays in the run directory",
         )

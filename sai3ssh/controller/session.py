@@ -42,6 +42,7 @@ from .effects import (
 )
 from .events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from .losses import Losses
+from .mirror import PHASE as MIRROR
 from .policy import Decision, on_agent_gone
 from .reassign import Reassignment
 from .replay import origin, replay
@@ -175,6 +176,10 @@ class Session:
             case LinkDown():
                 self._link_down(agent, event)
             case LinkFailed():
+                if event.error.phase == MIRROR and not isinstance(event.error, JournalLost):
+                    # This machine's disk is full or broken; the agents have nothing to do with it.
+                    self._quit(event.error)
+                    return
                 if (
                     self._resumed
                     and not agent.claimed

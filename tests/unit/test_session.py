@@ -14,6 +14,7 @@ from sai3ssh.controller.effects import (
     End,
     Log,
     MeasureClock,
+    Quit,
     Refused,
     Send,
     StopRequested,
@@ -24,7 +25,7 @@ from sai3ssh.controller.effects import (
 )
 from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from sai3ssh.controller.session import Options, Session
-from sai3ssh.errors import AgentError, LinkLost, TargetError
+from sai3ssh.errors import AgentError, LinkLost, Permanent, TargetError
 from sai3ssh.model import AgentState, Assignment, Outcome, Plan, Stage, StageKind, Target
 
 PLAN = Plan("run-1", "n", Target("s3"), (), (Stage("prepare", StageKind.PREPARE, 1), Stage("mix", StageKind.EXECUTE, 1, duration_s=5.0)))
@@ -269,6 +270,18 @@ def test_a_link_that_is_given_up_makes_the_agent_lost_and_does_not_hold_the_end(
     assert logs(effects, "stop_unconfirmed") == [{"agent": "a"}]
     assert isinstance(effects[-1], End)
     assert effects[-1].reason.endswith("not confirmed as stopped: a")
+
+
+def test_a_disk_of_the_controller_that_is_full_is_no_failure_of_an_agent() -> None:
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    full = Permanent("a/journal.ndjson cannot be written: No space left on device", phase="mirror")
+    effects = course.put(LinkFailed("a", 0.0, full))
+    assert effects[-1] == Quit(full)
+    assert not sends(effects, "stop")
+    assert not logs(effects, "agent_failed")
 
 
 def test_a_link_that_fails_after_everything_is_here_is_no_failure() -> None:
