@@ -683,14 +683,15 @@ class Session:
         self._resumed = True
         self._origin = origin(events) or self.controller
         replay(events, self._course, self.agents, self._reassignment, now_s)
-        for name, journal in records.items():
-            for record in journal:
-                self._record(self.agents[name], record)
-        # What had reached a mirror, but not the log, is decided now; so is what a loss means that was the log's last word.
+        # What a loss means that was the log's last word is decided now; so is what had reached a mirror, but not the log.
         decided = {event["agent"] for event in events if event["event"] == "go_on_without"}
         for agent in self.agents.values():
             if agent.error is not None and agent.out and agent.name not in decided:
                 self._decide(agent, agent.error)
+        for name, journal in records.items():
+            for record in journal:
+                self._record(self.agents[name], record)
+        for agent in self.agents.values():
             agent.up = agent.linked = False
             agent.claimed = agent.complete or agent.outcome is not None or agent.epoch is None
             agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = now_s

@@ -57,6 +57,9 @@ class Invariants:
             assert fields["delay_s"] >= least_s - 2 * TICK_S, f"{fields}: a round before {least_s} s"
         elif event == "commit":
             self._one_release(fields)
+        elif event == "go_on_without":
+            said = [e for e in self.world.history if e["event"] == event and e["agent"] == fields["agent"]]
+            assert len(said) == 1, f"{fields} is decided {len(said)} times"
         elif event == "link_up":
             self.down_s[fields["agent"]] = self.rounds[fields["agent"]] = 0
 
