@@ -55,6 +55,8 @@ class Journal:
         self._wake = wake
         self._seq = self.records[-1]["seq"] + 1 if self.records else 0
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        # Whoever wrote it may have died between write and sync.
+        os.fdatasync(self._fd)
         state.sync_dir(os.path.dirname(path))
         self._sha = hashlib.sha256()
         with open(path, "rb") as file:

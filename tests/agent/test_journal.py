@@ -34,6 +34,17 @@ class Base(unittest.TestCase):
 
 
 class Appending(Base):
+    def test_what_a_killed_writer_left_is_on_disk_before_it_counts_as_committed(self):
+        journal = Journal(self.path, boot="b00t")
+        journal.append("notice", {"n": 1})
+        size, _ = journal.close()
+        synced = []
+        with mock.patch.object(journal_module.os, "fdatasync", side_effect=lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))):
+            again = Journal(self.path, boot="b00t")
+            self.assertEqual(again.committed, size)
+            self.assertEqual(synced, [os.path.realpath(self.path)])
+            again.close()
+
     def test_records_are_numbered_whole_and_digested(self):
         import hashlib
 
