@@ -91,6 +91,8 @@ class Recovered:
         """The last record that ends at to_clock_ns."""
         self.finished: List[Tuple[int, str, List[List[int]]]] = []
         self.ready = False
+        self.losses = 0
+        """How often the counters in shared memory were lost."""
         self.recorded = self.redone = 0
         """Indices that the ledger has of the running stage, and those that were done twice; as far as the counters go."""
         self.recorded_before = self.redone_before = 0
@@ -170,6 +172,7 @@ def _ledger(result: Recovered, record: Record) -> None:
 
 def _recovered(result: Recovered, record: Record) -> None:
     if record["fresh"]:
+        result.losses += 1
         result.counters_lost()
 
 

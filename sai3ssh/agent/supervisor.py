@@ -69,6 +69,9 @@ class Supervisor:
         self._suspended = False
         self._on_credentials: Optional[Callable[[], None]] = None
         self._lease_until_ns = 0
+        self._losses = 0
+        """How often the counters in shared memory were lost. Part of their files' names: counters of a supervisor that died before the
+        journal had the loss are not taken for those that it knows."""
         self._claims: Dict[str, int] = {}
         """When a controller first asked to steer the run."""
         self._reason = ""
@@ -123,18 +126,21 @@ class Supervisor:
         self._timer("heartbeat", 0.0, self._heartbeat)
         self._timer("tick", TICK_S, self._tick)
 
-    def _make_metrics(self, stages: Any, workers: int) -> None:
+    def _make_metrics(self, stages: Any, workers: int, *, keep: bool = False) -> None:
         try:
             for index in stages:
                 for worker in range(workers):
+                    path = self._metrics(index, worker)
+                    if keep and os.path.exists(path):
+                        continue
                     with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self._metrics(index, worker))
-                    metrics.create(self._metrics(index, worker))
+                        os.unlink(path)
+                    metrics.create(path)
         except OSError as error:
             raise AgentError(f"cannot allocate metrics in {state.metrics_dir()}: {error.strerror}", remedy="Free memory there") from error
 
     def _metrics(self, stage: int, worker: int) -> str:
-        return os.path.join(state.metrics_dir(), f"{self._plan.run_id}.{self._assignment.agent_id}.{stage}.{worker}")
+        return os.path.join(state.metrics_dir(), f"{self._plan.run_id}.{self._assignment.agent_id}.{stage}.{worker}.{self._losses}")
 
     def _take_over(self) -> None:
         """Another supervisor has been here and is gone: goes on where its journal ends."""
@@ -145,6 +151,7 @@ class Supervisor:
         rebooted = last["boot"] != self._boot
         count = len(past.incarnations) if past.ready else self._worker_count()
         stages = range(past.stage, len(self._plan.stages))
+        self._losses = past.losses
         fresh = not all(os.path.exists(self._metrics(stage, worker)) for stage in stages for worker in range(count))
         self._journal.append(
             "recovered",
@@ -160,7 +167,9 @@ class Supervisor:
             raise from_dict(past.failed["error"])
         if fresh:
             past.counters_lost()
-            self._make_metrics(stages, count)
+            self._losses += 1
+            # What another one counted that died before this loss was in the journal is told as well.
+            self._make_metrics(stages, count, keep=True)
         if past.committed is not None:
             self._resume_stage(past, shift_ns, count, cause="the host was restarted" if rebooted else "the supervisor died")
         stop = self._submitted.get("stop")

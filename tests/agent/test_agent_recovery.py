@@ -242,6 +242,41 @@ class Recovery(AgentCase):
                 )
                 self.assertEqual((totals["ops"], totals["ops"]), (told, cells + without.get(op, [0])[0]), (end["name"], op))
 
+    def test_killed_before_the_journal_knows_that_the_counters_were_lost(self):
+        channel, epoch = self.begin(duration_s=8.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait(lambda: self.seconds(1) >= 2, "some progress")
+        for pid in (self.daemon(), self.supervisor()):
+            self.kill(pid)
+        channel.close()
+        for path in metrics_files(self.run_id, "a0"):
+            os.unlink(path)
+        known = self.journal()
+        channel = self.channel()
+        channel.follow(self.run_id, "a0", epoch)
+        wait(lambda: len(self.records("sec")) >= 4 and self.records("recovered"), "some progress of the next one")
+        for pid in (self.daemon(), self.supervisor()):
+            self.kill(pid)
+        channel.close()
+        # As if the disk had been full all the while: no record of the next one got there.
+        with open(os.path.join(self.state, "runs", self.run_id, "a0", "journal.ndjson"), "wb") as file:
+            file.write(known)
+        channel = self.channel()
+        channel.follow(self.run_id, "a0", epoch)
+        channel.wait_state("AT_BARRIER")
+        self.assertEqual([record["fresh"] for record in self.records("recovered")], [True])
+        (end,) = [record for record in self.records("stage_end") if record["stage"] == 1]
+        of_stage = [record for record in self.records("sec", "lost", "hist") if record["stage"] == 1]
+        without = [record["without_histogram"] for record in of_stage if "without_histogram" in record][-1]
+        for op, totals in end["totals"].items():
+            tells = [record["ops"][op][0] for record in of_stage if op in record.get("ops", {})]
+            cells = sum(sum(r["cells"][1::2]) for record in of_stage if "hist" in record for r in record["hist"].get(op, {}).values())
+            self.assertTrue(all(count >= 0 for count in tells), (op, tells))
+            self.assertEqual((totals["ops"], totals["ops"]), (sum(tells), cells + without.get(op, [0])[0]), op)
+        self.stage(channel, 2, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+
     def seconds(self, stage):
         return len([record for record in self.records("sec") if record["stage"] == stage])
 
