@@ -60,6 +60,8 @@ class Agent:
     linked: bool = False
     """Its link is up; `up` only once this controller is in charge of it as well."""
     claimed: bool = True
+    follows: str = ""
+    """The other controller that claimed it from this one, as it said last."""
     claim_waits: bool = False
     """Whether it was told that another controller may still be alive."""
     generation: int = 1

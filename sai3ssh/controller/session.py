@@ -258,11 +258,13 @@ class Session:
         self._agent_gone(agent, Permanent(text, host=agent.name, remedy=remedy), AgentState.LOST)
 
     def _check_in_charge(self, agent: Agent, event: Heartbeat) -> None:
+        """Another controller may have claimed an agent that was out of reach here, and have been refused by the others: the agent knows
+        whether that one is still there."""
         other = event.body.get("controller")
-        if agent.claimed and agent.epoch is not None and other not in (None, self.controller):
-            self._quit(
-                Superseded(f"controller {other} has taken this run over", remedy="Watch it from there; this one leaves the agents alone")
-            )
+        if agent.claimed and agent.epoch is not None and agent.outcome is None and other not in (None, self.controller):
+            agent.follows = other
+            agent.claimed = agent.up = False
+            self._log("claimed_by_another", agent=agent.name, controller=other)
 
     def _quit(self, error: Sai3sshError) -> None:
         self.over = True
@@ -330,6 +332,7 @@ class Session:
                     self._become(agent, AgentState.COMMITTED)
             case "claim":
                 agent.claimed, agent.generation = True, event.ok["generation"]
+                agent.refusal = None  # of a command that was not of who was in charge
                 agent.up, agent.up_since_s = agent.linked, self._now
                 self._log("claimed", agent=agent.name, generation=agent.generation)
             case "adopt":
@@ -346,6 +349,9 @@ class Session:
                 agent.submitting = False
                 agent.stopped = agent.forgotten = True
                 self._agent_gone(agent, event.error)
+            case "claim" if isinstance(event.error, Superseded) and agent.follows:
+                text = f"controller {agent.follows} has taken this run over"
+                self._quit(Superseded(text, remedy="Watch it from there; this one leaves the agents alone"))
             case "claim" if isinstance(event.error, Superseded):
                 self._quit(event.error)
             case "claim":
@@ -431,7 +437,7 @@ class Session:
                 self._agent_gone(agent, refusal)
 
     def _claim(self) -> None:
-        """A controller that resumes a run asks every agent to follow it from now on."""
+        """A controller that resumes a run asks every agent to follow it from now on; so does one whose agent was claimed by another."""
         for agent in self.agents.values():
             if agent.linked and not agent.claimed:
                 self._last_ask(agent, "claim", {"takeover": self._options.takeover})

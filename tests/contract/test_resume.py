@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -146,13 +147,35 @@ def test_a_run_without_a_controller_is_stopped_all_the_same(bench: Bench) -> Non
     assert "has ended: PARTIAL" in ended(command(bench, "resume", bench.run.name), 2)
 
 
-def keep_cut(bench: Bench, agent: str, over: threading.Event) -> None:
-    """No window to that agent lives longer than a moment."""
+def keep_cut(bench: Bench, agent: str, over: threading.Event, controller: int | None = None) -> None:
+    """No window to that agent, or of one controller's only, lives longer than a moment."""
     while not over.is_set():
         for pid in bench.pids("follow", agent):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                if controller in (None, parent):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def test_a_second_controller_that_is_refused_does_not_keep_the_agents_that_the_first_could_not_reach(bench: Bench) -> None:
+    first = bench.start("--reconnect-timeout", "300", duration="14s")
+    bench.wait_for("stage_started", name="read")
+    elsewhere = bench.directory / "elsewhere" / bench.run.name
+    shutil.copytree(bench.run, elsewhere)
+    over = threading.Event()
+    cutting = threading.Thread(target=keep_cut, args=(bench, "right", over, first.pid))
+    cutting.start()
+    try:
+        said = ended(command(bench, "resume", str(elsewhere)), 6)
+    finally:
+        over.set()
+        cutting.join()
+    assert "is connected and steers this run" in said
+    claimed = [json.loads(line) for line in (elsewhere / "events.ndjson").read_text().splitlines() if '"claimed"' in line]
+    assert [event["agent"] for event in claimed] == ["right"]
+    assert "verdict COMPLETE" in ended(first, 0)
+    assert [event["agent"] for event in bench.events("claimed_by_another")] == ["right"]
 
 
 def test_a_journal_that_was_out_of_reach_is_collected_later_and_the_verdict_revised(bench: Bench) -> None:

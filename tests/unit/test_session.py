@@ -25,7 +25,7 @@ from sai3ssh.controller.effects import (
 )
 from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from sai3ssh.controller.session import Options, Session
-from sai3ssh.errors import AgentError, LinkLost, Permanent, TargetError
+from sai3ssh.errors import AgentError, LinkLost, Permanent, Superseded, TargetError
 from sai3ssh.model import AgentState, Assignment, Outcome, Plan, Stage, StageKind, Target
 
 PLAN = Plan("run-1", "n", Target("s3"), (), (Stage("prepare", StageKind.PREPARE, 1), Stage("mix", StageKind.EXECUTE, 1, duration_s=5.0)))
@@ -413,3 +413,30 @@ def test_a_stage_that_starts_and_ends_in_one_breath_is_logged_in_order() -> None
     course.each(lambda name: Records(name, 0.0, both))
     events = [effect.event for effect in course.effects if isinstance(effect, Log)]
     assert events.index("stage_started") < events.index("stage_ended")
+
+
+def claimed_by_another() -> tuple[Course, list[Effect]]:
+    """A run whose agent a tells of another controller, that it has followed since."""
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    return course, course.put(Heartbeat("a", 0.0, {"state": "RUNNING", "controller": "other"}))
+
+
+def test_an_agent_that_follows_a_controller_that_is_gone_again_is_claimed_back() -> None:
+    course, effects = claimed_by_another()
+    assert [(send.agent, send.command["takeover"]) for send in sends(effects, "claim")] == [("a", False)]
+    assert not course.session.over
+    effects = course.put(Answered("a", Tag("claim"), {"generation": 3}))
+    assert logs(effects, "claimed") == [{"agent": "a", "generation": 3}]
+    effects = course.put(StopRequested("enough"))
+    assert [send.command["key"]["generation"] for send in sends(effects, "stop")] == [3, 1]
+
+
+def test_an_agent_that_follows_a_controller_that_is_alive_makes_this_one_leave() -> None:
+    course, _ = claimed_by_another()
+    effects = course.put(Refused("a", Tag("claim"), Superseded("controller other is connected and steers this run")))
+    (quitting,) = [effect for effect in effects if isinstance(effect, Quit)]
+    assert "controller other has taken this run over" in str(quitting.error)
+    assert not sends(effects, "stop")
