@@ -20,12 +20,14 @@ import uuid
 from typing import Any, Dict, List, Optional
 
 from sai3ssh.agent import state
+from sai3ssh.agent.recovery import replay
+from sai3ssh.agent.release import Release
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.tail import last_record
 from sai3ssh.agent.workers import group_members
 from sai3ssh.errors import AgentError, Sai3sshError, VersionMismatch, from_dict
 from sai3ssh.model import Assignment, CommandKey, Plan, from_json
-from sai3ssh.protocol import MAX_LINE, PROTOCOL, Json, dumps, encode_control
+from sai3ssh.protocol import MAX_LINE, PROTOCOL, Json, dumps, encode_control, scan
 
 STOP_S = 20.0
 """How long a supervisor has for its orderly end before its process group is killed."""
@@ -260,6 +262,8 @@ class Daemon:
     def _stop(self, run: Run, message: Json) -> Json:
         """Answers when the run's process group is gone and its final record is on disk."""
         with run.lock:
+            if run.final() is None and "key" in message:
+                self._check_key(run, message)
             if run.final() is None and run.alive:
                 with contextlib.suppress(OSError):
                     self._ask_to_stop(run, message)
@@ -276,6 +280,16 @@ class Daemon:
             if final is None:
                 raise AgentError(f"run {run.directory} is stopped but its journal could not be ended", remedy="See supervisor.log there.")
             return {"outcome": final["outcome"]}
+
+    @staticmethod
+    def _check_key(run: Run, message: Json) -> None:
+        """Refuses what is not of the controller in charge also when there is no supervisor to do so."""
+        with open(os.path.join(run.directory, "plan.json"), encoding="ascii") as file:
+            key = json.load(file)["key"]
+        release = Release(key, 0, "")
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(run.directory, "journal.ndjson"), "rb") as journal:
+            release.restore(replay(scan(journal.read())[0]), 0)
+        release.check_key(message)
 
     def _ask_to_stop(self, run: Run, message: Json) -> None:
         with state.connect(run.directory, "supervisor.sock") as sock:

@@ -435,7 +435,10 @@ class Recovery(AgentCase):
         late = channel.ask("arm", key=self.key, agent_id="a0", stage=0, round=1, start_clock_ns=1, boot=state.boot_id())
         self.assertIn("c2", late["error"]["message"])
         self.assertIn("c2", channel.ask("stop", key=self.key, agent_id="a0", reason="no")["error"]["message"])
-        self.kill_supervisor(second)
+        # Nor while there is no supervisor that could refuse it.
+        self.kill(self.supervisor())
+        self.assertIn("c2", channel.ask("stop", key=self.key, agent_id="a0", reason="no")["error"]["message"])
+        wait(lambda: self.records("recovered"), "a new supervisor")
         second.wait_state("READY")
         self.key = {**other, "generation": 2}
         second.ok("stop", key=self.key, agent_id="a0", reason="enough")
