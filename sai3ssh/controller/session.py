@@ -331,7 +331,7 @@ class Session:
                 if agent.state is AgentState.ARMED:
                     self._become(agent, AgentState.COMMITTED)
             case "claim":
-                agent.claimed, agent.generation = True, event.ok["generation"]
+                agent.claimed, agent.generation, agent.follows = True, event.ok["generation"], ""
                 agent.refusal = None  # of a command that was not of who was in charge
                 agent.up, agent.up_since_s = agent.linked, self._now
                 self._log("claimed", agent=agent.name, generation=agent.generation)
@@ -440,7 +440,8 @@ class Session:
         """A controller that resumes a run asks every agent to follow it from now on; so does one whose agent was claimed by another."""
         for agent in self.agents.values():
             if agent.linked and not agent.claimed:
-                self._last_ask(agent, "claim", {"takeover": self._options.takeover})
+                # What was taken over from this one it does not take over again: the two would go on for ever.
+                self._last_ask(agent, "claim", {"takeover": self._options.takeover and not agent.follows})
 
     def _stop_the_lost(self) -> None:
         """An agent that was given up and is back is told so: its work is another's by now."""

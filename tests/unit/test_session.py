@@ -415,13 +415,19 @@ def test_a_stage_that_starts_and_ends_in_one_breath_is_logged_in_order() -> None
     assert events.index("stage_started") < events.index("stage_ended")
 
 
-def claimed_by_another() -> tuple[Course, list[Effect]]:
+def claimed_by_another(**options: float) -> tuple[Course, list[Effect]]:
     """A run whose agent a tells of another controller, that it has followed since."""
-    course = Course()
+    course = Course(**options)
     course.to_ready()
     course.to_armed_round()
     course.to_running()
     return course, course.put(Heartbeat("a", 0.0, {"state": "RUNNING", "controller": "other"}))
+
+
+def test_a_controller_that_had_taken_over_itself_does_not_do_so_twice() -> None:
+    """Two that were both told to take over would have the agents change hands for ever."""
+    _, effects = claimed_by_another(takeover=True)
+    assert [send.command["takeover"] for send in sends(effects, "claim")] == [False]
 
 
 def test_an_agent_that_follows_a_controller_that_is_gone_again_is_claimed_back() -> None:
