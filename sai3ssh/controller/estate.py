@@ -39,7 +39,8 @@ class Estate:
         """Survivor to {"ranges", "done"}: all that the lost agent owned, the unfinished part of it in equal shares, and what of a share
         is finished in `stage` already."""
         parts: dict[str, Json] = {agent.name: {"ranges": {}, "done": {}} for agent in survivors}
-        missing = self.missing(lost, stage) if stage < len(self._plan.stages) else {}
+        of_stage = self._plan.stages[stage].populations if stage < len(self._plan.stages) else ()
+        missing = self.missing(lost, stage) if of_stage else {}
         for name, owned in lost.owned.items():
             undone = missing.get(name, Intervals())
             finished = owned.subtract(undone)
@@ -47,6 +48,6 @@ class Estate:
                 ranges = [list(piece) for piece in (*todo, *done)]
                 if ranges:
                     parts[agent.name]["ranges"][name] = ranges
-                if missing and len(done):
+                if name in of_stage and len(done):
                     parts[agent.name]["done"][name] = [list(piece) for piece in done]
         return parts

@@ -444,14 +444,14 @@ class Recovery(AgentCase):
         second.ok("stop", key=self.key, agent_id="a0", reason="enough")
 
     def test_on_controller_loss_stop_is_enforced_by_the_agent(self):
-        channel, _ = self.begin(duration_s=60.0, on_controller_loss="stop_after", controller_loss_s=1.5)
+        channel, _ = self.begin(duration_s=60.0, on_controller_loss="stop_after", controller_loss_s=3.0)
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
-        until = time.monotonic() + 2.5
+        until = time.monotonic() + 4.0
         channel.wait(lambda: time.monotonic() > until, "that time")
         self.assertEqual(channel.beats[-1]["state"], "RUNNING")
         channel.close()
-        wait(lambda: len(self.pids()) == 1, "end of the supervisor")
+        wait(lambda: len(self.pids()) == 1, "end of the supervisor", timeout_s=20.0)
         records, _ = scan(self.journal())
         self.assertEqual(records[-1]["outcome"], "stopped")
         self.assertIn("on_controller_loss: stop_after", records[-1]["reason"])

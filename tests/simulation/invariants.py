@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sai3ssh.controller.policy import JITTER
-from sai3ssh.model import StageKind
+from sai3ssh.controller.session import RESUME_GRACE_S
+from sai3ssh.model import Intervals, StageKind
 
 if TYPE_CHECKING:
     from tests.simulation.world import SimAgent, World
@@ -25,6 +27,9 @@ class Invariants:
         """How long each agent has been unreachable while this controller was awake and on its network."""
         self.rounds: Counter[str] = Counter()
         self.cleanup_began = False
+        self.resumes = 0
+        self.told: dict[int, Intervals] = {}
+        """By stage, what ledgers that reached this controller say is finished."""
 
     # --- of time ---------------------------------------------------------------------------------------------------------------------
 
@@ -39,11 +44,15 @@ class Invariants:
         for agent in world.session.agents.values():
             if not agent.linked and agent.lost_since_s is not None:
                 self.down_s[agent.name] += TICK_S  # type: ignore[assignment]
+                waits = not agent.out and not agent.complete and world.session.abort_reason is None
+                limit_s = world.plan.policy.reconnect_timeout_s
+                assert not waits or self.down_s[agent.name] <= limit_s + 5.0, f"{agent.name} is not LOST after {self.down_s[agent.name]} s"
 
     def resumed(self) -> None:
         """Another controller counts anew."""
         self.down_s.clear()
         self.rounds.clear()
+        self.resumes += 1
 
     def logged(self, event: str, fields: Json) -> None:
         """An event enters the log."""
@@ -55,8 +64,12 @@ class Invariants:
             policy = self.world.plan.policy
             least_s = min(policy.max_delay_s, policy.delay_s * 2 ** (fields["round"] - 1)) * (1 - JITTER)
             assert fields["delay_s"] >= least_s - 2 * TICK_S, f"{fields}: a round before {least_s} s"
+            most_s = max(least_s / (1 - JITTER) * (1 + JITTER), RESUME_GRACE_S if self.resumes and fields["round"] == 1 else 0.0)
+            assert fields["delay_s"] <= most_s + 5.0, f"{fields}: no round until {most_s} s"
         elif event == "commit":
             self._one_release(fields)
+        elif event == "reassigned":
+            self._only_the_rest_is_done_again(fields)
         elif event == "go_on_without":
             said = [e for e in self.world.history if e["event"] == event and e["agent"] == fields["agent"]]
             assert len(said) == 1, f"{fields} is decided {len(said)} times"
@@ -142,6 +155,24 @@ class Invariants:
         assert not (prepare and self.cleanup_began) or doubtful, f"{agent.name} still prepares while objects are being removed"
 
     # --- of ownership ----------------------------------------------------------------------------------------------------------------
+
+    def heard(self, records: Iterable[Json]) -> None:
+        """Records reach the controller."""
+        for record in records:
+            if record["kind"] == "ledger":
+                for lo, hi in record["ranges"]:
+                    self.told.setdefault(record["stage"], Intervals()).add(lo, hi)
+
+    def _only_the_rest_is_done_again(self, fields: Json) -> None:
+        """What a lost agent is known to have finished of a stage that is opened (again) is not given away as work."""
+        told = self.told.get(fields["stage"], Intervals())
+        if not any(stage.populations for stage in self.world.plan.stages[fields["stage"] : fields["stage"] + 1]):
+            return
+        for name, part in fields["parts"].items():
+            given = Intervals(part["ranges"].get("p", []))
+            done = Intervals(part["done"].get("p", []))
+            finished = given.subtract(given.subtract(told))
+            assert len(finished) == len(done), f"{name} is to do {len(finished) - len(done)} finished objects again: {part}"
 
     def hold(self) -> None:
         """After every input: every object has one owner at most, and one at least as long as nothing was given up for good."""

@@ -102,6 +102,9 @@ def _check_whole(world: World) -> None:
         if not session.agents[agent.name].out:
             assert agent.journal[-1].get("outcome") == "finished", f"{agent.name}: {agent.journal[-1]}"
             assert world.mirrored[agent.index] == agent.data, f"{agent.name}: journal {len(agent.data)} bytes"
+        elif agent.over and world.links[agent.index].subscribed and world.now - _up_since_s(world, agent) > 10.0:
+            # It was given up and is back.
+            assert world.mirrored[agent.index] == agent.data, f"{agent.name} is back, its journal is not here"
     for stage in (0, len(world.plan.stages) - 1):
         ledgers = [r for agent in world.agents for r in agent.journal if r["kind"] == "ledger" and r["stage"] == stage]
         done = Intervals(piece for record in ledgers for piece in record["ranges"])
@@ -117,6 +120,11 @@ def _check_whole(world: World) -> None:
     assert ended == list(range(len(world.plan.stages))) or world.rebuilt, ended
 
 
+def _up_since_s(world: World, agent: SimAgent) -> float:
+    link = world.links[agent.index]
+    return link.up_since_s if link.up and not link.mute else world.now
+
+
 def _out(world: World, agent: SimAgent) -> bool:
     return world.last_session.agents[agent.name].out
 
@@ -130,6 +138,9 @@ def _check_stopped(world: World) -> None:
             assert agent.over, f"{agent.name} is {agent.state} after the end of the run"
     if world.last_session.never_started:
         assert not any(agent.starts for agent in world.agents)
+        for agent, link in zip(world.agents, world.links, strict=True):
+            reached = link.up and world.now - link.up_since_s > 35.0
+            assert not (reached and agent.key and agent.over) or agent.forgotten, f"{agent.name} has the plan of a run that never started"
 
 
 def _check_policy(world: World, gone: set[str]) -> None:

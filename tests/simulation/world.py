@@ -816,6 +816,8 @@ class World:
             if not isinstance(event, Tick):
                 self.at(self.asleep_until_s, lambda: self._handle(event, number))
             return
+        if isinstance(event, Records):
+            self.invariants.heard(event.records)
         self._carry_out_all(self.session.handle(event, self.now))
         if self.session is not None:
             self.invariants.hold()
@@ -859,6 +861,9 @@ class World:
         self._log("run_resumed", controller=self.session.controller)
         self.last_session = self.session
         journals = {link.agent.name: list(link.mirror.records()) for link in self.links}
+        self.invariants.told.clear()
+        for records in journals.values():
+            self.invariants.heard(records)
         effects = self.session.restore(events, journals, self.now)
         number = self.controllers
         self._carry_out_all(effects)

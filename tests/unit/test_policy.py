@@ -185,3 +185,13 @@ def test_of_a_finished_prepare_only_ownership_is_divided() -> None:
     books.record({"stage": 0, "population": "p", "ranges": [[0, 100]]})
     parts = books.divide(agents[2], agents[:2], 1)
     assert [(part["ranges"], part["done"]) for part in parts.values()] == [({"p": [[70, 85]]}, {}), ({"p": [[85, 100]]}, {})]
+
+
+def test_what_a_lost_agent_had_finished_altogether_is_not_done_again_when_the_stage_is_opened_for_another_one() -> None:
+    books, agents = estate()
+    books.record({"stage": 0, "population": "p", "ranges": [[0, 40]]})
+    parts = books.divide(agents[0], agents[1:], 0)
+    assert [(part["ranges"], part["done"]) for part in parts.values()] == [
+        ({"p": [[0, 20]]}, {"p": [[0, 20]]}),
+        ({"p": [[20, 40]]}, {"p": [[20, 40]]}),
+    ]
