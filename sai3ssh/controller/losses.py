@@ -49,8 +49,10 @@ class Losses:
         """Time has passed."""
         passed_s = 0.0 if self._last_s is None else now_s - self._last_s
         self._last_s = now_s
-        watched = [agent for agent in agents if agent.reachable and not agent.complete and not agent.out]
-        reached = self.witness or any(agent.linked for agent in watched) or not watched
+        known = list(agents)
+        watched = [agent for agent in known if agent.reachable and not agent.complete and not agent.out]
+        # Whoever has finished, or was given up and is back, shows that we are on the network as well.
+        reached = self.witness or any(agent.linked for agent in known) or not watched
         self._note_cut_off(watched, reached, now_s)
         if passed_s > ASLEEP_S:
             self._log("slept", seconds=round(passed_s, 1))

@@ -142,6 +142,16 @@ def test_the_gateway_is_a_witness() -> None:
     assert "cut_off" not in watch.names()
 
 
+def test_an_agent_that_has_finished_shows_that_the_controller_is_on_its_network() -> None:
+    watch = Watch(FailurePolicy("retry", reconnect_timeout_s=60.0))
+    watch.run(1.0)
+    watch.agents[0].complete = True
+    watch.cut(1)
+    watch.run(61.0)
+    assert list(watch.lost) == ["h1"]
+    assert "cut_off" not in watch.names()
+
+
 def test_sleep_of_the_controller_counts_against_nobody() -> None:
     watch = Watch(FailurePolicy("retry", reconnect_timeout_s=60.0))
     watch.run(1.0)
