@@ -23,6 +23,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     serve.add_argument("--state")
     serve.add_argument("--foreground", action="store_true", help="do not detach (for systemd)")
     serve.add_argument("--halt", action="store_true", help="SIGTERM halts the runs too; the next start goes on with them")
+    serve.add_argument("--keep-days", type=int, default=0, metavar="N", help="remove runs that ended longer ago; 0: keep them")
+    serve.add_argument("--spool-max-bytes", type=int, default=0, metavar="B", help="remove the oldest runs above that; 0: keep them")
     runs = verbs.add_parser("runs", help="the runs on this host as JSON; needs no daemon")
     runs.add_argument("--state")
     follow = verbs.add_parser("follow", help="one controller's window: commands in, frames out")
@@ -38,13 +40,14 @@ def main(argv: Optional[List[str]] = None) -> int:
     # Each verb loads only what it needs: a follow process is started at every reconnect.
     if arguments.verb in ("serve", "runs"):
         from sai3ssh.agent import daemon
+        from sai3ssh.agent.rotation import Keep
 
         directory = state.state_dir(arguments.state)
         if arguments.verb == "runs":
             print(json.dumps({"runs": daemon.listing(directory)}))
             return 0
         if arguments.foreground:
-            return daemon.main(directory, arguments.halt)
+            return daemon.main(directory, arguments.halt, Keep(arguments.keep_days, arguments.spool_max_bytes))
         print(daemon.start(directory))
         return 0
     if arguments.verb == "follow":

@@ -22,6 +22,7 @@ from typing import Any, Dict, List, Optional
 from sai3ssh.agent import state
 from sai3ssh.agent.recovery import replay
 from sai3ssh.agent.release import Release
+from sai3ssh.agent.rotation import Keep, Rotation
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.tail import last_record
 from sai3ssh.agent.workers import group_members
@@ -38,6 +39,8 @@ WATCH_S = 0.5
 QUICK_S = 30.0
 MAX_QUICK = 5
 """So many supervisors of one run that die in a row, each within QUICK_S, are enough; a controller's stop starts one more."""
+REMOVED = "removed"
+"""Where runs go to be deleted: one whose deletion is interrupted must not look like one that has yet to begin."""
 
 
 class Run:
@@ -96,16 +99,19 @@ class Daemon:
 
     def __init__(self, directory: str) -> None:
         self._dir = directory
+        shutil.rmtree(os.path.join(directory, REMOVED), ignore_errors=True)
         self._runs: Dict[str, Run] = {path: Run(path) for _, _, path in state.runs(directory)}
         self._halting = False
         self._lock = threading.Lock()
         self._over = threading.Event()
 
-    def serve(self, server: socket.socket) -> None:
+    def serve(self, server: socket.socket, keep: Keep) -> None:
         """Answers clients until told to end."""
         server.settimeout(WATCH_S)
         watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         watcher.start()
+        rotation = Rotation(self._dir, keep, lambda path: self._forget(self._runs[path]), _log)
+        threading.Thread(target=rotation.run, args=(self._over,), name="rotation", daemon=True).start()
         while not self._over.is_set():
             try:
                 client, _ = server.accept()
@@ -323,7 +329,10 @@ class Daemon:
             run_id, agent_id = run.directory.split(os.sep)[-2:]
             for path in metrics_files(run_id, agent_id):
                 os.unlink(path)
-            shutil.rmtree(run.directory, ignore_errors=True)
+            removed = os.path.join(self._dir, REMOVED, uuid.uuid4().hex)
+            os.makedirs(os.path.dirname(removed), mode=0o700, exist_ok=True)
+            os.rename(run.directory, removed)
+            shutil.rmtree(removed, ignore_errors=True)
             with contextlib.suppress(OSError):
                 os.rmdir(os.path.dirname(run.directory))
             with self._lock:
@@ -390,6 +399,10 @@ def start(directory: str) -> str:
     raise AgentError(f"the agent daemon did not start within 10 s in {directory}", remedy=f"See {directory}/agent.log on the host.")
 
 
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _tell_systemd(what: str) -> None:
     """Does nothing unless systemd asked for it (Type=notify)."""
     address = os.environ.pop("NOTIFY_SOCKET", "")
@@ -398,7 +411,7 @@ def _tell_systemd(what: str) -> None:
             sock.sendto(what.encode("ascii"), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def main(directory: str, halt: bool = False) -> int:
+def main(directory: str, halt: bool = False, keep: Keep = Keep()) -> int:  # noqa: B008 (frozen)
     """Entry point of `serve --foreground`: 0 at the end and when another daemon has the directory. With `halt`, SIGTERM halts the runs."""
     lock = state.try_lock(os.path.join(directory, "agent.lock"))
     if lock is None:
@@ -408,6 +421,6 @@ def main(directory: str, halt: bool = False) -> int:
     signal.signal(signal.SIGTERM, lambda *_: daemon.end(halt))
     server = state.listen(directory, "agent.sock")
     _tell_systemd("READY=1")
-    print(f"sai3ssh agent {state.version()['version']} serves {directory}", file=sys.stderr, flush=True)
-    daemon.serve(server)
+    _log(f"sai3ssh agent {state.version()['version']} serves {directory}")
+    daemon.serve(server, keep)
     return 0
