@@ -46,8 +46,10 @@ REMOVED = "removed"
 class Run:
     """One run as the daemon holds it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, halts: bool = False) -> None:
         self.directory = directory
+        self.halts = halts
+        """Whether SIGTERM halts its supervisor, instead of ending the run."""
         self.lock = threading.RLock()
         self.credentials: Optional[Dict[str, Any]] = None
         self.supervisor: Optional[subprocess.Popen[bytes]] = None
@@ -81,7 +83,7 @@ class Run:
             )
         assert self.supervisor.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.supervisor.stdin.write(dumps({"credentials": self.credentials}).encode("ascii") + b"\n")
+            self.supervisor.stdin.write(dumps({"credentials": self.credentials, "halts": self.halts}).encode("ascii") + b"\n")
             self.supervisor.stdin.close()
 
     def group(self) -> int:
@@ -97,10 +99,11 @@ class Run:
 class Daemon:
     """Serves the Unix socket until `retire` or SIGTERM. Supervisors outlive it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, halts: bool = False) -> None:
         self._dir = directory
+        self._halts = halts
         shutil.rmtree(os.path.join(directory, REMOVED), ignore_errors=True)
-        self._runs: Dict[str, Run] = {path: Run(path) for _, _, path in state.runs(directory)}
+        self._runs: Dict[str, Run] = {path: Run(path, halts) for _, _, path in state.runs(directory)}
         self._halting = False
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -123,9 +126,9 @@ class Daemon:
             watcher.join()
             self._halt()
 
-    def end(self, halt: bool = False) -> None:
-        """Makes `serve` return; with `halt` the processes of all runs are killed before it does, and the next daemon goes on with them."""
-        self._halting = halt
+    def end(self) -> None:
+        """Makes `serve` return; with `halts` the processes of all runs are killed before it does, and the next daemon goes on with them."""
+        self._halting = self._halts
         self._over.set()
 
     def _halt(self) -> None:
@@ -217,7 +220,7 @@ class Daemon:
         assignment = from_json(Assignment, message["assignment"])
         path = state.run_dir(self._dir, key.run_id, assignment.agent_id)
         with self._lock:
-            run = self._runs.setdefault(path, Run(path))
+            run = self._runs.setdefault(path, Run(path, self._halts))
         with run.lock:
             stored = os.path.join(path, "plan.json")
             if os.path.exists(stored):
@@ -417,8 +420,8 @@ def main(directory: str, halt: bool = False, keep: Keep = Keep()) -> int:  # noq
     if lock is None:
         print("already running", flush=True)
         return 0
-    daemon = Daemon(directory)
-    signal.signal(signal.SIGTERM, lambda *_: daemon.end(halt))
+    daemon = Daemon(directory, halt)
+    signal.signal(signal.SIGTERM, lambda *_: daemon.end())
     server = state.listen(directory, "agent.sock")
     _tell_systemd("READY=1")
     _log(f"sai3ssh agent {state.version()['version']} serves {directory}")

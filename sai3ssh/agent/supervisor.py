@@ -54,6 +54,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._crew = Crew(self._submitted, self._selector, self._journal, self._ledger, self._worker_says, self._worker_died)
         self._crew.credentials = init.get("credentials")
+        self._halts = bool(init.get("halts"))
         self._desk = Desk(self._selector, self._command, self._send_heartbeat)
         self._stage: Optional[Published] = None
         self._puts: Dict[str, Json] = {}
@@ -222,7 +223,10 @@ class Supervisor:
             return
 
     def _on_term(self, *_: Any) -> None:
-        """Ends the run in order; the signal may come at any point of a turn."""
+        """Ends the run in order; the signal may come at any point of a turn. Under a service, which is stopped by a signal to its every
+        process, only the processes end, and the next daemon goes on with the run."""
+        if self._halts:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
         self._terminated = True
         self._wake()
 

@@ -204,6 +204,9 @@ class Agent(AgentCase):
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
         channel.wait_state("RUNNING")
+        # Container engines and a host that shuts down send it to every process.
+        for pid in [pid for pid in self.pids() if pid != service.pid]:
+            os.kill(pid, signal.SIGTERM)
         service.terminate()
         self.assertEqual(service.wait(10), 0)
         self.assertEqual(self.pids(), [])

@@ -1,0 +1,235 @@
+"""The agent in a container, as the role builds and starts it: killed and halted in the middle of a run, and the run is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sai3ssh import bundle
+from tests.lab import image
+from tests.lab.operator import Record, kinds
+
+pytestmark = pytest.mark.lab
+
+BIN = Path(sys.executable).parent
+USER = "daemon"
+"""A user that every Debian has, and that owns nothing."""
+BASE = "localhost/sai3ssh-lab:python"
+NEEDED = ("bin", "lib", "lib64", "etc", "usr/bin", "usr/lib64", "usr/lib/python3.11", "usr/lib/x86_64-linux-gnu")
+"""What Python needs of the lab's root file system."""
+COUNT = 20_000
+WORKLOAD = """
+name: {name}
+target: file://{data}/
+concurrency: 1
+prepare:
+  ensure_objects:
+    - {{base_uri: {name}/, count: {count}, size_spec: 1KiB}}
+"""
+PLAYBOOK = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - ansible.builtin.setup: {gather_subset: [min]}
+    - ansible.builtin.include_role: {name: sai3ssh_agent, tasks_from: "{{ item }}.yml"}
+      loop: "{{ parts }}"
+    - ansible.builtin.meta: end_play # no systemd here
+"""
+BUILD, REMOVE = ("look", "zipapp", "image", "unit"), ("look", "unimage")
+"""Files of the role's tasks."""
+
+
+class Deployment:
+    """What the role made in a directory, and the unit carried out as systemd would."""
+
+    def __init__(self, directory: Path, repository: Path) -> None:
+        self.directory = directory
+        self.spool, self.data = directory / "spool", directory / "data"
+        user = pwd.getpwnam(USER)
+        for path in (self.spool, self.data):
+            path.mkdir(mode=0o750)
+            os.chown(path, user.pw_uid, user.pw_gid)
+        # Images and containers of its own.
+        storage = {"driver": "overlay", "graphroot": str(directory / "images"), "runroot": str(directory / "run")}
+        settings = '[engine]\nruntime = "runc"\n'
+        (directory / "storage.conf").write_text("[storage]\n" + "".join(f'{name} = "{value}"\n' for name, value in storage.items()))
+        (directory / "containers.conf").write_text(settings)
+        self._environment = {
+            **os.environ,
+            "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
+            "CONTAINERS_CONF": str(directory / "containers.conf"),
+            "ANSIBLE_ROLES_PATH": str(repository / "roles"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        self._main: subprocess.Popen[bytes] | None = None
+        archive = bundle.build(directory)
+        self.variables = {
+            "ansible_become": False,
+            "ansible_python_interpreter": sys.executable,
+            "__sai3ssh_agent_home": str(directory / "opt"),
+            "__sai3ssh_agent_unit": str(directory / "sai3ssh-agent.service"),
+            "sai3ssh_agent_deployment": "container",
+            "sai3ssh_agent_zipapp": str(archive),
+            "sai3ssh_agent_zipapp_sha256": bundle.digest(archive),
+            "sai3ssh_agent_user": USER,
+            "sai3ssh_agent_group": USER,
+            "sai3ssh_agent_state_dir": str(self.spool),
+            "sai3ssh_agent_open_files": 1024,
+            "sai3ssh_agent_environment": {"SAI3SSH_TEST": "50 % $HOME"},
+            "sai3ssh_agent_container_base": BASE,
+            # This machine may allow its containers no more processes.
+            "sai3ssh_agent_container_options": [f"--volume={self.data}:{self.data}", "--ulimit=nproc=1000:4000"],
+        }
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        """Standard output of a command."""
+        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, timeout=120, check=False)
+        if check and done.returncode:
+            pytest.fail(f"{shlex.join(argv)}: exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def make_base(self) -> None:
+        """The image to build on, without a registry."""
+        with subprocess.Popen(["tar", "-C", image.build(), "-c", *NEEDED], stdout=subprocess.PIPE) as tar:
+            subprocess.run(["podman", "import", "-q", "-", BASE], stdin=tar.stdout, env=self._environment, check=True, timeout=120)
+
+    def apply(self, *parts: str) -> int:
+        """Runs tasks of the role; how many changed something."""
+        playbook = self.directory / "playbook.yml"
+        playbook.write_text(PLAYBOOK)
+        variables = json.dumps({**self.variables, "parts": parts})
+        said = self.run(str(BIN / "ansible-playbook"), "-i", "localhost,", str(playbook), "-e", variables)
+        return int(said.split("changed=")[1].split()[0])
+
+    def _lines(self, key: str) -> list[list[str]]:
+        text = (self.directory / "sai3ssh-agent.service").read_text().replace("\\\n", "")
+        return [shlex.split(line.partition("=")[2]) for line in text.splitlines() if line.startswith(f"{key}=")]
+
+    def start(self) -> None:
+        """Returns when the agent is there to be used."""
+        for first, *rest in self._lines("ExecStartPre"):
+            self.run(first.removeprefix("-"), *rest, check=not first.startswith("-"))
+        with (self.directory / "log").open("ab") as log:
+            self._main = subprocess.Popen(self._lines("ExecStart")[0], env=self._environment, stdout=log, stderr=log)
+        for command in self._lines("ExecStartPost"):
+            with subprocess.Popen(command) as waiter:
+                while waiter.poll() is None:
+                    if self._main.poll() is not None:
+                        waiter.kill()
+                        pytest.fail(self.said())
+                    time.sleep(0.05)
+
+    def ended(self) -> None:
+        """Waits for the unit's main process."""
+        if self._main is not None:
+            self._main.wait(60)
+
+    def stop(self) -> None:
+        """As `systemctl stop`."""
+        for command in self._lines("ExecStop"):
+            self.run(*command)
+        self.ended()
+
+    def kill(self) -> None:
+        """The container's first process dies at once."""
+        self.run("podman", "kill", "--signal=KILL", "sai3ssh-agent")
+        self.ended()
+
+    def processes(self) -> list[str]:
+        """What the agent's user runs, by command line."""
+        return [line for line in self.run("ps", "-u", USER, "-o", "args=", check=False).splitlines() if "agent.pyz" in line]
+
+    def journal(self, run: str) -> list[Record]:
+        """The records that are whole of the run of that name."""
+        paths = self.spool.glob(f"runs/{run}-*/c1/journal.ndjson")
+        lines = [line for path in paths for line in path.read_text().splitlines(keepends=True)]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def said(self) -> str:
+        """What the containers wrote."""
+        return (self.directory / "log").read_text()
+
+
+@pytest.fixture
+def deployment(repository: Path) -> Iterator[Deployment]:
+    directory = Path(tempfile.mkdtemp(prefix="sai3ssh-"))  # podman's own sockets need short paths
+    deployed = Deployment(directory, repository)
+    try:
+        yield deployed
+    finally:
+        deployed.run("podman", "rm", "--force", "--all", check=False)
+        deployed.ended()
+        deployed.run("podman", "rmi", "--force", "--all", check=False)
+        shutil.rmtree(directory)
+
+
+def wait(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
+        time.sleep(0.02)
+
+
+def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.make_base()
+    assert deployment.apply(*BUILD) > 3
+    assert deployment.apply(*BUILD) == 0
+    deployment.start()
+    assert (deployment.spool / "agent.sock").stat().st_mode & 0o777 == 0o660
+    hosts = {"all": {"hosts": {"c1": {"ansible_connection": "local", "sai3ssh_agent_state_dir": str(deployment.spool)}}}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
+
+    with start_run(deployment, tmp_path, "quiet", 100) as run:
+        out, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, out + deployment.said()
+    assert "COMPLETE" in out
+
+    with start_run(deployment, tmp_path, "disturbed", COUNT) as run:
+
+        def ledgers() -> int:
+            assert run.poll() is None, run.communicate()[0] + deployment.said()
+            return len(kinds(deployment.journal("disturbed"), "ledger"))
+
+        wait(lambda: ledgers() > 0, "progress")
+        deployment.kill()
+        deployment.start()
+        before = ledgers()
+        wait(lambda: ledgers() > before, "progress after the kill")
+        deployment.stop()
+        assert deployment.processes() == []
+        deployment.start()
+        out, _ = run.communicate(timeout=120)
+    # The seconds without an agent are lost, and nothing else is.
+    assert run.returncode == 3, out + deployment.said()
+    assert {path.name for path in (deployment.data / "disturbed").iterdir()} == {f"prepared-{n:08d}.dat" for n in range(COUNT)}
+    records = deployment.journal("disturbed")
+    assert [record["rebooted"] for record in kinds(records, "recovered")] == [False, False]
+    assert [record["fresh"] for record in kinds(records, "recovered")] == [False, False], "the counters did not survive"
+    assert records[-1]["outcome"] == "finished"
+    mirror = next((tmp_path / "runs").glob("disturbed-*/agents/c1/journal.ndjson"))
+    assert mirror.read_bytes() == next(deployment.spool.glob("runs/disturbed-*/c1/journal.ndjson")).read_bytes()
+
+    assert deployment.apply(*REMOVE) == 2
+    deployment.ended()
+    assert deployment.run("podman", "ps", "--all", "--quiet") == ""
+    assert deployment.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}").split() == [BASE]
+
+
+def start_run(deployment: Deployment, directory: Path, name: str, count: int) -> subprocess.Popen[str]:
+    workload = directory / f"{name}.yml"
+    workload.write_text(WORKLOAD.format(name=name, data=deployment.data, count=count))
+    argv = [str(BIN / "sai3ssh"), "run", workload.name, "-i", "hosts.yml", "--results-dir", "runs"]
+    return subprocess.Popen(argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
