@@ -12,7 +12,7 @@ import typer
 
 from . import __version__
 from .errors import RunError, Sai3sshError
-from .steering import INTERRUPTED, USAGE, err, out
+from .steering import INTERRUPTED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
     from .config import Workload
@@ -39,6 +39,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead 
 Policy = Annotated[
     Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
+]
+
+Check = Annotated[bool, typer.Option("--check", "-C", help="Only say what would change.")]
+Diff = Annotated[bool, typer.Option("--diff", "-D", help="Show how files change.")]
+Tags = Annotated[str, typer.Option("--tags", "-t", help="Only these parts: agent, limits, keepalive.", show_default=False)]
+Variables = Annotated[
+    list[str] | None, typer.Option("--extra-vars", "-e", help="A role's option as name=value; may be repeated.", show_default=False)
 ]
 
 RESULTS_DIR = Path("sai3ssh-runs")
@@ -264,6 +271,47 @@ def aggregate(
 
 
 @app.command()
+def deploy(
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    check: Check = False,
+    diff: Diff = False,
+    tags: Tags = "",
+    extra_vars: Variables = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put limits, SSH keepalive and the agent as a service on hosts. A second time, nothing changes."""
+    raise typer.Exit(_play("deploy", inventory, limit, check, diff, tags, extra_vars, as_json))
+
+
+@app.command()
+def upgrade(
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    check: Check = False,
+    diff: Diff = False,
+    extra_vars: Variables = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace deployed agents host by host, each when its host has no run in progress."""
+    raise typer.Exit(_play("upgrade", inventory, limit, check, diff, "", extra_vars, as_json))
+
+
+@app.command()
+def remove(
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    check: Check = False,
+    diff: Diff = False,
+    tags: Tags = "",
+    extra_vars: Variables = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take all that `deploy` made away again, runs included, and restore the former limits."""
+    raise typer.Exit(_play("remove", inventory, limit, check, diff, tags, extra_vars, as_json))
+
+
+@app.command()
 def demo(results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False) -> None:
     """Eight local agents, a real S3 server, a cut link: see that nothing is lost. Under a minute."""
     from .demo import run_demo
@@ -278,6 +326,51 @@ def version(as_json: AsJson = False) -> None:
 
     found = {"sai3ssh": __version__, "protocol": PROTOCOL, "python": sys.version.split()[0]}
     out(json.dumps(found) if as_json else "  ".join(f"{name} {value}" for name, value in found.items()))
+
+
+def _play(
+    playbook: str,
+    inventory: list[str] | None,
+    limit: str,
+    check: bool,
+    diff: bool,
+    tags: str,
+    extra_vars: list[str] | None,
+    as_json: bool,
+) -> int:
+    """Runs a playbook on the hosts and shows it; the exit code."""
+    import signal
+
+    from . import bundle, provision
+    from . import inventory as inventories
+    from .ui.provision import make_view, print_outcome
+
+    sources = _sources(inventory)
+    hosts = [host.name for host in inventories.load(sources, limit)]
+    archive = bundle.build(_cache_dir()) if playbook != "remove" else None
+    digest = bundle.digest(archive) if archive else ""
+    play = provision.Play(playbook, sources, limit, check, diff, tags, extra_vars or (), archive, digest)
+    progress = provision.Progress.of(hosts)
+    interrupted: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: interrupted.append(number))
+    view = make_view(progress, as_json=as_json)
+    try:
+        provision.run(play, progress, view.on_event, lambda: bool(interrupted))
+    finally:
+        view.close()
+    if interrupted:
+        err("sai3ssh: interrupted. What was done on the hosts stays as it is: run the same command again")
+        return INTERRUPTED
+    if not progress.over:
+        raise RunError(
+            f"ansible-playbook {playbook}.yml did not run: {progress.complaint or 'it said nothing'}",
+            exit_code=USAGE,
+            remedy="Check -i, -e and --tags",
+        )
+    if not as_json:
+        print_outcome(progress)
+    return UNREADY if any(row.failed for row in progress.rows.values()) else 0
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:

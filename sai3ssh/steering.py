@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .protocol import Json
     from .ui.views import View
 
-USAGE, SUPERSEDED, INTERRUPTED = 2, 6, 130
+USAGE, UNREADY, SUPERSEDED, INTERRUPTED = 2, 5, 6, 130
 HANDOVER_S = 20.0
 """How long the controller that is taken over has to let go."""
 OVER = ("run_ended", "left")

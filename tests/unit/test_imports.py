@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "transport": SHARED | {"retry", "transport"},
     "controller": SHARED | {"retry", "transport", "bundle", "controller"},
     "results": SHARED | {"results"},
-    "ui": SHARED | {"results", "config", "controller", "ui"},
+    "provision": {"errors", "provision"},
+    "ui": SHARED | {"results", "config", "controller", "provision", "ui"},
 }
 ONLY_IN = {
     "paramiko": ("transport/",),
