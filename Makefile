@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEBIAN := openssh-server openssh-client iproute2 iputils-ping nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc
 TOOLS := sshd ssh ip nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc
 
-.PHONY: help demo test lint format roles soak-sim mutants lab-soak incident bench lab lock clean system
+.PHONY: help demo test lint format soak-sim mutants lab-soak incident bench lab lock clean system
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 # other tests mostly wait for clocks: they run side by side.
 test: lint system ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@mkdir -p build; nice -n 15 $(BIN)/python -m pytest tests/simulation >build/simulation.log 2>&1 & simulation=$$!; \
-	$(BIN)/python -m pytest --durations=20 --ignore=tests/simulation --ignore=tests/agent/test_agent_recovery.py --ignore=tests/lab/test_roles.py \
+	$(BIN)/python -m pytest --durations=20 --ignore=tests/simulation --ignore=tests/agent/test_agent_recovery.py \
 	  $(if $(shell test "$$(id -u)" = 0 && echo root),,--ignore=tests/lab); rest=$$?; \
 	wait $$simulation; simulated=$$?; cat build/simulation.log; exit $$(( rest + simulated ))
 
@@ -36,9 +36,6 @@ format: .venv/ready ## format the code
 
 soak-sim: .venv/ready ## 100,000 fault schedules against the session
 	$(BIN)/python -m tests.simulation.schedules 0-99999
-
-roles: .venv/ready system ## the roles, on two hosts with systemd (root); minutes, so not part of `make test`
-	$(BIN)/python -m pytest tests/lab/test_roles.py
 
 mutants: .venv/ready ## plants bugs, one at a time, and shows which fault schedule finds each
 	$(BIN)/python -m tests.simulation.mutants
