@@ -79,7 +79,9 @@ def _ansible(sources: Sequence[str]) -> tuple[Any, Any]:
     except ImportError as error:
         raise InventoryError(f"Ansible's library cannot be imported: {error}", remedy="pip install ansible-core") from error
     collected: list[str] = []
-    Display.warning = lambda self, msg, *_, **__: collected.append(str(msg))  # noqa: ARG005 (Ansible's signature)
+    # Ansible's signatures; from 2.19 on, what plugins raised comes as an exception.
+    Display.warning = lambda self, msg, *_, **__: collected.append(str(msg))  # noqa: ARG005
+    Display.error_as_warning = lambda self, msg, exception, **_: collected.append(f"{msg} {exception}")  # noqa: ARG005
     with contextlib.suppress(Exception):
         init_plugin_loader()
     try:
@@ -88,11 +90,28 @@ def _ansible(sources: Sequence[str]) -> tuple[Any, Any]:
         variables = VariableManager(loader=loader, inventory=manager)
     except AnsibleError as error:
         raise InventoryError(f"inventory {', '.join(sources)}: {str(error).splitlines()[0]}") from error
+    _check_plugins(sources, collected)
     failed = [text for text in collected if "Unable to parse" in text or "Failed to parse" in text or "rror" in text]
     if failed and not manager.get_hosts("all"):
         reason = " ".join(failed[0].split())[:400]
         raise InventoryError(f"inventory {', '.join(sources)}: {reason}", remedy="Try `ansible-inventory -i ... --list`")
     return manager, variables
+
+
+def _check_plugins(sources: Sequence[str], collected: Sequence[str]) -> None:
+    """Raises InventoryError when a dynamic inventory failed, whatever the others gave: a run would silently be smaller."""
+    for text in collected:
+        if not re.search(r"with '?auto'? plugin", text) or "no root 'plugin' key" in text:
+            continue
+        reason = " ".join(text.split())
+        missing = re.search(r"unknown plugin '([^']+)'", reason)
+        if missing is None:
+            raise InventoryError(f"inventory {', '.join(sources)}: {reason[:400]}", remedy="Try `ansible-inventory -i ... --list`")
+        collection = ".".join(missing[1].split(".")[:2])
+        raise InventoryError(
+            f"inventory {', '.join(sources)} needs the plugin {missing[1]}, which is not installed",
+            remedy=f"Install its collection: ansible-galaxy collection install {collection}",
+        )
 
 
 def _templated(manager: Any, variables: Any, host: Any) -> dict[str, Any]:

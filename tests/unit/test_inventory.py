@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,30 @@ import json, sys
 hosts = {"d1": {"ansible_host": "192.0.2.31"}, "d2": {"ansible_host": "192.0.2.32"}}
 print(json.dumps({"clients": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}) if "--list" in sys.argv else "{}")
 """
+
+
+PLUGIN = """\
+DOCUMENTATION = '''
+name: fleet
+short_description: hosts of a cloud
+options:
+  count: {description: how many, type: int, required: true}
+'''
+from ansible.plugins.inventory import BaseInventoryPlugin
+
+class InventoryModule(BaseInventoryPlugin):
+    NAME = "example.cloud.fleet"
+
+    def parse(self, inventory, loader, path, cache=True):
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        if self.get_option("count") == 0:
+            raise ValueError("the cloud says no")
+        for n in range(self.get_option("count")):
+            inventory.add_host(f"i-{n}")
+            inventory.set_variable(f"i-{n}", "ansible_host", f"192.0.2.{n}")
+"""
+"""An inventory plugin as collections have them."""
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> str:
@@ -106,3 +133,32 @@ def test_mistakes(text: str, limit: str, expected: str, tmp_path: Path) -> None:
 def test_missing_file() -> None:
     with pytest.raises(InventoryError, match="does not exist"):
         inventory.load(["/nonexistent/hosts.yml"])
+
+
+def test_a_plugin_of_a_collection(tmp_path: Path) -> None:
+    plugins = tmp_path / "collections/ansible_collections/example/cloud/plugins/inventory"
+    plugins.mkdir(parents=True)
+    write(plugins / "fleet.py", PLUGIN)
+    source = tmp_path / "fleet.yml"
+    # Ansible looks for collections once in a process.
+    code = "import sys; from sai3ssh import inventory; print([h.address for h in inventory.load(sys.argv[1:])])"
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections")}
+
+    def load(*sources: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-c", code, *sources]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    write(source, "plugin: example.cloud.fleet\ncount: 2\n")
+    done = load(str(source))
+    assert done.stdout == "['192.0.2.0', '192.0.2.1']\n", done.stderr
+    write(source, "plugin: example.cloud.fleet\ncount: 0\n")
+    done = load(str(source), "192.0.2.9,")
+    assert done.returncode != 0
+    assert "InventoryError: " in done.stderr
+    assert "the cloud says no" in done.stderr
+
+
+def test_a_plugin_that_is_not_installed_is_named_even_when_others_have_hosts(repository: Path) -> None:
+    said = "needs the plugin amazon.aws.aws_ec2, which is not installed. .*: ansible-galaxy collection install amazon.aws"
+    with pytest.raises(InventoryError, match=said):
+        inventory.load([str(repository / "inventory/ec2"), "192.0.2.9,"])
