@@ -364,7 +364,7 @@ def _play(
         return INTERRUPTED
     if not progress.over:
         raise RunError(
-            f"ansible-playbook {playbook}.yml did not run: {progress.complaint or 'it said nothing'}",
+            f"ansible-playbook {playbook}.yml did not run: {progress.complaint.rstrip('.') or 'it said nothing'}",
             exit_code=USAGE,
             remedy="Check -i, -e and --tags",
         )

@@ -18,6 +18,7 @@ from .progress import Progress
 Json = dict[str, Any]
 HERE = Path(__file__).parent
 PLAYBOOKS = HERE / "playbooks"
+TAGS = ("agent", "limits", "keepalive")
 POLL_S = 0.5
 """How often ansible-runner asks whether it is to end."""
 
@@ -40,7 +41,7 @@ class Play:
     zipapp_sha256: str = ""
 
     def arguments(self) -> list[str]:
-        """The options of ansible-playbook. Raises ConfigError for a variable that is none."""
+        """The options of ansible-playbook. Raises ConfigError for a tag or a variable that is none."""
         found = [option for source in self.inventory for option in ("-i", _absolute(source))]
         found += ["--limit", self.limit]
         found += ["--check"] if self.check else []
@@ -48,6 +49,9 @@ class Play:
         found += ["--tags", self.tags] if self.tags else []
         if self.zipapp is not None:
             found += ["-e", f"sai3ssh_agent_zipapp={self.zipapp} sai3ssh_agent_zipapp_sha256={self.zipapp_sha256}"]
+        unknown = [tag for tag in self.tags.split(",") if tag not in ("", *TAGS)]
+        if unknown:
+            raise ConfigError(f"--tags {','.join(unknown)} names no part of a deployment", remedy=f"There are {', '.join(TAGS)}")
         for variable in self.variables:
             if not variable.startswith(("{", "@")) and "=" not in variable:
                 raise ConfigError(f"-e {variable!r} is no variable", remedy="Give it as -e name=value, -e '{...}' or -e @file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +91,9 @@ class Progress:
 
     def _said(self, event: Json) -> None:
         text = str(event.get("stdout") or "")
-        if "ERROR" in text and not self.complaint:
-            self.complaint = " ".join(text[text.index("ERROR") :].split())[:600]
+        if self.complaint or "ERROR" in text:
+            text = text if self.complaint else re.split(r"ERROR[\]!:]*", text, maxsplit=1)[1]
+            self.complaint = " ".join(f"{self.complaint} {text}".split())[:600]
 
     def _stats(self, data: Json) -> Json:
         self.over = True

@@ -59,7 +59,7 @@ class PlainView:
 
 
 class LiveView:
-    """A table that is redrawn in place; diffs and failures go above it and stay."""
+    """A table that is redrawn in place; diffs go above it and stay."""
 
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress = progress
@@ -68,10 +68,9 @@ class LiveView:
         self._live.start()
 
     def on_event(self, event: Json) -> None:
-        """What is to stay is printed."""
-        text = _line(event)
-        if text is not None and (event["event"] == "diff" or "message" in event):
-            self._console.print(Text(text), soft_wrap=True)
+        """Prints what is to stay; the table is drawn on its own."""
+        if event["event"] == "diff":
+            self._console.print(Text(str(_line(event))), soft_wrap=True)
 
     def close(self) -> None:
         """Takes the table away."""

@@ -107,6 +107,7 @@ def test_bad_usage(tmp_path: Path) -> None:
     for options, said in (
         (["-e", "keep"], "-e 'keep' is no variable"),
         (["--limit", "nobody"], "matches 'nobody'"),
+        (["-e", "@/nonexistent"], "ansible-playbook deploy.yml did not run: Unable to retrieve file contents"),
     ):
         argv = [str(BIN / "sai3ssh"), "deploy", "-i", source, *options]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)

@@ -167,10 +167,10 @@ def check_deployed(host: BootedHost, operator: Operator, repository: Path) -> No
     host.exec("id nobody; ! setpriv --reuid nobody --clear-groups ls /var/lib/sai3ssh")
 
 
-def check_run(operator: Operator, fleet: Fleet, verdict: str = "COMPLETE") -> Path:
-    """The last run is whole, and was done by the deployed agents."""
+def check_run(operator: Operator, fleet: Fleet) -> Path:
+    """The last run was collected whole, and was done by the deployed agents."""
     run = operator.last_run()
-    assert json.loads((run / "results.json").read_text())["verdict"] == verdict
+    assert json.loads((run / "results.json").read_text())["verdict"] == "PARTIAL"
     for host in fleet.hosts:
         mirror = (run / "agents" / host.name / "journal.ndjson").read_bytes()
         assert host.read(f"{SPOOL}/runs/{run.name}/{host.name}/journal.ndjson") == mirror
@@ -196,8 +196,8 @@ def test_from_a_bare_host_to_a_bare_host(fleet: Fleet, operator: Operator, playb
     # A run goes through the deployed agents. One host is rebooted meanwhile, the other is to be upgraded.
     process = operator.start(workload(operator, 8000, seconds=300))
     operator.wait_for_stage(process, "prepare")
-    time.sleep(1.0)
     first, second = fleet.hosts
+    first.exec(f"until grep -q '\"ledger\"' {SPOOL}/runs/*/*/journal.ndjson; do sleep 0.1; done")
     first.power_off()
     first.boot()
     first.wait()
@@ -213,20 +213,17 @@ def test_from_a_bare_host_to_a_bare_host(fleet: Fleet, operator: Operator, playb
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode in (3, 130), out + err
-    run = check_run(operator, fleet, "PARTIAL")
+    run = check_run(operator, fleet)
     assert len(oracle.list_bucket(operator.s3, operator.last_bucket)) == 8000
     assert [record["rebooted"] for record in kinds(journals(run)[first.name], "recovered")] == [True]
     code, said, changed = playbooks.end(upgrade)
     assert code == 0, said
     assert changed[second.name] > 0
+    # The agent of other bytes is at work: it refuses a controller that is not of its version.
     done = operator.run(workload(operator, 10))
     assert done.returncode == 4, done.stdout + done.stderr
     assert "playbooks/upgrade.yml" in done.stdout + done.stderr
-    second.exec(f"rm -r /home/{USER}/.cache")  # it had brought its own agent along
-    assert playbooks.changes("upgrade.yml", "--limit", second.name)[second.name] > 0
-    done = operator.run(workload(operator, 10))
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_run(operator, fleet)
+    second.exec(f"rm -r /home/{USER}/.cache")  # the controller had brought its own agent along
 
     playbooks.changes("collect.yml", "-e", f"run={run.name}", "-e", f"destination={tmp_path / 'collected'}")
     for agent in (run / "agents").iterdir():
