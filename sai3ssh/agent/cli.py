@@ -8,6 +8,7 @@ import sys
 from typing import List, Optional
 
 from sai3ssh.agent import state
+from sai3ssh.errors import ConfigError
 from sai3ssh.protocol import PROTOCOL
 
 
@@ -27,6 +28,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     serve.add_argument("--spool-max-bytes", type=int, default=0, metavar="B", help="remove the oldest runs above that; 0: keep them")
     runs = verbs.add_parser("runs", help="the runs on this host as JSON; needs no daemon")
     runs.add_argument("--state")
+    preflight = verbs.add_parser("preflight", help="what a run would need here, as JSON; the request comes on stdin")
+    preflight.add_argument("--json", action="store_true", required=True, help="one line, the only form there is")
     follow = verbs.add_parser("follow", help="one controller's window: commands in, frames out")
     follow.add_argument("--nonce", required=True)
     follow.add_argument("--state")
@@ -49,6 +52,16 @@ def main(argv: Optional[List[str]] = None) -> int:
         if arguments.foreground:
             return daemon.main(directory, arguments.halt, Keep(arguments.keep_days, arguments.spool_max_bytes))
         print(daemon.start(directory))
+        return 0
+    if arguments.verb == "preflight":
+        from sai3ssh.agent import preflight as checks
+
+        try:
+            request = checks.read_request(sys.stdin.read())
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
+        print(json.dumps(checks.answer(request)))
         return 0
     if arguments.verb == "follow":
         from sai3ssh.agent import follow as window

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from typing import NamedTuple, Union
+from typing import NamedTuple, Tuple, Union
 
 from sai3ssh.agent.engines.response import header
 from sai3ssh.agent.engines.sigv4 import Credentials
@@ -64,25 +64,27 @@ _REMEDIES = {
 }
 
 
-def check_error(found: Refusal, uri: str, endpoint: str, region: str) -> Sai3sshError:
-    """The error to raise when a check of a target failed: Transient when it may go away by itself, else TargetError with what to do."""
-    where = f"{uri} at {endpoint}"
-    if found.error_class == "dns" and "Temporary failure" not in found.detail:
-        return TargetError(f"{where}: {found.detail}", remedy="Correct endpoint_url or this host's name resolution")
+def explain(found: Refusal, region: str) -> Tuple[str, str]:
+    """What a failure to use a target means, and what to do about it."""
+    if found.error_class == "dns":
+        return found.detail, "Correct endpoint_url or this host's name resolution"
     if found.error_class == "tls":
         certificate = "Set ca_file to the CA that signed the server's certificate, and use a name that it is valid for"
-        return TargetError(
-            f"{where}: {found.detail}", remedy=certificate if "certificate" in found.detail else "Check that the port speaks HTTPS"
-        )
+        return found.detail, certificate if "certificate" in found.detail else "Check that the port speaks HTTPS"
     if found.error_class in RETRYABLE:
-        return Transient(f"{where}: {found.detail}", remedy="Check that the server is up and reachable from this host")
+        return found.detail, "Check that the server is up and reachable from this host"
     if 300 <= found.status < 400 or found.code == "AuthorizationHeaderMalformed":
         elsewhere = f" {found.region}" if found.region else ""
-        return TargetError(
-            f"{where}: the bucket is in another region{elsewhere}, not {region} ({found.detail})", remedy="Correct region and endpoint_url"
-        )
+        return f"the bucket is in another region{elsewhere}, not {region} ({found.detail})", "Correct region and endpoint_url"
     code = found.code or {403: "AccessDenied", 401: "AccessDenied", 404: "NoSuchBucket"}.get(found.status, "")
     known = _REMEDIES.get(code)
     if known is not None:
-        return TargetError(f"{where}: the server {known[0]} ({found.detail})", remedy=known[1])
-    return TargetError(f"{where}: {found.detail}", remedy="Check that endpoint_url is an S3 endpoint and correct the target")
+        return f"the server {known[0]} ({found.detail})", known[1]
+    return found.detail, "Check that endpoint_url is an S3 endpoint and correct the target"
+
+
+def check_error(found: Refusal, uri: str, endpoint: str, region: str) -> Sai3sshError:
+    """The error to raise when a check of a target failed: Transient when it may go away by itself, else TargetError with what to do."""
+    what, remedy = explain(found, region)
+    passing = found.error_class in RETRYABLE and (found.error_class != "dns" or "Temporary failure" in found.detail)
+    return (Transient if passing else TargetError)(f"{uri} at {endpoint}: {what}", remedy=remedy)

@@ -1,0 +1,125 @@
+"""All targets of the plan on S3 endpoints: each endpoint once, then its targets, side by side."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from sai3ssh.agent.engines.credentials import find_credentials
+from sai3ssh.agent.engines.endpoint import EndpointMap, S3Root
+from sai3ssh.agent.engines.response import Failure
+from sai3ssh.agent.engines.sigv4 import Credentials
+from sai3ssh.agent.preflight.bucket import Bucket
+from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, skipped, warning
+from sai3ssh.agent.preflight.endpoint import REQUEST_S, Path
+from sai3ssh.agent.preflight.exchange import Client
+from sai3ssh.agent.preflight.probe import CLEANUP_S, Probe
+from sai3ssh.agent.preflight.request import Storage
+from sai3ssh.errors import TargetError
+from sai3ssh.findings import Finding, Level
+from sai3ssh.model import Target
+
+_NOBODY = Credentials("", "")
+_RESERVE_S = 2 * CLEANUP_S
+"""Kept free at the end: a probe object that was put must be gone when the time is up."""
+
+Targets = List[Tuple[S3Root, Storage]]
+
+
+def check_storage(
+    sheet: Sheet, storage: Sequence[Storage], given: Optional[Mapping[str, Optional[str]]], served: bool, deadline: float
+) -> None:
+    """All storage.* checks; `deadline` is of time.monotonic(). `served`: a service carries the runs out, with keys of its own if any."""
+    credentials: Optional[Credentials] = None
+    finding = ok("keys of the run" if given is not None else "keys of this host: environment, profile or instance role")
+    try:
+        credentials = find_credentials(given)
+    except TargetError as error:
+        finding = _without_keys(error, given is None and served)
+    sheet.ask("storage.credentials", lambda: finding)
+    maps: Dict[Target, EndpointMap] = {}
+    endpoints: Dict[Tuple[Target, str], Targets] = {}
+    for entry in storage:
+        target = Target(
+            "s3", entry.endpoint_url, entry.region, path_style=entry.path_style, verify_tls=entry.verify_tls, ca_file=entry.ca_file
+        )
+        try:
+            if target not in maps:
+                maps[target] = EndpointMap(target, credentials or _NOBODY)
+            root = maps[target].root(entry.uri)
+        except TargetError as error:
+            check = "storage.tls" if entry.ca_file and entry.ca_file in error.message else "storage.dns"
+            unusable = failure(error.message, "a target that can be used as it is written", error.remedy or "Correct the target")
+            sheet.add(check, unusable, entry.uri)
+            continue
+        endpoints.setdefault((target, root.endpoint.url), []).append((root, entry))
+    side_by_side(
+        sheet,
+        [partial(_check_endpoint, targets=targets, credentials=credentials, deadline=deadline) for targets in endpoints.values()],
+        deadline,
+    )
+
+
+def _without_keys(error: TargetError, served: bool) -> Finding:
+    remedy = error.remedy or "Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to the run"
+    if served:
+        return warning(
+            f"{error.message} (looked for as this user; the agent's service may have keys in its own environment)",
+            "keys for the storage",
+            f"{remedy}, or in sai3ssh_agent_environment",
+        )
+    return failure(error.message, "keys for the storage", remedy)
+
+
+def _check_endpoint(sheet: Sheet, targets: Targets, credentials: Optional[Credentials], deadline: float) -> None:
+    root, first = targets[0]
+    path = Path(root, first)
+    path.check(sheet)
+    lacking = path.failed or ("storage.credentials" if credentials is None else "storage.tcp" if path.address is None else "")
+    if lacking or path.address is None or credentials is None:
+        for root, _ in targets:
+            sheet.add("storage.list", skipped(f"not done, nor what follows, because {lacking} failed"), _name(root))
+        return
+    jobs = [
+        partial(
+            _check_target,
+            client=Client(root.endpoint, path.address, entry.region, credentials),
+            root=root,
+            entry=entry,
+            until=deadline - _RESERVE_S,
+        )
+        for root, entry in targets
+    ]
+    side_by_side(sheet, jobs, deadline)
+
+
+def _name(root: S3Root) -> str:
+    return f"{root.uri} at {root.endpoint.url}"
+
+
+def _check_target(sheet: Sheet, client: Client, root: S3Root, entry: Storage, until: float) -> None:
+    """One target, over one connection; requests begin before `until`."""
+
+    def left() -> float:
+        seconds = min(REQUEST_S, until - time.monotonic())
+        if seconds < 0.1:
+            raise Failure("timeout_total", "no time was left for it: what came before took too long")
+        return seconds
+
+    subject = _name(root)
+    bucket = Bucket(client, root, entry, left)
+    try:
+        if sheet.ask("storage.list", partial(bucket.answer, "list", bucket.may_list), subject) is Level.FAILURE and not bucket.denied:
+            sheet.add("storage.rtt", skipped("not done, nor what follows, because storage.list failed"), subject)
+            return
+        for check, question in (
+            ("storage.rtt", bucket.rtt),
+            ("storage.versioning", bucket.versioning),
+            ("storage.object_lock", bucket.object_lock),
+            ("storage.lifecycle", bucket.lifecycle),
+        ):
+            sheet.ask(check, partial(bucket.answer, "list", question), subject)
+        Probe(bucket).check(sheet, subject)
+    finally:
+        client.close()
