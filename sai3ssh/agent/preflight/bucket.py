@@ -40,6 +40,8 @@ class Bucket:
         self.left = left
         self.denied = False
         """LIST was answered by AccessDenied: the key is known, and may have other rights."""
+        self.broken = False
+        """A request got no answer, or none that makes sense."""
         self.listed: Optional[str] = None
         """The first key below the prefix, as a LIST found it."""
 
@@ -48,19 +50,20 @@ class Bucket:
         return self.client.signed(method, self.root.bucket_path, encode_query(parameters or {}), self.left())
 
     def answer(self, operation: str, question: Callable[[], Finding]) -> Finding:
-        """The question's finding; a request of it that did not come about is one too."""
+        """The question's finding; a request of it that did not come about is one too, and then nothing more is asked of the server."""
         try:
             return question()
         except Failure as error:
+            self.broken = True
             return self.refusal(operation, Refusal(error.error_class, error.detail))
 
     def refusal(self, operation: str, found: Refusal) -> Finding:
         """The finding for an operation that the server refused, or that did not come about."""
         what, remedy = explain(found, self.storage.region)
-        if found.status == 403 and found.code in ("", "AccessDenied"):
+        if found.status == 403 and found.code in ("", "AccessDenied") and operation in PERMISSIONS:
             prefix = f" and its prefix {self.root.prefix}" if self.root.prefix else ""
             remedy = f"Allow this key {PERMISSIONS[operation]} on the bucket {self.root.bucket}{prefix}; look for a Deny in its policy too"
-        return failure(f"{operation}: {what}", f"{operation} allowed", remedy, status=found.status, code=found.code)
+        return failure(f"{operation}: {what}", f"a {operation} that succeeds", remedy, status=found.status, code=found.code)
 
     def may_list(self) -> Finding:
         """storage.list: address, credentials, region and bucket are right."""

@@ -48,8 +48,8 @@ class Probe:
                     sheet.add(f"storage.{operation}", skipped(f"not done because {lacking} failed"), subject)
                     continue
                 level = sheet.ask(f"storage.{operation}", self._guarded(operation, question), subject)
-                if operation == "put" and level is Level.FAILURE:
-                    lacking = "storage.put"
+                if level is Level.FAILURE and (operation == "put" or self._bucket.broken):
+                    lacking = f"storage.{operation}"
         finally:
             left = self._remove()
             if left:
@@ -71,7 +71,7 @@ class Probe:
         reply = self._request("PUT", self._own, _BODY)
         refused = self._bucket.client.refused(reply)
         if refused is not None:
-            self._written = False
+            self._written = refused.status >= 500
             return self._bucket.refusal("put", refused)
         self._note_version(reply)
         return ok(f"put {self.key} in {reply.seconds * 1e3:.1f} ms", ms=round(reply.seconds * 1e3, 3))
