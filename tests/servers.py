@@ -184,8 +184,12 @@ class RadosGw(Server):
         self._wait(lambda: "1 up" in self._answers(["ceph", "osd", "stat"]), "the OSD")
         self._call(["ceph", "osd", "crush", "add-bucket", "h", "host"])
         self.up()
-        user = ["radosgw-admin", "user", "create", "--uid=test", "--display-name=test"]
-        self._call([*user, f"--access-key={self.access_key}", f"--secret-key={self.secret_key}"])
+        self.add_user("test", self.access_key, self.secret_key)
+
+    def add_user(self, name: str, access_key: str, secret_key: str) -> None:
+        """A user who owns nothing yet."""
+        user = ["radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}"]
+        self._call([*user, f"--access-key={access_key}", f"--secret-key={secret_key}"])
 
     def up(self) -> None:
         """Starts the gateway; what it holds is elsewhere."""

@@ -229,8 +229,12 @@ class Buckets(Case):
     def test_object_lock(self):
         rule = b"<ObjectLockEnabled>Enabled</ObjectLockEnabled>%s"
         kept = rule % b"<Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>7</Days></DefaultRetention></Rule>"
-        found = self.serve(Bucket(settings={"object-lock": response(kept)}))
+        bucket = Bucket(settings={"object-lock": response(kept)})
+        found = self.serve(bucket)
         self.only(found, Level.WARNING, "storage.object_lock", "7 days (COMPLIANCE)")
+        # A probe could not be removed.
+        self.assertEqual((found["storage.put"].level, found["storage.get"].level), (Level.SKIPPED, Level.OK))
+        self.assertNotIn("PUT", {request.method for request in self.requests})
         self.assertEqual(self.serve(Bucket(settings={"object-lock": response(rule % b"")}))["storage.object_lock"].level, Level.OK)
 
     def test_lifecycle(self):

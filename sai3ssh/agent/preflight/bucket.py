@@ -40,6 +40,8 @@ class Bucket:
         self.left = left
         self.denied = False
         """LIST was answered by AccessDenied: the key is known, and may have other rights."""
+        self.retains = ""
+        """How long object lock keeps what is put, where it does."""
         self.broken = False
         """A request got no answer, or none that makes sense."""
         self.listed: Optional[str] = None
@@ -119,9 +121,10 @@ class Bucket:
         mode = _text(reply.body, "Mode")
         period = _text(reply.body, "Days") and f"{_text(reply.body, 'Days')} days"
         period = period or (_text(reply.body, "Years") and f"{_text(reply.body, 'Years')} years")
-        if mode and "put" in self.storage.operations:
+        if mode and self.storage.puts:
+            self.retains = period or "a time"
             return warning(
-                f"object lock retains new objects for {period or 'a time'} ({mode}): they cannot be deleted before",
+                f"object lock retains new objects for {self.retains} ({mode}): they cannot be deleted before",
                 "a bucket without default retention",
                 "Use another bucket: what this workload writes would stay, and could not be cleaned up",
                 mode=mode,

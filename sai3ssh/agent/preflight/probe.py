@@ -44,6 +44,10 @@ class Probe:
             for operation, question in asked.items():
                 if operation not in uses:
                     continue
+                if operation == "put" and self._bucket.retains:
+                    kept = f"not tried: object lock would keep the probe object for {self._bucket.retains}"
+                    sheet.add("storage.put", skipped(kept), subject)
+                    continue
                 if lacking:
                     sheet.add(f"storage.{operation}", skipped(f"not done because {lacking} failed"), subject)
                     continue
