@@ -310,6 +310,8 @@ class Agent(Case):
             self.expect(service.open_files(self.look(), 0), Level.OK, "at most 4096 open files for this user")
             self.expect(service.open_files(self.look(), 4096), Level.OK)
             self.expect(service.open_files(self.look(), 5000), Level.FAILURE, "at least 5000, which this plan needs", "limits.d")
+            replaced = self.look(hello={"version": "1.1", "digest": "d0"})
+            self.expect(service.open_files(replaced, 0), Level.OK, "at most 4096 open files for this user")
         with mock.patch.object(resource, "getrlimit", lambda _: (256, 256)):
             self.expect(service.open_files(self.look(), 0), Level.FAILURE, "at most 256", "at least 1024")
         with mock.patch.object(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY)):

@@ -165,6 +165,7 @@ class Buckets(Case):
 
     def test_a_workload_that_reads_writes_nothing(self):
         bucket = Bucket(["a b+ü"])
+        bucket.objects["p/a b+ü"] = b"more than anybody wants to read" * 100_000
         found = self.serve(bucket, operations=READS)
         self.assertEqual({finding.level for finding in found.values()}, {Level.OK})
         self.assertLessEqual({request.method for request in self.requests}, {"GET", "HEAD"})
@@ -190,7 +191,10 @@ class Buckets(Case):
     def test_one_right_is_missing(self):
         for operation, permission in (("get", "s3:GetObject"), ("stat", "s3:GetObject"), ("list", "s3:ListBucket")):
             bucket = Bucket(denied=(operation,))
-            self.only(self.serve(bucket), Level.FAILURE, f"storage.{operation}", permission)
+            found = self.serve(bucket)
+            self.only(found, Level.FAILURE, f"storage.{operation}", permission)
+            # Each right is another one to give: the rest is told at once.
+            self.assertEqual((found["storage.put"].level, found["storage.delete"].level), (Level.OK, Level.OK))
             self.assertEqual(bucket.objects, {})
 
     def test_probe_that_cannot_be_removed(self):
@@ -297,6 +301,18 @@ class Buckets(Case):
         self.assertEqual(found["storage.list"].level, Level.OK)
         self.assertNotIn("PUT", {request.method for request in self.requests})
         self.assertEqual([f.level for f in self.check("http://nowhere.invalid", skip=("storage",)).values()], [Level.SKIPPED])
+
+    def test_server_that_closes_each_connection(self):
+        for farewell in ((), ("Connection: close",)):
+            bucket = Bucket(["a"])
+
+            def script(client, request, number, bucket=bucket, farewell=farewell):
+                head, _, rest = bucket(client, request, number).partition(b"\r\n")
+                client.sendall(b"\r\n".join([head, *(line.encode() for line in farewell), rest]))
+
+            found = self.serve(script)
+            self.assertEqual({finding.level for finding in found.values()}, {Level.OK}, found)
+            self.assertEqual(list(bucket.objects), ["p/a"])
 
     def test_no_keys(self):
         environment = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent"}
