@@ -54,8 +54,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(daemon.start(directory))
         return 0
     if arguments.verb == "preflight":
-        from sai3ssh.agent import preflight as checks
-
+        try:
+            from sai3ssh.agent import preflight as checks
+        except ImportError as error:  # a Python built without OpenSSL, say
+            print(f"sai3ssh agent: {sys.executable} lacks {error.name}. Install the whole python3 of the distribution", file=sys.stderr)
+            return 2
         try:
             request = checks.read_request(sys.stdin.read())
         except ConfigError as error:

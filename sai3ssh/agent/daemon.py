@@ -181,6 +181,11 @@ class Daemon:
         verb = message.get("cmd")
         if verb == "hello":
             return {**state.version(), "protocol": PROTOCOL, "pid": os.getpid()}
+        if verb == "preflight":
+            # Asked once in a while, by a deployed agent's preflight: loaded then.
+            from sai3ssh.agent import preflight
+
+            return preflight.answer_as_service(from_json(preflight.Request, message["request"]), message["seconds"])
         if verb == "runs":
             return {"runs": listing(self._dir)}
         if verb == "retire":

@@ -11,7 +11,7 @@ from sai3ssh.agent import state
 from tests.agent.agent_case import AgentCase, wait
 from tests.agent.channel import environment
 from tests.agent.s3_server import CREDENTIALS, SECRET_KEY, Server
-from tests.agent.test_preflight_storage import ALL, Bucket
+from tests.agent.test_agent_preflight_storage import ALL, Bucket
 
 
 def limited(files):

@@ -20,6 +20,10 @@ from sai3ssh import bundle
 SERVICE, STRANGER = 65533, 65532
 """Users without a name, a home or rights."""
 
+QUIET = {"AWS_EC2_METADATA_DISABLED": "true", "PATH": os.environ["PATH"]}
+SSH_USER = {"AWS_ACCESS_KEY_ID": "AKIDSSHUSER", "AWS_SECRET_ACCESS_KEY": "not-of-the-service", "PATH": os.environ["PATH"]}
+"""The environment of who logs in, with keys that the service has not."""
+
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or "python3"
 """One that every user may run."""
 
@@ -102,7 +106,7 @@ def test_service_of_another_user(place: Path) -> None:
 
     def start() -> subprocess.Popen[bytes]:
         limit = ["sh", "-c", 'ulimit -n 300 && exec "$@"', "sh", *argv]
-        process = subprocess.Popen(limit, user=SERVICE, group=SERVICE, extra_groups=[], stderr=subprocess.DEVNULL, umask=0o027)
+        process = subprocess.Popen(limit, user=SERVICE, group=SERVICE, extra_groups=[], stderr=subprocess.DEVNULL, umask=0o027, env=QUIET)
         deadline = time.monotonic() + 20
         while not (state / "agent.sock").exists():
             assert time.monotonic() < deadline
@@ -118,8 +122,22 @@ def test_service_of_another_user(place: Path) -> None:
         assert bad(found, f"at most 300 open files for the agent's service (pid {service.pid})") == ["host.open_files"]
         assert found["host.agent"]["found"].endswith(f"running as a service, pid {service.pid}")
         assert found["host.disk"]["level"] == "ok"
-        found = preflight(place, {**request, "digest": "f" * 64, "version": "9.9"}, **member)
-        assert "host.agent" in bad(found, "as a service", "playbooks/upgrade.yml")
+        # Targets are looked at by who will use them, too.
+        own = {"uri": f"file://{place}/data/", "operations": ["put"]}
+        targets = {**request, "plan": {"open_files": 300, "storage": [own]}}
+        (place / "data").mkdir()
+        os.chown(place / "data", SERVICE, SERVICE)
+        found = preflight(place, targets, **member)
+        assert bad(found) == []
+        assert found["file.write"]["level"] == "ok"
+        os.chown(place / "data", STRANGER, STRANGER)
+        assert bad(preflight(place, targets, **member), "Permission denied") == ["file.write"]
+        bucket = {"uri": "s3://b/", "endpoint_url": "http://127.0.0.1:1", "operations": ["get"]}
+        found = preflight(place, {**request, "plan": {"open_files": 300, "storage": [bucket]}}, **member, env=SSH_USER)
+        assert bad(found, "AWS_ACCESS_KEY_ID", "Connection refused") == ["storage.credentials", "storage.tcp"]
+        found = preflight(place, {**targets, "digest": "f" * 64, "version": "9.9"}, **member)
+        assert bad(found, "as a service", "playbooks/upgrade.yml") == ["host.agent"]
+        assert found["storage"]["level"] == "skipped"
         assert "agent 9.9 (sha256 ffffffffffff)" in found["host.agent"]["expected"]
         found = preflight(place, request, user=STRANGER, group=STRANGER, extra_groups=[])
         assert "host.agent" in bad(found, "may not speak", "sai3ssh_agent_members")

@@ -16,9 +16,9 @@ from sai3ssh.agent.preflight.checks import Job, Sheet, failure, ok, side_by_side
 from sai3ssh.agent.preflight.request import Needs, Peer, Request, read_request
 from sai3ssh.agent.preflight.storage import check_storage
 from sai3ssh.findings import Finding
-from sai3ssh.model import to_json
+from sai3ssh.model import from_json, to_json
 
-__all__ = ["answer", "read_request"]
+__all__ = ["Request", "answer", "answer_as_service", "read_request"]
 
 DEADLINE_S = 19.0
 """What has not answered by then is a FAILURE; the controller waits for 20 s."""
@@ -45,15 +45,15 @@ def answer(request: Request, deployed: str = service.DEPLOYED) -> Dict[str, Any]
         partial(_check_ports, ports=request.ports),
         *(partial(_check_peer, peer=peer) for peer in request.reach),
     ]
-    objects = [entry for entry in needs.storage if entry.uri.startswith("s3://")]
-    if objects:
-        served = found is not None and found.served
-        jobs.append(partial(check_storage, storage=objects, given=request.credentials, served=served, deadline=deadline))
-    jobs += [partial(files.check_directory, storage=entry) for entry in needs.storage if entry not in objects]
+    elsewhere_s: List[float] = []
+    if found is not None and found.served:
+        jobs.append(partial(_check_targets_there, found=found, request=request, deadline=deadline, cpu_s=elsewhere_s))
+    else:
+        jobs.append(partial(_check_targets, request=request, deadline=deadline))
     side_by_side(sheet, jobs, deadline)
     return {
         "findings": to_json(sheet.findings()),
-        "cpu_s": round(time.process_time(), 4),
+        "cpu_s": round(time.process_time() + sum(elsewhere_s), 4),
         "seconds": round(time.monotonic() - began, 4),
         "wall_ns": time.time_ns(),
         "boot": state.boot_id(),
@@ -62,21 +62,49 @@ def answer(request: Request, deployed: str = service.DEPLOYED) -> Dict[str, Any]
     }
 
 
+def answer_as_service(request: Request, seconds: float) -> Dict[str, Any]:
+    """What the daemon finds about the targets, within so many seconds: as the user who will do the work, with that user's keys."""
+    began_s = time.process_time()
+    sheet = Sheet(request.skip)
+    deadline = time.monotonic() + seconds
+    side_by_side(sheet, [partial(_check_targets, request=request, deadline=deadline)], deadline)
+    return {"findings": to_json(sheet.findings()), "cpu_s": time.process_time() - began_s}
+
+
+def _check_targets(sheet: Sheet, request: Request, deadline: float) -> None:
+    storage = request.plan.storage if request.plan is not None else ()
+    objects = [entry for entry in storage if entry.uri.startswith("s3://")]
+    jobs: List[Job] = [partial(files.check_directory, storage=entry) for entry in storage if entry not in objects]
+    if objects:
+        jobs.append(partial(check_storage, storage=objects, given=request.credentials, deadline=deadline))
+    side_by_side(sheet, jobs, deadline)
+
+
+def _check_targets_there(sheet: Sheet, found: service.Service, request: Request, deadline: float, cpu_s: List[float]) -> None:
+    """The same by the service: it is another user, in another environment, maybe in a container."""
+    if request.plan is None or not request.plan.storage:
+        return
+    if found.hello is None or found.hello["digest"] != found.digest:
+        sheet.ask("storage", lambda: skipped("targets are not looked at because host.agent failed"))
+        return
+    try:
+        there = found.targets(request, deadline - time.monotonic())
+    except (OSError, ValueError, KeyError) as error:
+        broken = failure(
+            f"the agent's service did not look at the targets: {type(error).__name__}: {error}",
+            "its findings",
+            "journalctl -u sai3ssh-agent -n 50; then systemctl restart sai3ssh-agent",
+        )
+        sheet.ask("storage", lambda: broken)
+        return
+    cpu_s.append(there["cpu_s"])
+    for finding in (from_json(Finding, one) for one in there["findings"]):
+        sheet.add(finding.check, finding, finding.subject, finding.seconds)
+
+
 def _python() -> Finding:
     """host.python: an older one than 3.9 has not come this far."""
     version = platform.python_version()
-    missing = []
-    for name in ("ssl", "hashlib", "zlib", "ctypes"):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        return failure(
-            f"Python {version} ({sys.executable}) has no {', '.join(missing)}",
-            "a Python with its whole standard library",
-            "Install the distribution's python3 whole, or name another one with ansible_python_interpreter",
-        )
     return ok(f"Python {version} ({sys.executable})", version=version, executable=sys.executable)
 
 

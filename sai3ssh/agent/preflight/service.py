@@ -17,6 +17,8 @@ from sai3ssh.agent.daemon import listing
 from sai3ssh.agent.preflight.checks import failure, ok, warning
 from sai3ssh.agent.preflight.request import Request
 from sai3ssh.findings import Finding
+from sai3ssh.model import to_json
+from sai3ssh.protocol import Json, encode_control
 
 DEPLOYED = "/opt/sai3ssh/agent.pyz"
 """Where `sai3ssh deploy` puts the agent."""
@@ -25,6 +27,8 @@ MIN_OPEN_FILES = 1024
 """What is asked for when no plan says what it needs."""
 
 _HELLO_S = 3.0
+_SPARE_S = 0.5
+"""For the answer's way back."""
 
 
 class Service:
@@ -49,9 +53,15 @@ class Service:
         """Why the daemon does not answer, although one has the directory or should."""
         if self.served or os.path.exists(os.path.join(self.directory, "agent.lock")):
             try:
-                self.hello, self.pid = _greet(self.directory)
+                self.hello, self.pid = _ask(self.directory, {"id": 0, "cmd": "hello"}, _HELLO_S)
             except (OSError, ValueError, KeyError) as error:
                 self.problem = error if isinstance(error, OSError) else OSError(0, f"it answers {type(error).__name__}")
+
+    def targets(self, request: Request, seconds: float) -> Dict[str, Any]:
+        """What the daemon finds about the targets of a request, as preflight.answer_as_service. Raises OSError, ValueError and KeyError."""
+        asked = {"skip": request.skip, "plan": request.plan, "credentials": request.credentials}
+        message = {"id": 1, "cmd": "preflight", "request": to_json(asked), "seconds": seconds - _SPARE_S}
+        return _ask(self.directory, message, seconds)[0]
 
     @property
     def stays(self) -> bool:
@@ -72,19 +82,21 @@ def _look(path: str) -> Optional[Tuple[str, str]]:
     return found.group(1).decode("ascii", "replace") if found else "unknown", digest
 
 
-def _greet(directory: str) -> Tuple[Dict[str, Any], int]:
-    """The daemon's hello and its process id, as this process would see it: in a container the daemon itself knows another one."""
-    with state.connect(directory, "agent.sock", _HELLO_S) as sock:
+def _ask(directory: str, message: Json, timeout_s: float) -> Tuple[Json, int]:
+    """The daemon's answer and its process id, as this process would see it: in a container the daemon itself knows another one."""
+    with state.connect(directory, "agent.sock", timeout_s) as sock:
         pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        sock.sendall(b'{"id":0,"cmd":"hello"}\n')
+        sock.sendall(encode_control(message))
         answer = b""
         while not answer.endswith(b"\n"):
             piece = sock.recv(65536)
             if not piece:
                 raise ConnectionResetError("it closed its socket")
             answer += piece
-    hello: Dict[str, Any] = json.loads(answer)["ok"]
-    return hello, pid
+    said: Json = json.loads(answer)
+    if "error" in said:
+        raise ValueError(said["error"]["message"])
+    return dict(said["ok"]), pid
 
 
 def _name(version: str, digest: str) -> str:

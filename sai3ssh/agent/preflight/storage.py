@@ -11,13 +11,13 @@ from sai3ssh.agent.engines.endpoint import EndpointMap, S3Root
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.agent.preflight.bucket import Bucket
-from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, skipped, warning
+from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, skipped
 from sai3ssh.agent.preflight.endpoint import REQUEST_S, Path
 from sai3ssh.agent.preflight.exchange import Client
 from sai3ssh.agent.preflight.probe import CLEANUP_S, Probe
 from sai3ssh.agent.preflight.request import Storage
 from sai3ssh.errors import TargetError
-from sai3ssh.findings import Finding, Level
+from sai3ssh.findings import Level
 from sai3ssh.model import Target
 
 _NOBODY = Credentials("", "")
@@ -27,10 +27,8 @@ _RESERVE_S = 2 * CLEANUP_S
 Targets = List[Tuple[S3Root, Storage]]
 
 
-def check_storage(
-    sheet: Sheet, storage: Sequence[Storage], given: Optional[Mapping[str, Optional[str]]], served: bool, deadline: float
-) -> None:
-    """All storage.* checks; `deadline` is of time.monotonic(). `served`: a service carries the runs out, with keys of its own if any."""
+def check_storage(sheet: Sheet, storage: Sequence[Storage], given: Optional[Mapping[str, Optional[str]]], deadline: float) -> None:
+    """All storage.* checks, with the given keys or this host's own; `deadline` is of time.monotonic()."""
     if sheet.skips("storage"):
         sheet.ask("storage", lambda: ok(""))
         return
@@ -39,7 +37,7 @@ def check_storage(
     try:
         credentials = find_credentials(given)
     except TargetError as error:
-        finding = _without_keys(error, given is None and served)
+        finding = failure(error.message, "keys for the storage", error.remedy or "Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     sheet.ask("storage.credentials", lambda: finding)
     maps: Dict[Target, EndpointMap] = {}
     endpoints: Dict[Tuple[Target, str], Targets] = {}
@@ -62,17 +60,6 @@ def check_storage(
         [partial(_check_endpoint, targets=targets, credentials=credentials, deadline=deadline) for targets in endpoints.values()],
         deadline,
     )
-
-
-def _without_keys(error: TargetError, served: bool) -> Finding:
-    remedy = error.remedy or "Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to the run"
-    if served:
-        return warning(
-            f"{error.message} (looked for as this user; the agent's service may have keys in its own environment)",
-            "keys for the storage",
-            f"{remedy}, or in sai3ssh_agent_environment",
-        )
-    return failure(error.message, "keys for the storage", remedy)
 
 
 def _check_endpoint(sheet: Sheet, targets: Targets, credentials: Optional[Credentials], deadline: float) -> None:

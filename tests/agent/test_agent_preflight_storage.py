@@ -112,7 +112,7 @@ class Case(unittest.TestCase):
         sheet = Sheet(skip)
         entry = Storage(uri, url, operations=operations, **options)
         began = time.monotonic()
-        storage_checks.check_storage(sheet, [entry], CREDENTIALS, False, began + limit_s)
+        storage_checks.check_storage(sheet, [entry], CREDENTIALS, began + limit_s)
         self.assertLess(time.monotonic() - began, limit_s + 1)
         found = {}
         for finding in sheet.findings():
@@ -289,7 +289,7 @@ class Buckets(Case):
         sheet = Sheet()
         with Server(Bucket(["a"])) as server:
             entries = [Storage(f"s3://bucket/{prefix}/", server.url, operations=ALL) for prefix in ("p", "q")]
-            storage_checks.check_storage(sheet, entries, CREDENTIALS, False, time.monotonic() + 10)
+            storage_checks.check_storage(sheet, entries, CREDENTIALS, time.monotonic() + 10)
         checks = [finding.check for finding in sheet.findings()]
         self.assertEqual((checks.count("storage.tcp"), checks.count("storage.list"), checks.count("storage.delete")), (1, 2, 2))
         self.assertEqual({finding.level for finding in sheet.findings()}, {Level.OK})
@@ -316,15 +316,12 @@ class Buckets(Case):
 
     def test_no_keys(self):
         environment = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent"}
-        for served, level in ((False, Level.FAILURE), (True, Level.WARNING)):
-            sheet = Sheet()
-            with Server(Bucket()) as server, mock.patch.dict(os.environ, environment, clear=True):
-                entry = Storage("s3://bucket/p/", server.url, operations=ALL)
-                storage_checks.check_storage(sheet, [entry], None, served, time.monotonic() + 10)
-            levels = {finding.check: finding.level for finding in sheet.findings()}
-            self.assertEqual(levels.pop("storage.credentials"), level)
-            self.assertEqual(levels.pop("storage.list"), Level.SKIPPED)
-            self.assertEqual(set(levels.values()), {Level.OK})
+        sheet = Sheet()
+        with Server(Bucket()) as server, mock.patch.dict(os.environ, environment, clear=True):
+            storage_checks.check_storage(sheet, [Storage("s3://bucket/p/", server.url, operations=ALL)], None, time.monotonic() + 10)
+        levels = {finding.check: finding.level for finding in sheet.findings()}
+        self.assertEqual((levels.pop("storage.credentials"), levels.pop("storage.list")), (Level.FAILURE, Level.SKIPPED))
+        self.assertEqual(set(levels.values()), {Level.OK})
 
 
 class Endpoints(Case):

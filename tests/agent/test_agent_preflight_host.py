@@ -21,7 +21,7 @@ from sai3ssh.agent.preflight.request import Needs, Peer, Request, Storage, read_
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Level
 from tests.agent.s3_server import wait_for
-from tests.agent.test_preflight_storage import deaf
+from tests.agent.test_agent_preflight_storage import deaf
 
 
 class Case(unittest.TestCase):
