@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -129,8 +130,11 @@ def _check_load(sheet: Sheet, found: Optional[service.Service], needs: Needs) ->
 
 def _groups_at_work(found: Optional[service.Service]) -> Set[int]:
     """Process groups of the runs in progress."""
-    runs = [Run(path) for _, _, path in state.runs(found.directory)] if found is not None else []
-    return {run.group() for run in runs if run.alive}
+    groups: Set[int] = set()
+    with contextlib.suppress(PermissionError):  # another user's service, whose group this user is not in
+        runs = [Run(path) for _, _, path in state.runs(found.directory)] if found is not None else []
+        groups |= {run.group() for run in runs if run.alive}
+    return groups
 
 
 def _check_clock(sheet: Sheet) -> None:

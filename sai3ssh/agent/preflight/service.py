@@ -14,7 +14,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from sai3ssh.agent import state
 from sai3ssh.agent.daemon import listing
-from sai3ssh.agent.preflight.checks import failure, ok, warning
+from sai3ssh.agent.preflight.checks import failure, ok, skipped, warning
 from sai3ssh.agent.preflight.request import Request
 from sai3ssh.findings import Finding
 from sai3ssh.model import to_json
@@ -209,7 +209,10 @@ def _count(limit: int) -> str:
 
 def runs(service: Service) -> Finding:
     """host.runs: whether this host is at work for somebody already."""
-    entries = listing(service.directory)
+    try:
+        entries = listing(service.directory)
+    except PermissionError:
+        return skipped(f"this user may not look into {service.directory}")
     active = [entry for entry in entries if entry["state"] == "active"]
     values = {"active": [entry["run_id"] for entry in active], "finished": len(entries) - len(active)}
     if not active:
