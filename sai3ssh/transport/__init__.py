@@ -6,9 +6,9 @@ from ..model import Host
 from .base import Channel, Command, Completed, Connection, Transport
 from .gate import Gate
 from .local import LocalTransport
-from .ssh import SshTransport
+from .ssh import SshConnection, SshTransport
 
-__all__ = ["Channel", "Command", "Completed", "Connection", "Gate", "Transport", "transport_for"]
+__all__ = ["Channel", "Command", "Completed", "Connection", "Gate", "SshConnection", "SshTransport", "Transport", "transport_for"]
 
 _GATE = Gate()
 """One for the process: what it protects are the sshds, whoever connects."""

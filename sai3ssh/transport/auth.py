@@ -34,8 +34,8 @@ class Identity(NamedTuple):
     source: str
 
 
-def authenticate(transport: paramiko.Transport, hop: Hop, *, files_first: bool) -> None:
-    """Returns once logged in; raises AuthenticationError with all keys that were tried, or Transient when the connection broke."""
+def authenticate(transport: paramiko.Transport, hop: Hop, *, files_first: bool) -> str:
+    """Logs in and names the key that was accepted; raises AuthenticationError with all keys that were tried, or Transient when the connection broke."""
     with contextlib.ExitStack() as stack:
         agent = stack.enter_context(_Agent(hop.agent_socket))
         locked: list[str] = []
@@ -65,7 +65,7 @@ def authenticate(transport: paramiko.Transport, hop: Hop, *, files_first: bool) 
                     phase=PHASE,
                     remedy="sai3ssh runs unattended: allow this user to log in with a key alone",
                 )
-            return
+            return identity.source
         raise _refused(hop, tried, locked)
 
 

@@ -10,17 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import NamedTuple
 
 import paramiko
 
 from ..errors import LinkLost, Sai3sshError, Transient
 from ..model import Host
 from . import auth, hostkeys, sshconfig
-from .base import STDERR_TAIL_BYTES, Channel, Command, Completed, Connection
+from .base import STDERR_TAIL_BYTES, Channel, Command, Completed
 from .gate import Gate
 from .sockets import Prober, open_socket
 from .translate import translate
 
+PORT, HANDSHAKE = "connect", "SSH handshake"
+"""How the phases of errors begin: before there is a TCP connection to a hop, and until its host key is known."""
 BANNER_TIMEOUT_S = 30.0
 _SLICE_S = 0.25
 _READ_BYTES = 256 * 1024
@@ -28,6 +31,16 @@ _WRITE_BYTES = 32 * 1024
 
 # paramiko logs each broken connection as an error with its traceback; here they are reported as what they mean.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class Reached(NamedTuple):
+    """A hop that was connected to, and how."""
+
+    hop: sshconfig.Hop
+    banner: str
+    host_key: hostkeys.HostKey
+    identity: str
+    """The key that it accepted."""
 
 
 class SshTransport:
@@ -52,7 +65,7 @@ class SshTransport:
                 self._route = sshconfig.route(self._host)
             return self._route
 
-    def connect(self, deadline_s: float) -> Connection:
+    def connect(self, deadline_s: float) -> SshConnection:
         """A new connection within deadline_s, every hop's host key verified."""
         deadline = time.monotonic() + deadline_s
         hops = self.route()
@@ -74,14 +87,15 @@ class SshTransport:
         return self._prober.wait(stop, timeout_s)
 
     def _enter(self, hop: sshconfig.Hop, opened: _Opened, deadline: float) -> None:
-        where = f"connect to {hop.address} port {hop.port}"
-        with _translated(hop.name, where):
+        where = f"{hop.address} port {hop.port}"
+        with _translated(hop.name, f"{PORT} to {where}"):
             if opened.transports:
                 opened.through(hop, deadline)
             else:
                 opened.sock = open_socket(hop.address, hop.port, deadline)
                 opened.start(opened.sock)
-            transport = opened.transports[-1]
+        transport = opened.transports[-1]
+        with _translated(hop.name, f"{HANDSHAKE} with {where}"):
             left = max(1.0, deadline - time.monotonic())
             transport.banner_timeout = min(BANNER_TIMEOUT_S, left)
             transport.handshake_timeout = min(BANNER_TIMEOUT_S, left)
@@ -90,10 +104,12 @@ class SshTransport:
             options = transport.get_security_options()
             options.key_types = known.algorithms(options.key_types)
             transport.start_client(timeout=left)
-            found = transport.get_remote_server_key()
-            known.verify(hop.name, hostkeys.HostKey(found.get_name(), found.asbytes()))
+            shown = transport.get_remote_server_key()
+            host_key = hostkeys.HostKey(shown.get_name(), shown.asbytes())
+            known.verify(hop.name, host_key)
         with _translated(hop.name, auth.PHASE):
-            auth.authenticate(transport, hop, files_first=hop.name == self._host.name and self._host.key_file is not None)
+            identity = auth.authenticate(transport, hop, files_first=hop.name == self._host.name and self._host.key_file is not None)
+        opened.reached.append(Reached(hop, transport.remote_version, host_key, identity))
 
 
 class _Opened:
@@ -102,6 +118,7 @@ class _Opened:
     def __init__(self) -> None:
         self.sock: socket.socket | None = None
         self.transports: list[paramiko.Transport] = []
+        self.reached: list[Reached] = []
 
     def start(self, sock: socket.socket | paramiko.Channel) -> None:
         """Adds a transport over sock."""
@@ -140,6 +157,16 @@ class SshConnection:
         self._name = name
         self._opened = opened
         self._transport = opened.transports[-1]
+
+    @property
+    def reached(self) -> tuple[Reached, ...]:
+        """The hops, the host itself last."""
+        return tuple(self._opened.reached)
+
+    def fall_silent(self) -> None:
+        """From now on the operating system sends nothing by itself to keep the connection alive."""
+        if self._opened.sock is not None:
+            self._opened.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
 
     def exec(self, command: Command, timeout_s: float) -> Channel:
         """Starts a program in the user's login shell."""

@@ -35,11 +35,21 @@ class Hop:
     agent_socket: str | None = None
     known_hosts: tuple[Path, ...] = ()
     host_key_alias: str | None = None
+    strict: str = "ask"
+    """StrictHostKeyChecking. Host keys are verified here whatever it says."""
+    alive_interval_s: int = 0
+    """ServerAliveInterval, of which only OpenSSH (and so Ansible) takes notice; 0: none is sent."""
+    alive_count: int = 3
 
 
 def route(host: Host) -> tuple[Hop, ...]:
     """The hops to the host, itself last; raises Permanent when ssh's configuration is wrong or needs what is not supported."""
-    arguments = _split(host.ssh_args, host.name)
+    *options, destination = command_line(host)
+    return _route(host.name, options, destination, _config_file(options), MAX_HOPS)
+
+
+def command_line(host: Host) -> list[str]:
+    """The options with which OpenSSH would be called for the host, and the destination."""
     options: list[str] = []
     # Port 22 is also what an inventory without ansible_port gives: it must not hide the Port of ssh_config.
     if host.port:
@@ -48,7 +58,7 @@ def route(host: Host) -> tuple[Hop, ...]:
         options += ["-l", host.user]
     if host.key_file:
         options += ["-i", str(Path(host.key_file).expanduser())]
-    return _route(host.name, [*options, *arguments], host.address, _config_file(arguments), MAX_HOPS)
+    return [*options, *_split(host.ssh_args, host.name), host.address]
 
 
 def _route(name: str, options: Sequence[str], destination: str, config_file: Sequence[str], hops_left: int) -> tuple[Hop, ...]:
@@ -113,6 +123,9 @@ def _hop(name: str, answer: dict[str, list[str]]) -> Hop:
         agent_socket=None if agent in ("", "none") else str(Path(agent).expanduser()),
         known_hosts=_paths(known_hosts, address, user),
         host_key_alias=_one(answer, "hostkeyalias"),
+        strict=_one(answer, "stricthostkeychecking") or "ask",
+        alive_interval_s=int(_one(answer, "serveraliveinterval") or 0),
+        alive_count=int(_one(answer, "serveralivecountmax") or 3),
     )
 
 
