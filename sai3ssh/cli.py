@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,6 +48,10 @@ Tags = Annotated[str, typer.Option("--tags", "-t", help="Only these parts: agent
 Variables = Annotated[
     list[str] | None, typer.Option("--extra-vars", "-e", help="A role's option as name=value; may be repeated.", show_default=False)
 ]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
+]
 
 RESULTS_DIR = Path("sai3ssh-runs")
 
@@ -74,9 +79,10 @@ def run(
     background: Annotated[
         bool, typer.Option("--detach", help="Steer the run in the background; this command returns once the agents are released.")
     ] = False,
+    skip: Skip = None,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
-    from . import bundle, config, steering
+    from . import bundle, config, preflight, steering
     from . import inventory as inventories
     from .config import credentials
     from .controller.rundir import RunDirectory, Steering, new_run_id
@@ -91,6 +97,7 @@ def run(
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
     pause_s = config.seconds(pause, "--pause")
+    skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
     chosen = "best_effort" if go_on else policy
     by_name = {host.name: host for host in hosts}
@@ -103,7 +110,18 @@ def run(
         run_id = new_run_id(name or loaded.name)
         plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
         mine = [by_name[assignment.agent_id] for assignment in assignments]
-        return RunDirectory.create(results_dir, plan, assignments, mine, workload, start)
+        options = preflight.Options(
+            archive,
+            plan,
+            assignments,
+            config.describe(plan, assignments, loaded),
+            credentials=secret,
+            skip=skipped,
+            patience_s=connect_timeout,
+            start_with_available=start_with_available,
+        )
+        report = steering.first_look(mine, options, as_json=as_json)
+        return RunDirectory.create(results_dir, plan, assignments, mine, workload, start, report.to_json())
 
     if background:
         raise typer.Exit(steering.detach(create()))
@@ -195,6 +213,58 @@ def validate(workload: WorkloadFile, inventory: Inventory = None, limit: Limit =
     from .ui.plan import print_plan
 
     print_plan(description, [assignment.agent_id for assignment in assignments], known_hosts=bool(inventory))
+
+
+@app.command()
+def preflight(
+    workload: Annotated[
+        Path | None, typer.Argument(help="Workload file; without one only network and hosts are checked.", show_default=False)
+    ] = None,
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    skip: Skip = None,
+    ports: Annotated[str, typer.Option(help="Ports of the hosts that must be reached: 7761,7762; besides sai3ssh_ports.")] = "",
+    matrix: Annotated[bool, typer.Option("--matrix", help="Have the hosts connect to each other: sshd and the named ports.")] = False,
+    idle_test: Annotated[
+        str | None, typer.Option(help="See how long silent connections live, up to so long: 10m.", show_default=False)
+    ] = None,
+    probes: Annotated[int, typer.Option(min=1, max=1000, help="Pings to each host.")] = 20,
+    as_json: AsJson = False,
+    junit: Annotated[Path | None, typer.Option(help="Write the findings as JUnit XML too.", show_default=False)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what is well, too.")] = False,
+) -> None:
+    """Find what would go wrong in a run: network, hosts, storage, and the plan against the fleet. Exit code 5 when anything would."""
+    from . import bundle, config
+    from . import inventory as inventories
+    from . import preflight as checks
+    from .config import credentials
+
+    options = checks.Options(
+        bundle.build(_cache_dir()),
+        skip=checks.check_skip(skip or ()),
+        ports=checks.parse_ports(ports),
+        matrix=matrix,
+        idle_test_s=config.seconds(idle_test, "--idle-test") if idle_test else None,
+        probes=probes,
+    )
+    hosts = inventories.load(_sources(inventory), limit)
+    if workload is not None:
+        loaded = config.load(workload)
+        secret = credentials.find(loaded, os.environ)
+        plan, assignments = config.compile_plan(loaded, "preflight", hosts, needs_credentials=secret is not None)
+        hosts = [host for host in hosts if host.name in plan.agents]
+        description = config.describe(plan, assignments, loaded)
+        options = replace(options, plan=plan, assignments=assignments, description=description, credentials=secret)
+    report = checks.examine(hosts, options)
+    if junit is not None:
+        checks.write_junit(report, junit)
+    if as_json:
+        out(json.dumps(report.to_json(), indent=1))
+    else:
+        from .ui.preflight import print_report
+
+        print_report(report, verbose=verbose)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()

@@ -164,7 +164,15 @@ def _host(name: str, values: dict[str, Any]) -> Host:
         ssh_args=arguments,
         python="python3" if python.startswith("auto") else python,
         state_dir=_text(state) or (f"~/.local/state/sai3ssh-local/{name}" if connection == "local" else None),
+        ports=_ports(name, values.get("sai3ssh_ports", [])),
     )
+
+
+def _ports(name: str, value: Any) -> tuple[int, ...]:
+    numbers = value if isinstance(value, list) else [value]
+    if not all(str(number).isdigit() and 0 < int(number) <= 65535 for number in numbers):
+        raise InventoryError(f"sai3ssh_ports {value!r} is no list of ports (1 to 65535)", host=name, remedy="Write it as [7761, 7762]")
+    return tuple(int(number) for number in numbers)
 
 
 def _text(value: object) -> str | None:

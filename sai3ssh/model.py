@@ -324,6 +324,8 @@ class Host:
     python: str = "python3"
     state_dir: Optional[str] = None
     """Where the agent keeps its runs; None: /var/lib/sai3ssh when deployed, else ~/.local/state/sai3ssh."""
+    ports: Tuple[int, ...] = ()
+    """TCP ports of other services there that must be reached; preflight looks at them."""
 
 
 def share(count: int, index: int, parts: int) -> Tuple[int, int]:

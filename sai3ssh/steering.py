@@ -18,6 +18,9 @@ from .errors import ConfigError, Permanent, Superseded
 
 if TYPE_CHECKING:
     from .controller.run import RunController
+    from .model import Host
+    from .preflight import Options as Preflight
+    from .preflight import Report
     from .protocol import Json
     from .ui.views import View
 
@@ -39,6 +42,35 @@ def err(text: str) -> None:
     """One line to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+# --- before a run ------------------------------------------------------------------------------------------------------------------------
+
+
+def first_look(hosts: Sequence[Host], options: Preflight, *, as_json: bool) -> Report:
+    """The preflight of a run, without what is slow and needs no look each time. One line when all is well, warnings in full; failures in
+    a table, and as RunError. With start_with_available, failures of some hosts are warnings."""
+    import json
+    from dataclasses import replace
+
+    from .preflight import FEW_PROBES, FLEET, examine, preflight_failed
+    from .ui.preflight import headline, print_report, print_warnings
+
+    report = examine(hosts, replace(options, probes=FEW_PROBES, throughput=False))
+    failed = report.failed_hosts()
+    go_on = (
+        options.start_with_available and len(failed) < len(hosts) and not any(f.level.value == "failure" for f in report.findings[FLEET])
+    )
+    ends = report.failed and not go_on
+    if as_json:
+        out(json.dumps({"event": "preflight_failed" if ends else "preflight", **(report.to_json() if ends else report.summary())}))
+    if ends:
+        print_report(report, stderr=True)
+        raise preflight_failed(report)
+    if not as_json:
+        out(headline(report))
+        print_warnings(report)
+    return report
 
 
 # --- steering ----------------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ DEPLOYED = "/opt/sai3ssh/agent.pyz"
 """Where `sai3ssh deploy` puts the agent."""
 
 UPLOADED = "~/.cache/sai3ssh"
-PHASE = "install"
+PHASE, PYTHON = "install", "python"
+"""Phases of errors: PYTHON where the host has none that the agent can use."""
 MIN_PYTHON = (3, 9)
 TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 300.0
@@ -117,8 +118,8 @@ def _run(connection: Connection, host: Host, script: str, arguments: list[str], 
     raise AgentError(
         f"'{host.python}' does not run on the host (exit status {done.exit_code}): {said}",
         host=host.name,
-        phase=PHASE,
-        remedy=f"Install Python {_dotted(MIN_PYTHON)} or later there, or name it with ansible_python_interpreter",
+        phase=PYTHON,
+        remedy=f"Install Python {dotted(MIN_PYTHON)} or later there, or name it with ansible_python_interpreter",
     )
 
 
@@ -127,14 +128,15 @@ def _check_python(host: Host, found: dict[str, Any]) -> None:
         return
     others = found["others"]
     raise AgentError(
-        f"'{host.python}' on the host is Python {_dotted(found['python'])}, expected {_dotted(MIN_PYTHON)} or later",
+        f"'{host.python}' on the host is Python {dotted(found['python'])}, expected {dotted(MIN_PYTHON)} or later",
         host=host.name,
-        phase=PHASE,
+        phase=PYTHON,
         remedy=f"Set ansible_python_interpreter to {others[0]}"
         if others
-        else f"Install Python {_dotted(MIN_PYTHON)} or later there and name it with ansible_python_interpreter",
+        else f"Install Python {dotted(MIN_PYTHON)} or later there and name it with ansible_python_interpreter",
     )
 
 
-def _dotted(version: Any) -> str:
+def dotted(version: Any) -> str:
+    """3.9, of (3, 9)."""
     return ".".join(str(part) for part in version)

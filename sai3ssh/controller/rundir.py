@@ -68,8 +68,10 @@ class RunDirectory:
         hosts: Sequence[Host],
         config: Path | None,
         steering: Steering | None = None,
+        preflight: Json | None = None,
     ) -> RunDirectory:
-        """A new directory with plan.json, hosts.json, controller.json and config.yaml. Raises ConfigError when it cannot be made."""
+        """A new directory with plan.json, hosts.json, controller.json, config.yaml and preflight.json (the last two where they are given).
+        Raises ConfigError when it cannot be made."""
         path = parent / plan.run_id
         try:
             (path / "agents").mkdir(parents=True)
@@ -81,6 +83,8 @@ class RunDirectory:
             ]
             write_text(path / "hosts.json", json.dumps({"agents": agents}, indent=1) + "\n")
             write_text(path / "controller.json", json.dumps(to_json(steering or Steering()), indent=1) + "\n")
+            if preflight is not None:
+                write_text(path / "preflight.json", json.dumps(preflight, indent=1) + "\n")
             if config is not None:
                 write_text(path / "config.yaml", config.read_text(encoding="utf-8"))
             write_text(path / "plan.json", json.dumps(to_json(plan), indent=1) + "\n")

@@ -33,6 +33,8 @@ class Inputs:
     hosts: list[Json]
     agents: dict[str, AgentJournal]
     events: list[Json]
+    preflight: Json | None = None
+    """What preflight found before the run; None where it is not known."""
 
 
 def read_inputs(path: Path) -> Inputs:
@@ -42,7 +44,9 @@ def read_inputs(path: Path) -> Inputs:
     agents = {host["agent_id"]: read_agent(host["agent_id"], path / "agents" / host["agent_id"] / "journal.ndjson") for host in hosts}
     events_path = path / "events.ndjson"
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
-    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")])
+    preflight = path / "preflight.json"
+    looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
+    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")], looked)
 
 
 def merge(inputs: Inputs) -> Json:
@@ -65,6 +69,7 @@ def merge(inputs: Inputs) -> Json:
             for event in events
             if event["event"] == "verdict_revised"
         ],
+        "preflight": {name: inputs.preflight[name] for name in ("skipped", "warnings")} if inputs.preflight is not None else None,
         "agents": {"expected": len(agents), "reported": sum(fact.outcome is Outcome.FINISHED and fact.whole for fact in facts)},
         "coverage": coverage_of(facts),
         "lost_intervals_s": {agent_id: lost for agent_id, agent in agents.items() if (lost := _lost(inputs, agent))},

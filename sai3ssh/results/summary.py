@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .files import Results
-from .tables import full_strength_lines, lost_lines
+from .tables import full_strength_lines, lost_lines, skipped_lines
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Summary:
     slowest: dict[str, tuple[str, float, float]]
     """Execute stage to (agent, its operations/s, the median agent's)."""
     gaps: tuple[str, ...] = ()
-    """Lost time by agent, and the full-strength windows when there is any."""
+    """What preflight skipped, lost time by agent, and the full-strength windows when there is any."""
 
 
 def summary(results: Results) -> Summary:
@@ -97,5 +97,5 @@ def summary(results: Results) -> Summary:
         spreads,
         losses,
         slowest,
-        (*lost_lines(content), *full_strength_lines(content)),
+        (*skipped_lines(content), *lost_lines(content), *full_strength_lines(content)),
     )

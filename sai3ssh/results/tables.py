@@ -25,7 +25,8 @@ ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 
 def comments(content: Json) -> list[str]:
-    """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, lost time, full-strength windows."""
+    """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, what preflight skipped, lost time,
+    full-strength windows."""
     agents = content["agents"]
     revised = [
         f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
@@ -35,9 +36,16 @@ def comments(content: Json) -> list[str]:
         f"# verdict {content['verdict']}; {agents['reported']} of {agents['expected']} agents; coverage {100 * content['coverage']:.2f} %",
         *(f"# {reason}" for reason in content["reasons"]),
         *revised,
+        *(f"# {line}" for line in skipped_lines(content)),
         *(f"# {line}" for line in lost_lines(content)),
         *(f"# {line}" for line in full_strength_lines(content)),
     ]
+
+
+def skipped_lines(content: Json) -> list[str]:
+    """One line when checks of the preflight were skipped."""
+    looked = content.get("preflight")
+    return [f"preflight skipped: {', '.join(looked['skipped'])}"] if looked and looked["skipped"] else []
 
 
 def lost_lines(content: Json) -> list[str]:

@@ -35,7 +35,7 @@ class Identity(NamedTuple):
 
 
 def authenticate(transport: paramiko.Transport, hop: Hop, *, files_first: bool) -> str:
-    """Logs in and names the key that was accepted; raises AuthenticationError with all keys that were tried, or Transient when the connection broke."""
+    """Logs in, and says with which key; raises AuthenticationError with all keys that were tried, or Transient when cut off."""
     with contextlib.ExitStack() as stack:
         agent = stack.enter_context(_Agent(hop.agent_socket))
         locked: list[str] = []

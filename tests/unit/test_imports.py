@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "controller": SHARED | {"retry", "transport", "bundle", "controller"},
     "results": SHARED | {"results"},
     "provision": {"errors", "provision"},
-    "ui": SHARED | {"results", "config", "controller", "provision", "ui"},
+    "preflight": SHARED | {"agent", "config", "retry", "transport", "bundle", "controller", "inventory", "preflight"},
+    "ui": SHARED | {"results", "config", "controller", "preflight", "provision", "ui"},
 }
 ONLY_IN = {
     "paramiko": ("transport/",),
@@ -37,6 +38,7 @@ ONLY_IN = {
     "typer": ("cli.py",),
     "pydantic": ("config/",),
     "yaml": ("config/",),
+    "junitparser": ("preflight/",),
     "pexpect": (),
 }
 ON_HOSTS = {"agent", *SHARED}
