@@ -268,6 +268,22 @@ def preflight(
 
 
 @app.command()
+def doctor(inventory: Inventory = None, limit: Limit = "all", results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False) -> None:
+    """Check this machine: versions, keys, ssh's configuration. With -i: whether ssh and sai3ssh see each host alike."""
+    from . import inventory as inventories
+    from .preflight.doctor import doctor as look
+
+    report = look(inventories.load(inventory, limit) if inventory else [], results_dir)
+    if as_json:
+        out(json.dumps(report.to_json(), indent=1))
+    else:
+        from .ui.preflight import print_doctor
+
+        print_doctor(report)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def status(inventory: Inventory = None, limit: Limit = "all", results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False) -> None:
     """Runs known in the results directory and, with -i, on the hosts."""
     from .controller.survey import known_here, known_on_hosts

@@ -163,6 +163,11 @@ class SshConnection:
         """The hops, the host itself last."""
         return tuple(self._opened.reached)
 
+    @property
+    def peer(self) -> str:
+        """The address of the first hop."""
+        return str(self._opened.sock.getpeername()[0]) if self._opened.sock is not None else ""
+
     def fall_silent(self) -> None:
         """From now on the operating system sends nothing by itself to keep the connection alive."""
         if self._opened.sock is not None:

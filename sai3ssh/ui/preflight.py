@@ -21,6 +21,14 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     console.print(Text(headline(report), "bold red" if report.failed else "bold"), soft_wrap=True)
 
 
+def print_doctor(report: Report, console: Console | None = None) -> None:
+    """This machine in full, hosts in a line where all is well."""
+    console = console or Console()
+    machine, *hosts = report.findings
+    print_findings({machine: report.findings[machine]}, console, verbose=True)
+    print_findings({host: report.findings[host] for host in hosts}, console)
+
+
 def headline(report: Report) -> str:
     """The whole in one line."""
     failures, warnings = len(report.of(Level.FAILURE)), len(report.of(Level.WARNING))
