@@ -108,7 +108,7 @@ def _volume(notes: Notes, report: Report, plan: Plan, description: Description, 
             int(one.values["free_bytes"])
             for name in agents
             for one in report.findings[name]
-            if one.check in ("host.disk", "storage.space") and one.level in (Level.OK, Level.WARNING) and "free_bytes" in one.values
+            if one.check in ("host.disk", "file.space") and one.level in (Level.OK, Level.WARNING) and "free_bytes" in one.values
         ]
         if len(agents) > 1 and free and need > min(free):
             notes.warn(

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 
 ON_HOSTS = (
-    "host.python", "host.agent", "host.disk", "host.shm", "host.open_files", "host.cpu", "host.memory", "host.load", "host.nic",
-    "host.clock_sync", "host.runs", "host.ports", "host.reach",
-    "storage.dns", "storage.tcp", "storage.tls", "storage.http", "storage.time", "storage.list", "storage.write",
+    "host.python", "host.agent", "host.disk", "host.shm", "host.open_files", "host.runs", "host.memory", "host.cpu", "host.processes",
+    "host.clock_sync", "host.nic", "host.ports", "host.reach",
+    "storage.credentials", "storage.dns", "storage.tcp", "storage.tls", "storage.http", "storage.clock", "storage.rtt", "storage.list",
+    "storage.put", "storage.get", "storage.stat", "storage.delete", "storage.versioning", "storage.object_lock", "storage.lifecycle",
+    "file.mount", "file.write", "file.space", "file.direct",
 )  # fmt: skip
+"""What agents check (agent/preflight)."""
 CHECKS = (
     "net.dns", "net.ping", "net.ports",
     "ssh.config", "ssh.port", "ssh.banner", "ssh.host_key", "ssh.auth", "ssh.keepalive", "ssh.round_trip", "ssh.clock", "ssh.throughput",

@@ -26,7 +26,7 @@ class Report:
     """The names that the operator skipped."""
     seconds: float = 0.0
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the host's own part said besides its findings: boot, python, cpu_s, seconds, host."""
+    """What the host's own part said besides its findings: boot, python, cpu_s, seconds, wall_ns, host, agent."""
 
     @property
     def hosts(self) -> list[str]:

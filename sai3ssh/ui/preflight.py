@@ -13,17 +13,19 @@ from ..preflight import Report
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red", Level.SKIPPED: "dim"}
 
+LOG_WIDTH = 160
+
 
 def print_report(report: Report, console: Console | None = None, *, verbose: bool = False, stderr: bool = False) -> None:
     """A part per host, the fleet's last, then the whole in one line."""
-    console = console or Console(stderr=stderr)
+    console = console or _console(stderr=stderr)
     print_findings(report.findings, console, verbose=verbose)
     console.print(Text(headline(report), "bold red" if report.failed else "bold"), soft_wrap=True)
 
 
 def print_doctor(report: Report, console: Console | None = None) -> None:
     """This machine in full, hosts in a line where all is well."""
-    console = console or Console()
+    console = console or _console()
     machine, *hosts = report.findings
     print_findings({machine: report.findings[machine]}, console, verbose=True)
     print_findings({host: report.findings[host] for host in hosts}, console)
@@ -57,7 +59,7 @@ def print_findings(findings: Mapping[str, Sequence[Finding]], console: Console, 
 
 def print_warnings(report: Report, console: Console | None = None) -> None:
     """Each WARNING, and each FAILURE that did not end the run, in a line, with what to do. The same of several hosts is one."""
-    console = console or Console(highlight=False)
+    console = console or _console()
     alike: dict[tuple[Level, str, str], list[tuple[str, Finding]]] = {}
     for level in (Level.FAILURE, Level.WARNING):
         for host, one in report.of(level):
@@ -68,6 +70,12 @@ def print_warnings(report: Report, console: Console | None = None) -> None:
         subject = f" {first.subject}" if first.subject else ""
         text = Text.assemble((f"{level.value} ", STYLES[level]), f"{host}: {check}{subject}: {first.found}{more}. {remedy}")
         console.print(text, soft_wrap=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """In a log lines may be longer than on a terminal whose width nobody knows."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=LOG_WIDTH)
 
 
 def _tally(found: Sequence[Finding]) -> str:
@@ -90,7 +98,7 @@ def _table(found: Sequence[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in found:
-        told = Text(f"{one.subject}: {one.found}" if one.subject else one.found)
+        told = Text(one.found if one.found.startswith(one.subject) else f"{one.subject}: {one.found}")
         if one.expected:
             told.append(f"\nexpected: {one.expected}", "dim")
         if one.remedy:
