@@ -53,14 +53,14 @@ def _agents(notes: Notes, report: Report, plan: Plan, start_with_available: bool
     policy, total = plan.policy, len(plan.agents)
     well = total - len(set(report.failed_hosts()) & set(plan.agents))
     needed = total
-    if start_with_available or policy.survives:
+    if start_with_available:
         needed = max(policy.min_agents, total // 2 + 1 if policy.name == "continue_if_majority" else 1)
-    found = f"{well} of {total} hosts can take part; {policy.name} needs {needed}"
+    found = f"{well} of {total} hosts can take part, {needed} are needed ({policy.name})"
     values = {"well": well, "agents": total, "needed": needed}
-    if needed > total or (start_with_available and well < needed):
-        remedy = "Repair hosts, add some, or lower distributed.min_agents_required"
+    if start_with_available and well < needed:
+        remedy = "Repair hosts, or lower distributed.min_agents_required"
         notes.fail("fleet.agents", found, f"at least {needed}", remedy, values=values)
-    elif well < total and not start_with_available:
+    elif well < needed:
         # Each of those has a FAILURE of its own.
         notes.leave(("fleet.agents",), found)
     else:

@@ -97,7 +97,8 @@ class SshTransport:
         transport = opened.transports[-1]
         with _translated(hop.name, f"{HANDSHAKE} with {where}"):
             left = max(1.0, deadline - time.monotonic())
-            transport.banner_timeout = min(BANNER_TIMEOUT_S, left)
+            # Before start_client's own time is over, so that the error says what was waited for.
+            transport.banner_timeout = min(BANNER_TIMEOUT_S, 0.9 * left)
             transport.handshake_timeout = min(BANNER_TIMEOUT_S, left)
             transport.auth_timeout = min(BANNER_TIMEOUT_S, left)
             known = hostkeys.look_up(hop.address, hop.port, hop.known_hosts, hop.host_key_alias)

@@ -148,7 +148,7 @@ def test_json_is_an_object_a_line(bench: Bench) -> None:
     out, err = bench.start("--json").communicate(timeout=120)
     assert bench.processes[-1].returncode == 0, out + err
     events = [json.loads(line) for line in out.splitlines()]
-    assert events[0]["event"] == "run_created"
+    assert [event["event"] for event in events[:2]] == ["preflight", "run_created"]
     assert events[-1]["event"] == "run_ended"
     assert events[-1]["exit_code"] == 0
 
@@ -234,14 +234,54 @@ def test_interrupted_before_the_start_nothing_stays_on_the_hosts(bench: Bench) -
     assert not bench.pids("supervise")
 
 
-def test_a_target_that_refuses_is_named_and_leaves_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize(("skip", "code"), [((), 5), (("--skip", "file"), 4)])
+def test_a_target_that_refuses_is_named_and_leaves_nothing(bench: Bench, skip: tuple[str, ...], code: int) -> None:
+    """By preflight before anything is created, and by the agents where that was not asked."""
     (bench.directory / "file").write_text("")
-    out, err = bench.start(target=f"file://{bench.directory}/file/x/").communicate(timeout=60)
-    assert bench.processes[-1].returncode == 4, out + err
+    out, err = bench.start(*skip, target=f"file://{bench.directory}/file/x/").communicate(timeout=60)
+    assert bench.processes[-1].returncode == code, out + err
     assert "left: " in err or "right: " in err
     assert f"{bench.directory}/file" in err
     assert "Traceback" not in out + err
     assert bench.left_on_hosts() == []
+    assert bench.results.exists() == bool(skip)
+
+
+def test_what_preflight_skipped_and_warned_of_is_in_the_results(bench: Bench) -> None:
+    out, err = bench.start("--skip", "host.nic", "--skip", "fleet").communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    assert out.startswith("preflight: 2 hosts, ")
+    assert "preflight skipped: host.nic, fleet" in out
+    results = json.loads((bench.run / "results.json").read_text())
+    assert results["preflight"]["skipped"] == ["host.nic", "fleet"]
+    report = json.loads((bench.run / "preflight.json").read_text())
+    assert results["preflight"]["warnings"] == report["warnings"]
+    assert [one["check"] for one in report["hosts"]["left"]["findings"] if one["level"] == "skipped"] == ["host.nic"]
+    assert report["hosts"]["left"]["cpu_s"] > 0
+    assert "# preflight skipped: host.nic, fleet" in (bench.run / "STATUS.txt").read_text()
+    assert "preflight skipped" in (bench.run / "02_read_results.tsv").read_text()
+
+
+def test_a_run_without_any_preflight_says_so(bench: Bench) -> None:
+    out, err = bench.start("--skip", "all").communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    assert "preflight: 0 hosts, 0 checks" in out
+    assert "preflight skipped: net, ssh, host, storage, file, fleet" in out
+
+
+def test_an_agent_that_fails_preflight_is_left_out_where_that_is_allowed(bench: Bench) -> None:
+    hosts = json.loads(bench.inventory.read_text())
+    (bench.directory / "nothing").write_text("")
+    hosts["all"]["hosts"]["left"]["sai3ssh_agent_state_dir"] = str(bench.directory / "nothing")
+    bench.inventory.write_text(json.dumps(hosts))
+    out, err = bench.start().communicate(timeout=120)
+    assert bench.processes[-1].returncode == 5, out + err
+    assert "preflight failed: left: host.disk" in err
+    assert not bench.results.exists()
+    out, err = bench.start("--start-with-available").communicate(timeout=120)
+    assert bench.processes[-1].returncode in (0, 3), out + err
+    assert "failure left: host.disk" in out
+    assert [one for one in json.loads((bench.run / "results.json").read_text())["preflight"]["warnings"] if "left: host.disk" in one]
 
 
 class Forbidden(BaseHTTPRequestHandler):
@@ -270,16 +310,18 @@ def forbidden() -> Iterator[str]:
         thread.join()
 
 
-def test_secrets_are_in_no_file_and_no_output(bench: Bench, forbidden: str) -> None:
+@pytest.mark.parametrize("skip", [(), ("--skip", "storage")])
+def test_secrets_are_in_no_file_and_no_output(bench: Bench, forbidden: str, skip: tuple[str, ...]) -> None:
     secrets = {"AWS_SECRET_ACCESS_KEY": "never-to-be-seen-1234567890", "AWS_SESSION_TOKEN": "neither-is-this-0987654321"}
     more = f's3: {{endpoint_url: "{forbidden}"}}'
-    process = bench.start("--json", target="s3://bucket/x/", more=more, AWS_ACCESS_KEY_ID="AKIDAKIDAKID", **secrets)
+    process = bench.start("--json", *skip, target="s3://bucket/x/", more=more, AWS_ACCESS_KEY_ID="AKIDAKIDAKID", **secrets)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 4, out + err
+    assert process.returncode == (4 if skip else 5), out + err
     assert "403" in err
     files = {path: path.read_bytes() for path in bench.directory.rglob("*") if path.is_file()}
-    assert any(path.name == "events.ndjson" for path in files)
-    assert any(path.name == "journal.ndjson" for path in files)
+    assert any(path.name == "events.ndjson" for path in files) == bool(skip)
+    assert any(path.name == "journal.ndjson" for path in files) == bool(skip)
+    assert out
     for secret in secrets.values():
         assert secret not in out + err
         assert not [path for path, content in files.items() if secret.encode() in content]
