@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from . import bundle, config
+from .controller import session
 from .controller.events import Event, LinkDown, LinkUp, Records
 from .controller.link import LinkOptions
 from .controller.run import RunController
 from .controller.rundir import RunDirectory, new_run_id
-from .controller.session import Options
 from .errors import ConfigError, Transient
 from .model import Host
+from .preflight import Options
 
 AGENTS = 8
 OBJECTS = 16_000
@@ -67,7 +68,10 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
             names = [f"agent-{n}" for n in range(1, AGENTS + 1)]
             hosts = [Host(name, "localhost", connection="local", state_dir=str(directory / name)) for name in names]
             plan, assignments = config.compile_plan(workload, new_run_id("demo"), hosts)
-            run = RunDirectory.create(results_dir, plan, assignments, hosts, file)
+            archive = bundle.build(cache_dir)
+            description = config.describe(plan, assignments, workload)
+            looked = steering.first_look(hosts, Options(archive, plan, assignments, description, credentials), as_json=as_json)
+            run = RunDirectory.create(results_dir, plan, assignments, hosts, file, preflight=looked.to_json())
             view = make_view(plan, assignments, as_json=as_json, live=True)
             watcher = _Watcher(directory)
             controller = RunController(
@@ -75,9 +79,9 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
                 assignments,
                 hosts,
                 run,
-                bundle.build(cache_dir),
+                archive,
                 credentials=credentials,
-                options=Options(start_delay_s=workload.start_delay_s),
+                options=session.Options(start_delay_s=workload.start_delay_s),
                 link_options=LinkOptions(heartbeat_s=plan.heartbeat_s),
                 observers=[*view.observers, watcher],
             )

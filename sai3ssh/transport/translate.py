@@ -112,5 +112,7 @@ def _of_ssh(error: SSHException, host: str, phase: str) -> Sai3sshError:
             f"the channel was refused ({error.text})", host=host, phase=phase, remedy="Check AllowTcpForwarding and PermitOpen"
         )
     if text.startswith(_TRANSIENT_SSH):
-        return Transient(text.rstrip("."), host=host, phase=phase)
+        # What paramiko says when the server is silent.
+        silent = "no SSH handshake within the deadline" if text.startswith("No existing session") else text.rstrip(".")
+        return Transient(silent, host=host, phase=phase)
     return Permanent(f"{type(error).__name__}: {text}", host=host, phase=phase)

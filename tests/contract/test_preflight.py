@@ -159,7 +159,7 @@ def test_a_host_that_answers_no_icmp(sshd: Sshd, archive: Path, monkeypatch: pyt
     assert "ICMP: 3 of 3 lost, so it is filtered" in found.found
 
 
-@pytest.mark.parametrize(("greeting", "words"), [(None, "banner"), (b"220 mail.example ESMTP\r\n", "220 mail.example")])
+@pytest.mark.parametrize(("greeting", "words"), [(None, "SSH handshake with"), (b"220 mail.example ESMTP\r\n" * 300, "220 mail.example")])
 def test_something_that_is_no_sshd(sshd: Sshd, archive: Path, greeting: bytes | None, words: str) -> None:
     with listener(greeting) as port:
         check_only(examine([sshd.host(port=port)], options(archive, patience_s=1.0)), "ssh.banner", words)

@@ -120,7 +120,8 @@ def test_in_the_background_it_is_watched_by_several_and_stopped(bench: Bench) ->
     leaving = command(bench, "attach", bench.run.name, "--json")
     while not any(event["name"] == "read" for event in bench.events("stage_started")):
         time.sleep(0.05)
-    time.sleep(2.0)
+    assert leaving.stdout is not None
+    leaving.stdout.readline()  # it watches
     leaving.send_signal(signal.SIGINT)
     assert "goes on" in ended(leaving, 130)
     listed = ended(command(bench, "status"), 0)
