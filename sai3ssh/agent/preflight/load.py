@@ -122,9 +122,11 @@ def processes(before: Sample, after: Sample, groups_at_work: Set[int]) -> Findin
 
 
 def _ancestors(sample: Sample) -> Set[int]:
-    """This process and those that it was started by: they are busy because of the question."""
-    found: Set[int] = set()
-    pid = os.getpid()
+    """This process, those that it was started by, and what the same one started besides: they are busy because of the question."""
+    mine = sample.processes.get(os.getpid())
+    # Several agents of one machine are asked at once, by one controller.
+    found = {pid for pid, process in sample.processes.items() if mine is not None and process.parent == mine.parent}
+    pid = mine.parent if mine is not None else 0
     while pid in sample.processes and pid not in found:
         found.add(pid)
         pid = sample.processes[pid].parent
