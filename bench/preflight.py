@@ -9,7 +9,8 @@ the host key, logs in, asks for keepalive settings, clock, round trip and throug
 where nobody is.
 
 CPU per host is the CPU time of the command over the number of hosts; that of the host's own part is what agents say of themselves
-(`cpu_s`), in a second preflight with `host` checks. Exits 1 when the 100 hosts take longer than --most-s.
+(`cpu_s`), in a preflight of eight hosts with their own part: a hundred agents on these cores would wait for each other. Exits 1 when the
+100 hosts take longer than --most-s.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ done
 exit $failed
 """
 NOBODY = "10.88.3.250"
+FEW = 8
 
 
 def addresses(lab: Lab, count: int) -> dict[str, str]:
@@ -97,10 +99,10 @@ def main() -> int:
         assert done.returncode == 0, done.stdout
         one_away_s, _, done = timed(["bash", str(script), *list(keys)[:-1], NOBODY])
         assert NOBODY in done.stdout
-        _, _, done = timed(preflight)
+        _, _, done = timed([*preflight, "--limit", ",".join(list(hosts)[:FEW])])
         whole = json.loads(done.stdout)
         agents = [host["cpu_s"] for host in whole["hosts"].values() if "cpu_s" in host]
-        assert len(agents) == arguments.hosts, done.stderr
+        assert len(agents) == FEW, done.stdout + done.stderr
 
     examined_s = report["seconds"]
     print(f"{arguments.hosts} hosts on {arguments.machines} machines, {os.cpu_count()} cores for all of them and the operator")
@@ -110,10 +112,9 @@ def main() -> int:
         f"ping and nc, one host after the other: {theirs_s:.1f} s for {2 * arguments.hosts} checks; with one host away {one_away_s:.1f} s"
     )
     print(f"ratio: {theirs_s / ours_s:.1f} times as long (limit of preflight: {arguments.most_s:g} s)")
-    print(
-        f"with the hosts' own part: {whole['seconds']:.2f} s; CPU of the agent per host: median {1000 * statistics.median(agents):.0f} ms, "
-        f"at most {1000 * max(agents):.0f} ms"
-    )
+    agent_ms = [1000 * seconds for seconds in agents]
+    print(f"with the hosts' own part, {FEW} hosts: {whole['seconds']:.2f} s")
+    print(f"  CPU of the agent per host: median {statistics.median(agent_ms):.0f} ms, at most {max(agent_ms):.0f} ms")
     return 0 if examined_s <= arguments.most_s else 1
 
 
