@@ -230,10 +230,14 @@ class RadosGw(Server):
 class Rclone(Server):
     """rclone serve s3 on a directory: starts in a moment, verifies signatures but not payload hashes."""
 
+    options: tuple[str, ...] = ()
+    """Further ones of the command."""
+
     def start(self) -> None:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        argv = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", f"{self.address}:{self.port}", str(data)]
+        rclone = str(Path(sys.executable).parent / "rclone")
+        argv = [rclone, "serve", "s3", "--addr", f"{self.address}:{self.port}", *self.options, str(data)]
         # The variable is a list in CSV: without the quotes the pair would be two entries.
         pair = f'"{self.access_key},{self.secret_key}"'
         self._spawn(argv, "rclone", RCLONE_AUTH_KEY=pair, RCLONE_CONFIG=os.devnull)
