@@ -171,13 +171,16 @@ def _place(finding: Finding) -> int:
 
 
 def _fold(findings: dict[str, list[Finding]]) -> None:
-    """A host that cannot be reached from here either is to blame itself, not each of those that were asked to connect to it."""
+    """One cause, one FAILURE: a host or port that cannot be reached from here is to blame itself, not those that were asked to connect to
+    it, nor the service that is missing there."""
     away = {host for host, found in findings.items() if any(one.level is Level.FAILURE and one.check in _UNREACHED for one in found)}
     closed = {
         (host, one.subject) for host, found in findings.items() for one in found if one.check == "net.ports" and one.level is Level.FAILURE
     }
-    for found in findings.values():
+    for host, found in findings.items():
         for position, one in enumerate(found):
+            if one.check == "host.ports" and one.level is Level.WARNING and (host, f"port {one.values.get('port')}") in closed:
+                found[position] = _blamed(one, "net.ports has failed")
             if one.check != "host.reach" or one.level is not Level.FAILURE:
                 continue
             peer = str(one.values.get("peer"))

@@ -197,6 +197,21 @@ class Buckets(Case):
             self.assertEqual((found["storage.put"].level, found["storage.delete"].level), (Level.OK, Level.OK))
             self.assertEqual(bucket.objects, {})
 
+    def test_server_that_is_busy_for_a_moment(self):
+        busy = {"put": 1, "list": 2, "delete": 1}
+
+        class Busy(Bucket):
+            def answer(self, request):
+                for kind, method in (("put", "PUT"), ("list", "GET"), ("delete", "DELETE")):
+                    if request.method == method and busy[kind]:
+                        busy[kind] -= 1
+                        return error(503, "SlowDown")
+                return super().answer(request)
+
+        found = self.serve(Busy(["a"]))
+        self.assertEqual({finding.level for finding in found.values()}, {Level.OK})
+        self.assertEqual(busy, {"put": 0, "list": 0, "delete": 0})
+
     def test_probe_that_cannot_be_removed(self):
         bucket = Bucket(denied=("delete",))
         found = self.serve(bucket)

@@ -16,7 +16,7 @@ from sai3ssh.agent.preflight import clock, files, load, network, service, spool
 from sai3ssh.agent.preflight.checks import Job, Sheet, failure, ok, side_by_side, skipped, within
 from sai3ssh.agent.preflight.request import Needs, Peer, Request, read_request
 from sai3ssh.agent.preflight.storage import check_storage
-from sai3ssh.findings import Finding
+from sai3ssh.findings import Finding, Level
 from sai3ssh.model import from_json, to_json
 
 __all__ = ["Request", "answer", "answer_as_service", "read_request"]
@@ -112,11 +112,12 @@ def _python() -> Finding:
 def _check_agent(sheet: Sheet, found: Optional[service.Service], needs: Needs) -> None:
     if found is None:
         return
-    sheet.ask("host.agent", lambda: service.agent(found))
+    usable = sheet.ask("host.agent", lambda: service.agent(found)) is not Level.FAILURE
     sheet.ask("host.disk", lambda: spool.disk(found, needs.journal_bytes))
     sheet.ask("host.shm", lambda: spool.shared_memory(found, len(os.sched_getaffinity(0))))
     sheet.ask("host.open_files", lambda: service.open_files(found, needs.open_files))
-    sheet.ask("host.runs", lambda: service.runs(found))
+    if usable:  # else those runs are named as what is in the way already
+        sheet.ask("host.runs", lambda: service.runs(found))
 
 
 def _check_load(sheet: Sheet, found: Optional[service.Service], needs: Needs) -> None:

@@ -16,6 +16,8 @@ from sai3ssh.agent.engines.s3_errors import Refusal, refusal
 from sai3ssh.agent.engines.sigv4 import Credentials, RequestSigner
 
 MAX_BODY = 256 * 1024
+PAUSES_S = (0.1, 0.4)
+"""Before a request is repeated that the server could not answer just now."""
 
 Socket = Union[socket.socket, ssl.SSLSocket]
 
@@ -67,10 +69,18 @@ class Client:
             self._sock = None
 
     def signed(self, method: str, path: str, query: str, timeout_s: float, body: bytes = b"", wanted: int = MAX_BODY) -> Reply:
-        """The response to a signed request; raises Failure. Of the body of a success at most `wanted` bytes are read."""
+        """The response to a signed request; raises Failure. Of the body of a success at most `wanted` bytes are read.
+
+        A server that says 5xx is asked again, as the engines do: one that is busy now and then fails nobody.
+        """
         length = len(body) if method == "PUT" else -1
-        head = self._signer.head(method, path, query, time.perf_counter_ns(), length)
-        return self.exchange(method, head, timeout_s, body, wanted)
+        for pause_s in (*PAUSES_S, None):
+            head = self._signer.head(method, path, query, time.perf_counter_ns(), length)
+            reply = self.exchange(method, head, timeout_s, body, wanted)
+            if reply.status < 500 or pause_s is None:
+                break
+            time.sleep(pause_s)
+        return reply
 
     def exchange(self, method: str, head: bytes, timeout_s: float, body: bytes = b"", wanted: int = MAX_BODY) -> Reply:
         """The response to a whole request head and its body; raises Failure. A connection that the server closed meanwhile is replaced."""
