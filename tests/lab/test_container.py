@@ -88,7 +88,7 @@ class Deployment:
             "sai3ssh_agent_group": USER,
             "sai3ssh_agent_state_dir": str(self.spool),
             "sai3ssh_agent_open_files": 1024,
-            "sai3ssh_agent_environment": {"SAI3SSH_TEST": "50 % $HOME"},
+            "sai3ssh_agent_environment": {"PROXY": 'a "b" 50 % \\ $HOME'},
             "sai3ssh_agent_container_base": BASE,
             # This machine may allow its containers no more processes.
             "sai3ssh_agent_container_options": [f"--volume={self.data}:{self.data}", "--ulimit=nproc=1000:4000"],
@@ -123,7 +123,8 @@ class Deployment:
         for first, *rest in self._lines("ExecStartPre"):
             self.run(first.removeprefix("-"), *rest, check=not first.startswith("-"))
         with (self.directory / "log").open("ab") as log:
-            self._main = subprocess.Popen(self._lines("ExecStart")[0], env=self._environment, stdout=log, stderr=log)
+            given = dict(line.replace("%%", "%").split("=", 1) for (line,) in self._lines("Environment"))
+            self._main = subprocess.Popen(self._lines("ExecStart")[0], env={**self._environment, **given}, stdout=log, stderr=log)
         for command in self._lines("ExecStartPost"):
             with subprocess.Popen(command) as waiter:
                 while waiter.poll() is None:
@@ -189,6 +190,7 @@ def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) ->
     assert deployment.apply(*BUILD) == 0
     deployment.start()
     assert (deployment.spool / "agent.sock").stat().st_mode & 0o777 == 0o660
+    assert 'PROXY=a "b" 50 % \\ $HOME' in deployment.run("podman", "exec", "sai3ssh-agent", "env").splitlines()
     hosts = {"all": {"hosts": {"c1": {"ansible_connection": "local", "sai3ssh_agent_state_dir": str(deployment.spool)}}}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
 
