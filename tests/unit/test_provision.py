@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sai3ssh.errors import ConfigError
 from sai3ssh.provision import Play, Progress
+from sai3ssh.ui.provision import LiveView, PlainView, print_outcome
 
 
 def event(kind: str, host: str = "", task: str = "a task", **data: Any) -> dict[str, Any]:
@@ -103,3 +106,44 @@ def test_options_become_those_of_ansible() -> None:
         Play("deploy", ["h1,"], variables=["keep"]).arguments()
     with pytest.raises(ConfigError, match=r"--tags limit names no part of a deployment\. There are agent, limits, keepalive"):
         Play("deploy", ["h1,"], tags="agent,limit").arguments()
+
+
+COURSE = (
+    event("playbook_on_task_start", task="Write the unit"),
+    event("runner_on_ok", "h1", task="Write the unit", res={"changed": True}),
+    event("runner_on_ok", "h2", task="Write the unit", res={"changed": False}),
+    event("runner_on_failed", "h3", task="Write the unit", res={"msg": "no room"}),
+)
+
+
+def test_plain_lines_tell_what_changed_and_what_failed() -> None:
+    progress, out = Progress.of(["h1", "h2", "h3"]), io.StringIO()
+    view = PlainView(out)
+    for one in COURSE:
+        ours = progress.take(one)
+        assert ours is not None
+        view.on_event(ours)
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["Write the unit", "  h1: changed"]
+    assert lines[2].startswith("  h3: FAILED: no room. ")
+    assert len(lines) == 3
+
+
+def test_a_table_has_a_row_per_host_and_the_end_names_who_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress.of(["h1", "h2", "h3"])
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    view = LiveView(progress, console)
+    for one in COURSE:
+        progress.take(one)
+    console.print(view.draw())
+    view.close()
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [line.split() for line in shown.splitlines() if line.startswith("h")][-3:] == [
+        ["h1", "Write", "the", "unit", "1", "1", "0"],
+        ["h2", "Write", "the", "unit", "1", "0", "0"],
+        ["h3", "Write", "the", "unit", "0", "0", "1"],
+    ]
+    print_outcome(progress)
+    said = capsys.readouterr().out
+    assert "h3: Write the unit: no room. " in said
+    assert said.endswith("3 hosts, 1 changed, 1 failed: h3\n")
