@@ -201,7 +201,7 @@ class Follow:
             sock.close()
             raise VersionMismatch(
                 f"{what} as a service; {brought}",
-                remedy="Deploy this version (playbooks/upgrade.yml), or set sai3ssh_agent_state_dir to a directory of the SSH user",
+                remedy="Deploy this version (`sai3ssh upgrade`), or set sai3ssh_agent_state_dir to a directory of the SSH user",
             )
         sock.sendall(b'{"id":1,"cmd":"retire"}\n')
         answer = json.loads(sock.recv(65536))
