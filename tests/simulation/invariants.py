@@ -62,6 +62,8 @@ class Invariants:
             self.rounds[fields["agent"]] += 1
             assert fields["round"] == self.rounds[fields["agent"]], f"round {fields} is number {self.rounds[fields['agent']]} of this loss"
             policy = self.world.plan.policy
+            attempts = {"fail_fast": 0, "retry_once": 1}.get(policy.name, policy.attempts)
+            assert attempts is None or fields["round"] <= attempts, f"{fields}: {policy.name} has {attempts} rounds"
             least_s = min(policy.max_delay_s, policy.delay_s * 2 ** (fields["round"] - 1)) * (1 - JITTER)
             assert fields["delay_s"] >= least_s - 2 * TICK_S, f"{fields}: a round before {least_s} s"
             most_s = max(least_s / (1 - JITTER) * (1 + JITTER), RESUME_GRACE_S if self.resumes and fields["round"] == 1 else 0.0)

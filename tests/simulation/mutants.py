@@ -33,6 +33,19 @@ MUTANTS = (
         "agent.down_s >= policy.reconnect_timeout_s",
         "agent.down_s >= 0.8 * policy.reconnect_timeout_s",
     ),
+    Mutant(
+        "LOST too late",
+        "controller/losses.py",
+        "agent.down_s >= policy.reconnect_timeout_s",
+        "agent.down_s >= 3 * policy.reconnect_timeout_s",
+    ),
+    Mutant(
+        "agents that have finished are no witnesses",
+        "controller/losses.py",
+        "any(agent.linked for agent in known)",
+        "any(agent.linked for agent in watched)",
+    ),
+    Mutant("retry_once gives two rounds", "controller/policy.py", '"retry_once": 1}', '"retry_once": 2}'),
     Mutant("a round counted twice", "controller/losses.py", "agent.rounds += 1", "agent.rounds += 2"),
     Mutant("sleep counts against agents", "controller/losses.py", "passed_s > ASLEEP_S", "passed_s > 1e9"),
     Mutant(
@@ -127,6 +140,12 @@ MUTANTS = (
         "for name, ranges in left.items() if not ranges}",
     ),
     Mutant("what a lost agent owned has two owners", "controller/reassign.py", ".subtract(Intervals(pieces))", ".subtract(Intervals())"),
+    Mutant(
+        "what a lost agent had finished is done again",
+        "controller/estate.py",
+        "if name in of_stage and len(done):",
+        "if name in missing and len(done):",
+    ),
     Mutant("a share is given to one survivor only", "controller/estate.py", "undone.split(len(survivors))", "[undone] * len(survivors)"),
     Mutant("an old generation is obeyed", "agent/release.py", "if generation < self._generation or (", "if generation < 0 or ("),
     Mutant(

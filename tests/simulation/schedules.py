@@ -64,6 +64,11 @@ def draw(seed: int) -> World:
         agent, at_s, for_s = pick.randrange(AGENTS), pick.uniform(5.0, 200.0), pick.uniform(0.5, 4.0)
         second = Hit(pick.choice(["supervisor_killed", "reboot"]), agent, at_s + for_s + pick.uniform(1.0, 10.0), 1.0)
         faults.hits += [Hit("reboot", agent, at_s, for_s), second]
+    if pick.random() < 0.1:
+        # Who is given up early, but still has a lease when the others are to remove what it creates.
+        faults.quick, lengths = True, lengths[:1] if pick.random() < 0.3 else []
+        faults.cuts.append(Cut(pick.randrange(AGENTS), pick.uniform(5.0, 20.0), 300.0))
+        policy = FailurePolicy("best_effort", attempts=1, delay_s=2.0, reconnect_timeout_s=60.0)
     return World(faults, AGENTS, lengths, options, policy, credentials=credentials)
 
 

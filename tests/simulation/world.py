@@ -124,6 +124,8 @@ class Faults:
     """An agent answers nothing and does nothing from that time on, but its link is up."""
     refuses_submit: int | None = None
     stop_at_s: float | None = None
+    quick: bool = False
+    """Prepare and cleanup take seconds, on most hosts: what follows a loss follows it soon."""
     witness: bool = False
     """The controller's gateway answers, but while the controller is off the network."""
 
@@ -318,6 +320,8 @@ class SimAgent:
 
     def _length_s(self) -> float:
         """Of a prepare or cleanup; some hosts are slow."""
+        if self.world.faults.quick:
+            return 300.0 if self.world.random.random() < 0.2 else self.world.random.uniform(0.0, 3.0)
         return self.world.random.uniform(0.0, 40.0 if self.world.random.random() < 0.7 else 300.0)
 
     def _run_stage(self, stage: int, length_s: float) -> None:
