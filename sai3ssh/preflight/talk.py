@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..controller import clock
 from ..errors import LinkLost, Transient
@@ -16,31 +15,36 @@ from ..model import MIB
 from ..transport import Channel, Connection
 
 ANSWER_S = 10.0
-ROUNDS = 24
-TASTE_BYTES, SWALLOW_BYTES = 64 * 1024, 2 * MIB
+ROUNDS = 16
+TASTE_BYTES, SWALLOW_BYTES = 64 * 1024, 1 * MIB
 """How fast the first of these was decides whether the second is sent: a slow line is not kept busy for long."""
 SLOW_S = 0.2
 KEEPALIVE_SETTINGS = ("clientaliveinterval", "clientalivecountmax", "tcpkeepalive", "maxsessions", "maxstartups")
 
 _PROGRAM = """
-import json, os, subprocess, sys, time
+import os, sys, time
 i, o = getattr(sys.stdin, "buffer", sys.stdin), getattr(sys.stdout, "buffer", sys.stdout)
 def say(data):
     o.write(data)
     o.flush()
 def boot():
     try:
-        with open("/proc/sys/kernel/random/boot_id") as f: return f.read().strip()
-    except (IOError, OSError): return ""
+        with open("/proc/sys/kernel/random/boot_id", "rb") as f: return f.read().strip()
+    except (IOError, OSError): return b""
 def sshd():
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
-    null = open(os.devnull, "r+")
-    try:
-        p = subprocess.Popen(["sshd", "-T"], env=dict(os.environ, PATH=path), stdin=null, stdout=subprocess.PIPE, stderr=null)
-        text = p.communicate()[0].decode("utf-8", "replace")
-    except (IOError, OSError): return {}
-    return dict(line.split(" ", 1) for line in text.splitlines() if " " in line and line.split(" ", 1)[0] in sys.argv[2].split(","))
-say((sys.argv[1] + json.dumps({"boot": boot(), "sshd": sshd()}) + "\\n").encode())
+    r, w = os.pipe()
+    if os.fork() == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd, to in ((null, 0), (w, 1), (null, 2)): os.dup2(fd, to)
+            os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
+            os.execvp("sshd", ["sshd", "-T"])
+        finally: os._exit(1)
+    os.close(w)
+    with os.fdopen(r, "rb") as f: lines = f.read().splitlines()
+    os.wait()
+    return [line for line in lines if line.split(b" ")[0].decode() in sys.argv[2].split(",")]
+say(b"|".join([sys.argv[1].encode() + boot()] + sshd()) + b"\\n")
 while True:
     line = i.readline().split()
     if not line: break
@@ -50,7 +54,8 @@ while True:
         say(b"\\n")
     elif line[0] == b"d": say(b"\\0" * int(line[1]))
 """
-"""Runs on Pythons as old as 2.7: a Python that the agent cannot use is no reason not to know the line."""
+"""Runs on Pythons as old as 2.7: a Python that the agent cannot use is no reason not to know the line. Imports what is there anyway: it
+starts in half the time."""
 
 
 @dataclass
@@ -77,12 +82,12 @@ def talk(connection: Connection, python: str, *, throughput: bool) -> Talk:
     mark = f"sai3ssh-{secrets.token_hex(8)} "
     source = _PROGRAM.encode("ascii")
     loader = f'import sys;exec(getattr(sys.stdin,"buffer",sys.stdin).read({len(source)}))'
-    channel = connection.exec(shlex.join([python, "-c", loader, mark, ",".join(KEEPALIVE_SETTINGS)]), ANSWER_S)
+    channel = connection.exec(shlex.join([python, "-Sc", loader, mark, ",".join(KEEPALIVE_SETTINGS)]), ANSWER_S)
     try:
         lines = _Lines(channel)
         channel.send(source, ANSWER_S)
-        hello = _hello(lines, channel, mark)
-        found = Talk(hello["boot"], hello["sshd"])
+        boot, *settings = _hello(lines, channel, mark).split("|")
+        found = Talk(boot, dict(setting.split(" ", 1) for setting in settings))
 
         def ping() -> clock.Pong:
             sent_ns, began = time.time_ns(), time.perf_counter()
@@ -102,7 +107,7 @@ def talk(connection: Connection, python: str, *, throughput: bool) -> Talk:
         channel.close()
 
 
-def _hello(lines: _Lines, channel: Channel, mark: str) -> dict[str, Any]:
+def _hello(lines: _Lines, channel: Channel, mark: str) -> str:
     while True:
         try:
             line = lines.next().decode("utf-8", "replace")
@@ -110,11 +115,10 @@ def _hello(lines: _Lines, channel: Channel, mark: str) -> dict[str, Any]:
             said = channel.stderr_tail().decode("utf-8", "replace").strip()[-200:]
             raise LinkLost(f"the program for it does not run on the host: {said or 'it says nothing'}", phase="talk") from None
         if line.startswith(mark):
-            hello: dict[str, Any] = json.loads(line[len(mark) :])
-            return hello
+            return line[len(mark) :]
 
 
-def _rate(move: Any) -> float:
+def _rate(move: Callable[[int], None]) -> float:
     """MiB/s."""
     for size in (TASTE_BYTES, SWALLOW_BYTES):
         began = time.perf_counter()
