@@ -108,9 +108,7 @@ def main() -> int:
     print(f"{arguments.hosts} hosts on {arguments.machines} machines, {os.cpu_count()} cores for all of them and the operator")
     print(f"preflight, operator's side: {examined_s:.2f} s for {checks} checks ({ours_s:.2f} s with Python's start and the inventory)")
     print(f"  CPU {1000 * cpu_s / arguments.hosts:.1f} ms per host, of the operator's machine")
-    print(
-        f"ping and nc, one host after the other: {theirs_s:.1f} s for {2 * arguments.hosts} checks; a host that is away takes {away_s:.1f} s"
-    )
+    print(f"ping and nc, one host after the other: {theirs_s:.1f} s for {2 * arguments.hosts} checks; one that is away: {away_s:.1f} s")
     print(f"ratio: {theirs_s / ours_s:.1f} times as long (limit of preflight: {arguments.most_s:g} s)")
     agent_ms = [1000 * seconds for seconds in agents]
     print(f"with the hosts' own part, {FEW} hosts: {whole['seconds']:.2f} s")

@@ -53,15 +53,14 @@ def first_look(hosts: Sequence[Host], options: Preflight, *, as_json: bool) -> R
     import json
     from dataclasses import replace
 
+    from .findings import Level
     from .preflight import FEW_PROBES, FLEET, examine, preflight_failed
     from .ui.preflight import headline, print_report, print_warnings
 
     report = examine(hosts, replace(options, probes=FEW_PROBES, throughput=False))
-    failed = report.failed_hosts()
-    go_on = (
-        options.start_with_available and len(failed) < len(hosts) and not any(f.level.value == "failure" for f in report.findings[FLEET])
-    )
-    ends = report.failed and not go_on
+    failures = report.of(Level.FAILURE)
+    some_are_well = len(report.failed_hosts()) < len(hosts) and all(host != FLEET for host, _ in failures)
+    ends = bool(failures) and not (options.start_with_available and some_are_well)
     if as_json:
         out(json.dumps({"event": "preflight_failed" if ends else "preflight", **(report.to_json() if ends else report.summary())}))
     if ends:

@@ -46,6 +46,10 @@ def test_version_imports_nothing_heavy() -> None:
         (["run", "nope.yml", "-i", "hosts.yml"], "nope.yml: cannot read the workload file: No such file or directory"),
         (["validate", "bad.yml"], "bad.yml:2:1: unknown key 'worklod'; did you mean 'workload'?\nbad.yml:3:1: duration: expected"),
         (["run", "good.yml"], "no inventory given. Name one with -i, for example -i inventory/hosts.yml"),
+        (["run", "good.yml", "-i", "h,", "--skip", "net.pign"], "--skip net.pign: there is no such check. Did you mean net.ping?"),
+        (["preflight", "-i", "h,", "--ports", "22,http"], "--ports: 'http' is no port (1 to 65535)"),
+        (["preflight", "-i", "h,", "--idle-test", "long"], "--idle-test: "),
+        (["preflight"], "no inventory given"),
         (["results", "."], ". is no run directory: it has no plan.json. Name a directory below --results-dir"),
     ],
 )

@@ -93,6 +93,14 @@ def test_yaml_with_templates_keys_jump_hosts_and_local(tmp_path: Path) -> None:
     assert b.state_dir.endswith("/b")
 
 
+def test_ports_that_must_be_reached(tmp_path: Path) -> None:
+    listed = "[all]\na sai3ssh_ports='[7761, 7762]'\nb sai3ssh_ports=22\nc\n"
+    assert [host.ports for host in inventory.load([write(tmp_path / "hosts", listed)])] == [(7761, 7762), (22,), ()]
+    for wrong in ("[0]", "http", "[65536]"):
+        with pytest.raises(InventoryError, match=r"a: sai3ssh_ports .* is no list of ports"):
+            inventory.load([write(tmp_path / "hosts", f"[all]\na sai3ssh_ports={wrong}\n")])
+
+
 def test_directory_with_group_vars_and_a_script(tmp_path: Path) -> None:
     write(tmp_path / "1.ini", INI)
     write(tmp_path / "2.py", SCRIPT, 0o755)
