@@ -111,7 +111,7 @@ def test_the_hosts_themselves(operator: Operator, tmp_path: Path) -> None:
         [
             Case(broken.clock_ahead, "ssh.clock", "warning", ("3.0", "ahead")),
             Case(broken.disk_full, "host.disk", "failure", ("/mnt/spool/state",)),
-            Case(broken.few_open_files, "host.open_files", "failure", ("256", "1024")),
+            Case(broken.few_open_files, "host.open_files", "failure", ("256", "limits.d")),
             Case(broken.old_python, "host.python", "failure", ("3.8",)),
             Case(broken.no_python, "host.python", "failure", ("/opt/python/bin/python3",)),
             Case(broken.other_agent, "host.agent", "failure", ("other-run", "in progress")),
