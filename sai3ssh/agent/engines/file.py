@@ -45,12 +45,10 @@ class FileEngine(ThreadedEngine):
         """Returns when the directories of all prepared roots exist (with `write`: exist or could be made, and a file could be written)."""
         for root in self._roots.values():
             directory = os.path.dirname(root.path)
-            probe = os.path.join(directory, f".sai3ssh-probe-{self._rng.getrandbits(64):016x}")
             try:
                 if write:
                     os.makedirs(directory, exist_ok=True)
-                    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-                    os.unlink(probe)
+                    self._try_to_write(directory)
                 with os.scandir(directory):
                     pass
             except OSError as error:
@@ -58,6 +56,17 @@ class FileEngine(ThreadedEngine):
                     f"{root.uri}: {error.strerror}: {error.filename or directory}",
                     remedy="Create the directory, or let this user write there",
                 ) from error
+
+    def _try_to_write(self, directory: str) -> None:
+        """Makes a file without a name, of which nothing stays however this process ends; NFS and the like know none such."""
+        try:
+            os.close(os.open(directory, os.O_WRONLY | os.O_TMPFILE, 0o644))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+            probe = os.path.join(directory, f".sai3ssh-probe-{self._rng.getrandbits(64):016x}")
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            os.unlink(probe)
 
     def close(self) -> None:
         """Nothing stays open between runs."""
