@@ -1,7 +1,7 @@
 """Real hosts on one Linux machine: a network namespace, a file system, a process table and an sshd each.
 
-sai3ssh-op   the operator, 10.88.0.1          sai3ssh-sto  storage, 10.88.0.2
-sai3ssh-h1   host h1, 10.88.0.11 ...          sai3ssh-fab  the bridge between them, where faults are made
+sai3ssh-PID-op   the operator, 10.88.0.1          sai3ssh-PID-sto  storage, 10.88.0.2
+sai3ssh-PID-h1   host h1, 10.88.0.11 ...          sai3ssh-PID-fab  the bridge between them, where faults are made
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,8 @@ import yaml
 from tests.lab import image
 from tests.netns import inside
 
-PREFIX = "sai3ssh-"
+PREFIX = f"sai3ssh-{os.getpid()}-"
+"""Of namespaces: several labs can be up at once, each in a process of its own."""
 FABRIC, OPERATOR, STORAGE = PREFIX + "fab", PREFIX + "op", PREFIX + "sto"
 STORAGE_ADDRESS = "10.88.0.2"
 SSHD = """HostKey /etc/ssh/ssh_host_ed25519_key
@@ -266,9 +268,10 @@ class Lab:
 
 
 def clean() -> None:
-    """Removes what this or an earlier, killed lab left: processes in its namespaces, then the namespaces."""
+    """Removes what this process's lab, or one of a process that is gone, has left: processes in its namespaces, then the namespaces."""
     for name in sh("ip netns list", check=False).stdout.split():
-        if name.startswith(PREFIX):
+        owner = re.match(r"sai3ssh-(\d+)-", name)
+        if owner and (name.startswith(PREFIX) or not Path(f"/proc/{owner[1]}").exists()):
             for pid in sh(f"ip netns pids {name}", check=False).stdout.split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
