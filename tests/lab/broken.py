@@ -172,7 +172,8 @@ def disk_read_only(operator: Operator, host: LabHost) -> Iterator[None]:
 
 @contextlib.contextmanager
 def few_open_files(operator: Operator, host: LabHost) -> Iterator[None]:
-    """256, for whoever logs in from now on."""
+    """256, for whoever logs in from now on; of a daemon that is there already its own limit would count."""
+    host.exec(f"pkill -f '[s]erve --foreground'; flock -w 10 {STATE}/agent.lock true || test ! -e {STATE}")
     _restart_sshd(host, "ulimit -n 256; ")
     try:
         yield

@@ -29,7 +29,7 @@ USER = "daemon"
 BASE = "localhost/sai3ssh-lab:python"
 NEEDED = ("bin", "lib", "lib64", "etc", "usr/bin", "usr/lib64", "usr/lib/python3.11", "usr/lib/x86_64-linux-gnu")
 """What Python needs of the lab's root file system."""
-COUNT = 20_000
+COUNT = 200_000
 WORKLOAD = """
 name: {name}
 target: file://{data}/

@@ -221,8 +221,8 @@ def test_from_a_bare_host_to_a_bare_host(fleet: Fleet, operator: Operator, playb
     assert changed[second.name] > 0
     # The agent of other bytes is at work: it refuses a controller that is not of its version.
     done = operator.run(workload(operator, 10))
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert "`sai3ssh upgrade`" in done.stdout + done.stderr
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "`sai3ssh deploy`" in done.stdout + done.stderr
     second.exec(f"rm -r /home/{USER}/.cache")  # the controller had brought its own agent along
 
     playbooks.changes("collect.yml", "-e", f"run={run.name}", "-e", f"destination={tmp_path / 'collected'}")
