@@ -77,6 +77,8 @@ class Agent:
     """What it owns of each population, with what it was given of lost agents."""
     adopted: int = 0
     """The last adoption that it has confirmed."""
+    offered_at_s: float | None = None
+    """Since when it is to adopt something."""
 
     def __post_init__(self) -> None:
         self.owned = {name: Intervals(ranges) for name, ranges in self.assignment.ranges.items()}

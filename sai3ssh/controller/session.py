@@ -264,6 +264,7 @@ class Session:
         if agent.claimed and agent.epoch is not None and agent.outcome is None and other not in (None, self.controller):
             agent.follows = other
             agent.claimed = agent.up = False
+            agent.up_since_s = self._now
             self._log("claimed_by_another", agent=agent.name, controller=other)
 
     def _quit(self, error: Sai3sshError) -> None:
@@ -442,6 +443,10 @@ class Session:
             if agent.linked and not agent.claimed:
                 # What was taken over from this one it does not take over again: the two would go on for ever.
                 self._last_ask(agent, "claim", {"takeover": self._options.takeover and not agent.follows})
+                timeout_s = self._options.release_timeout_s
+                if self.abort_reason is None and not agent.out and self._now - agent.up_since_s > timeout_s:
+                    text = f"its link is up, but it did not follow this controller within {timeout_s:.0f} s"
+                    self._agent_gone(agent, Permanent(text, host=agent.name))
 
     def _stop_the_lost(self) -> None:
         """An agent that was given up and is back is told so: its work is another's by now."""
@@ -477,8 +482,15 @@ class Session:
         for agent in self.active:
             gift = self._reassignment.gift(agent)
             if gift is None:
+                agent.offered_at_s = None
                 continue
             waiting = True
+            agent.offered_at_s = self._now if agent.offered_at_s is None else agent.offered_at_s
+            timeout_s = self._options.release_timeout_s
+            if agent.overdue(self._now, max(agent.offered_at_s, agent.answered_at_s), timeout_s):
+                text = f"did not take what lost agents had owned within {timeout_s:.0f} s"
+                self._agent_gone(agent, Permanent(text, host=agent.name))
+                return False
             tag = Tag("adopt", self.stage, gift["number"])
             if agent.up and tag not in agent.asked:
                 agent.asked.add(tag)
@@ -618,10 +630,11 @@ class Session:
             self._end("all stages ended")
         for agent in wanted:
             since_s = max(self._course.ended_at_s, agent.heard_at_s)
-            if agent.overdue(self._now, since_s, self._options.collect_timeout_s):
-                if agent.out:
+            if agent.out:
+                # Whoever hangs follows no new controller: its link alone counts.
+                if self._now - max(since_s, agent.up_since_s) > self._options.collect_timeout_s:
                     agent.linked = agent.up = False
-                    continue
+            elif agent.overdue(self._now, since_s, self._options.collect_timeout_s):
                 text = f"has ended its last stage, but its journal was not whole here {self._options.collect_timeout_s:.0f} s later"
                 self._agent_gone(agent, Permanent(text, host=agent.name))
                 return

@@ -440,6 +440,14 @@ def test_an_agent_that_follows_a_controller_that_is_gone_again_is_claimed_back()
     assert [send.command["key"]["generation"] for send in sends(effects, "stop")] == [3, 1]
 
 
+def test_an_agent_that_never_says_whom_it_follows_is_given_up() -> None:
+    course, _ = claimed_by_another()
+    course.put(Tick(), after_s=119.0)
+    assert course.session.abort_reason is None
+    course.put(Tick(), after_s=2.0)
+    assert (course.session.abort_reason or "").startswith("a: its link is up, but it did not follow this controller within 120 s")
+
+
 def test_an_agent_that_follows_a_controller_that_is_alive_makes_this_one_leave() -> None:
     course, _ = claimed_by_another()
     effects = course.put(Refused("a", Tag("claim"), Superseded("controller other is connected and steers this run")))
