@@ -106,6 +106,24 @@ MUTANTS = (
         "if agent.linked and not agent.claimed and not self._resumed:",
     ),
     Mutant(
+        "who never follows a resumed controller is waited for",
+        "controller/session.py",
+        "not agent.out and self._now - agent.up_since_s > timeout_s",
+        "agent.out and self._now - agent.up_since_s > timeout_s",
+    ),
+    Mutant(
+        "who never adopts is waited for",
+        "controller/session.py",
+        "if agent.overdue(self._now, max(agent.offered_at_s, agent.answered_at_s), timeout_s)",
+        "if agent.out",
+    ),
+    Mutant(
+        "the journal of who hangs and was given up is waited for",
+        "controller/session.py",
+        "if self._now - max(since_s, agent.up_since_s) > self._options.collect_timeout_s",
+        "if not agent.linked",
+    ),
+    Mutant(
         "a resumed controller submits under its own name",
         "controller/session.py",
         "self.controller if known else self._origin",
@@ -132,6 +150,12 @@ MUTANTS = (
     Mutant("an offset off by one after a resume", "controller/mirror.py", "self.size += len(line)", "self.size += len(line) - 1"),
     Mutant(
         "a torn end of a mirror stays", "controller/mirror.py", "self._file.truncate(self.size)\n\n    def _check", "pass\n\n    def _check"
+    ),
+    Mutant(
+        "a mirror is not verified",
+        "controller/mirror.py",
+        "if self.size != size or self._sha256.hexdigest() != sha256:",
+        "if self.size != size:",
     ),
     Mutant(
         "what a lost agent left is forgotten",

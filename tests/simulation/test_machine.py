@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sai3ssh.controller.effects import StopRequested
 from sai3ssh.model import FailurePolicy
-from tests.simulation.schedules import AGENTS, HITS, LIMIT_S, check
+from tests.simulation.schedules import AGENTS, HITS, LIMIT_S, RARE_HITS, check
 from tests.simulation.world import ControllerCrash, Faults, Hit, World
 
 agents = st.integers(0, AGENTS - 1)
@@ -48,7 +48,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.links[agent].cut(seconds)
 
     @precondition(lambda self: self.runs)
-    @rule(kind=st.sampled_from(HITS), agent=agents, seconds=spans)
+    @rule(kind=st.sampled_from(HITS + RARE_HITS), agent=agents, seconds=spans)
     def something_happens(self, kind: str, agent: int, seconds: float) -> None:
         hit = Hit(kind, agent, 0.0, max(seconds, self.shortest_s.get(kind, 0.5)))
         self.world.faults.hits.append(hit)

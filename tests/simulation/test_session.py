@@ -133,7 +133,7 @@ def test_an_agent_that_never_comes_back_is_lost_and_ends_the_run(faults: Faults,
 @MANY
 @given(flapping(), st.integers(0, AGENTS - 1), st.floats(0.0, 40.0))
 def test_an_agent_that_hangs_with_its_link_up_is_given_up_by_a_deadline(faults: Faults, who: int, at_s: float) -> None:
-    faults.frozen = (who, at_s)
+    faults.hits = [Hit("frozen", who, at_s, 0.0)]
     faults.cuts = [cut for cut in faults.cuts if cut.agent != who]
     world = World(faults, AGENTS, [60.0])
     world.run(limit_s=5 * 3600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import random
 import tempfile
@@ -34,11 +35,11 @@ from sai3ssh.controller.effects import (
     Unanswered,
     Witness,
 )
-from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkUp, Records
+from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkUp, Records
 from sai3ssh.controller.mirror import Mirror
 from sai3ssh.controller.rebuild import course_of
 from sai3ssh.controller.session import Options, Session
-from sai3ssh.errors import AgentError, LinkLost, Sai3sshError, Superseded, Transient
+from sai3ssh.errors import AgentError, JournalLost, LinkLost, Sai3sshError, Superseded, Transient
 from sai3ssh.model import (
     Assignment,
     FailurePolicy,
@@ -86,7 +87,8 @@ class Cut:
 @dataclass
 class Hit:
     """Something else that befalls a host or all of them: half_open, supervisor_killed, reboot, disk_full, clock_jump (of wall time, by a
-    minute for each second), asleep, off_network."""
+    minute for each second), asleep, off_network; frozen: the agent answers nothing and does nothing until its supervisor is killed or its
+    host restarted, but its link is up; altered: what was in its journal is another now, of the same length."""
 
     kind: str
     agent: int
@@ -120,8 +122,6 @@ class Faults:
     """Share of inputs that come twice, the second time late."""
     failure: tuple[int, float] | None = None
     """An agent fails at that time."""
-    frozen: tuple[int, float] | None = None
-    """An agent answers nothing and does nothing from that time on, but its link is up."""
     refuses_submit: int | None = None
     stop_at_s: float | None = None
     quick: bool = False
@@ -152,7 +152,7 @@ class SimAgent:
         self.running: int | None = None
         self.starts: list[tuple[int, float]] = []
         self.commits: dict[int, tuple[float, int]] = {}
-        self.forgotten = self.frozen = self.disk_full = False
+        self.forgotten = self.frozen = self.disk_full = self.altered = False
         self.down_until_s = 0.0
         self.has_credentials = False
         self.refuses = world.faults.refuses_submit == index
@@ -400,6 +400,8 @@ class SimAgent:
     def free_disk(self) -> None:
         """What waited is written."""
         self.disk_full = False
+        if self.frozen:
+            return
         waiting, self._waiting = self._waiting, []
         for _, record, on_committed in waiting:
             if self.over:
@@ -410,11 +412,24 @@ class SimAgent:
             on_committed()
         self.world.links[self.index].flush()
 
+    def alter(self) -> None:
+        """A digit of the first record is another, with the right checksum: each record by itself is beyond suspicion."""
+        if self.journal and not self.over:
+            before = encode_record(self.journal[0])
+            self.journal[0]["wall_ns"] ^= 1
+            self.data[: len(before)] = encode_record(self.journal[0])
+            self.altered = True
+
     # --- crashes ---------------------------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Whoever would answer hangs: the supervisor, or before there is one the daemon."""
+        self.frozen = self.supervised or not self.key
 
     def kill_supervisor(self, for_s: float, *, reboot: bool = False) -> None:
         """What is not on disk is gone; another one takes over after a while."""
-        if not self.journal or self.over or self.frozen:
+        self.frozen = False
+        if not self.journal or self.over:
             return
         self.life += 1
         if reboot:
@@ -488,7 +503,7 @@ class SimLink:
     def __init__(self, world: World, agent: SimAgent) -> None:
         self.world = world
         self.agent = agent
-        self.up = self.subscribed = self.mute = False
+        self.up = self.subscribed = self.mute = self.failed = False
         self.renews_lease = True
         self.connection = 0
         self.up_since_s = 0.0
@@ -506,7 +521,7 @@ class SimLink:
         """The link is (back) up, unless something keeps it down."""
         if self.world.now < self.blocked_until_s:
             self.world.at(self.blocked_until_s, lambda: self.connect_when_possible(down_since_s))
-        elif not self.up and self.world.session is not None:
+        elif not self.up and not self.failed and self.world.session is not None:
             self.connect(down_since_s)
 
     def connect(self, down_since_s: float) -> None:
@@ -523,13 +538,16 @@ class SimLink:
         if not self.up:
             return
         self.blocked_until_s = max(self.blocked_until_s, self.world.now + for_s)
+        self._break()
+        self.world.put(LinkDown(self.agent.name, self.world.now, LinkLost("cut")))
+        since_s = self.world.now
+        self.world.at(self.blocked_until_s, lambda: self.connect_when_possible(since_s))
+
+    def _break(self) -> None:
         self.drop()
         waiting, self.waiting = self.waiting, {}
         for effect in waiting.values():
             self.world.put(Unanswered(effect.agent, effect.tag, LinkLost("cut")))
-        self.world.put(LinkDown(self.agent.name, self.world.now, LinkLost("cut")))
-        since_s = self.world.now
-        self.world.at(self.blocked_until_s, lambda: self.connect_when_possible(since_s))
 
     def drop(self) -> None:
         """The connection is gone."""
@@ -548,7 +566,7 @@ class SimLink:
     def restart(self, *, power_cut: bool) -> None:
         """The controller died: another one reads what is left of the mirror."""
         self.drop()
-        self.subscribed, self.renews_lease = False, True
+        self.subscribed, self.failed, self.renews_lease = False, False, True
         # What the dead one had sent can be stuck somewhere, and arrive when another one is in charge.
         for effect in self.waiting.values():
             if isinstance(effect, Send) and self.world.random.random() < 0.5:
@@ -562,6 +580,13 @@ class SimLink:
             with self.mirror.path.open("r+b") as file:
                 file.truncate(self.world.random.randint(0, self.mirror.size))
         self.mirror = self._open()
+
+    def fetch_anew(self) -> None:
+        """The mirror was lost with its directory, and is all of the journal now."""
+        self.mirror.close()
+        self.mirror.path.unlink()
+        self.mirror = self._open()
+        self.mirror.append(0, bytes(self.agent.data))
 
     def send(self, effect: Send | MeasureClock, timeout_s: float) -> None:
         """A command on its way, or a series of pings."""
@@ -638,7 +663,15 @@ class SimLink:
                     self.world.put(Records(self.agent.name, self.world.now, tuple(records)))
         if self.agent.over and not self._final_sent and connection == self.connection:
             self._final_sent = True
-            self.mirror.verify(len(self.agent.data), self.mirror.sha256)
+            try:
+                self.mirror.verify(len(self.agent.data), hashlib.sha256(self.agent.data).hexdigest())
+            except JournalLost as error:
+                if not self.agent.altered:
+                    raise
+                self.failed = True
+                self._break()
+                self.world.put(LinkFailed(self.agent.name, self.world.now, error))
+                return
             outcome = Outcome(self.agent.journal[-1]["outcome"])
             self.world.put(JournalComplete(self.agent.name, self.world.now, self.mirror.size, self.mirror.sha256, outcome))
 
@@ -707,11 +740,9 @@ class World:
         if faults.failure is not None:
             failing = self.agents[faults.failure[0] % self.count]
             self.at(
-                self.now + faults.failure[1], lambda: failing.end(Outcome.FAILED, "worker 0 was killed") if failing.supervised else None
+                self.now + faults.failure[1],
+                lambda: failing.end(Outcome.FAILED, "worker 0 was killed") if failing.supervised and not failing.frozen else None,
             )
-        if faults.frozen is not None:
-            freezing = self.agents[faults.frozen[0] % self.count]
-            self.at(self.now + faults.frozen[1], lambda: setattr(freezing, "frozen", True))
         if faults.stop_at_s is not None:
             self.at(self.now + faults.stop_at_s, lambda: self.put(StopRequested("interrupted")))
 
@@ -729,6 +760,10 @@ class World:
             case "disk_full":
                 agent.disk_full = True
                 self.at(self.now + hit.for_s, agent.free_disk)
+            case "frozen":
+                agent.freeze()
+            case "altered":
+                agent.alter()
             case "clock_jump":
                 agent.wall_shift_s += 60.0 * self.random.choice([-hit.for_s, hit.for_s])
             case "asleep":
@@ -849,7 +884,7 @@ class World:
             created.append({"event": "submit", "agent": agent.name})
             if agent.key and not agent.forgotten:
                 created.append({"event": "submitted", "agent": agent.name, "epoch": f"epoch-{agent.index}"})
-                link.mirror.append(link.mirror.size, bytes(agent.data[link.mirror.size :])) if len(agent.data) > link.mirror.size else None
+                link.fetch_anew()
             if agent.over:
                 created.append({"event": "journal_complete", "agent": agent.name})
         return created + course_of(self.plan, {agent.name: list(agent.journal) for agent in self.agents})
