@@ -269,6 +269,8 @@ class Plan:
     """stop_after: an agent that has heard nothing from a controller for so long stops."""
     needs_credentials: bool = False
     """The operator gave credentials; after a reboot an agent waits for them again."""
+    min_coverage: float = 1.0
+    """What COMPLETE needs: agent-seconds measured / planned."""
     agents: Tuple[str, ...] = ()
     """Agent ids, in the order of their assignments' index."""
 

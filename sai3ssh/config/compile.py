@@ -74,6 +74,7 @@ def compile_plan(
         on_controller_loss=loss,
         controller_loss_s=loss_s,
         needs_credentials=needs_credentials,
+        min_coverage=keys.distributed.min_coverage,
         agents=tuple(host.name for host in chosen),
     )
     return plan, assign(plan.populations, plan.agents)

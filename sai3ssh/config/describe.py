@@ -57,6 +57,7 @@ class Description:
     seconds: float
     journal_bytes_per_agent: int
     assumed_ops_per_s: float
+    min_coverage: float
     credentials: str
     notices: tuple[str, ...]
 
@@ -108,6 +109,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         seconds,
         int(seconds * JOURNAL_BYTES_PER_S) + 65536,
         ASSUMED_OPS_PER_S,
+        plan.min_coverage,
         "none needed" if plan.target.engine == "file" else source,
         workload.notices,
     )

@@ -11,6 +11,7 @@ from . import units
 Duration = Annotated[float, BeforeValidator(units.duration)]
 Size = Annotated[int, BeforeValidator(units.size)]
 Count = Annotated[int, BeforeValidator(units.count)]
+Share = Annotated[float, BeforeValidator(units.share)]
 Fill = Literal["random", "zero", "prand"]
 MAX_OBJECT = 5 * 1024**4
 
@@ -176,6 +177,7 @@ class Distributed(Section):
     agent_retry_attempts: Annotated[int, Field(ge=1)] | None = None
     agent_retry_delay_s: Annotated[Duration, Field(gt=0)] = 10.0
     reassign_on_loss: bool = True
+    min_coverage: Share = 1.0
     on_controller_loss: Annotated[str, Field(pattern=r"^(continue|stop|stop_after: *\S+)$")] = "continue"
     stages: list[StageKeys] = []
 

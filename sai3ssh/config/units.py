@@ -42,6 +42,17 @@ def count(value: object) -> int:
     return int(found)
 
 
+def share(value: object) -> float:
+    """A part of a whole, 0 to 1: 0.95, '95%', '99.5 %'. Raises ValueError."""
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        found = _parse(value.rstrip()[:-1], {"": 0.01}, "a share", "0.95 or 95%")
+    else:
+        found = _parse(value, {"": 1.0}, "a share", "0.95 or 95%")
+    if found > 1:
+        raise ValueError(f"expected a share of at most 1 (100%), found {value!r}")
+    return found
+
+
 def size_text(bytes_: float) -> str:
     """A size for people: 4 KiB, 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

@@ -57,7 +57,7 @@ def merge(inputs: Inputs) -> Json:
     facts = [_facts(inputs, agent) for agent in agents.values()]
     aborted = next((event["reason"] for event in events if event["event"] == "abort"), None)
     stopped = any(event["event"] == "stop_requested" for event in events)
-    verdict, reasons = judge(facts, inconsistencies, aborted=aborted, stopped_by_operator=stopped)
+    verdict, reasons = judge(facts, inconsistencies, aborted=aborted, stopped_by_operator=stopped, min_coverage=plan.min_coverage)
     return {
         "schema": SCHEMA,
         "verdict": verdict.value,
@@ -72,6 +72,7 @@ def merge(inputs: Inputs) -> Json:
         "preflight": {name: inputs.preflight[name] for name in ("skipped", "warnings")} if inputs.preflight is not None else None,
         "agents": {"expected": len(agents), "reported": sum(fact.outcome is Outcome.FINISHED and fact.whole for fact in facts)},
         "coverage": coverage_of(facts),
+        "min_coverage": plan.min_coverage,
         "lost_intervals_s": {agent_id: lost for agent_id, agent in agents.items() if (lost := _lost(inputs, agent))},
         "stages": stages,
         "network": {agent_id: network(agent_id, events) for agent_id in agents},

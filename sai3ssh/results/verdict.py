@@ -28,15 +28,13 @@ def judge(
     *,
     aborted: str | None,
     stopped_by_operator: bool,
-    min_coverage: float = 1.0,
+    min_coverage: float,
 ) -> tuple[Verdict, list[str]]:
     """The verdict and its reasons, worst first.
 
     COMPLETE: every agent finished, every journal is whole, figures agree, and coverage (agent-seconds measured / planned) is at least
-    min_coverage. PARTIAL: the
-    operator stopped the run, or something is missing though agents finished. FAILED: an agent failed or was given up, or nothing was
-    measured. Link losses alone
-    never matter.
+    min_coverage. PARTIAL: the operator stopped the run, or something is missing though agents finished. FAILED: an agent failed or was
+    given up, or nothing was measured. Link losses alone never matter.
     """
     reasons = []
     stopped: dict[str, list[str]] = {}
@@ -54,15 +52,20 @@ def judge(
     reasons += inconsistencies
     coverage = coverage_of(agents)
     if coverage < min_coverage:
-        reasons.append(f"coverage {100 * coverage:.2f} % of the planned agent-seconds (at least {100 * min_coverage:g} % is needed)")
+        reasons.append(f"coverage {_covered(coverage, min_coverage)}")
     if not reasons:
-        return Verdict.COMPLETE, ["all agents finished, all journals are whole, every planned second was measured"]
+        measured_all = "every planned second was measured" if coverage == 1.0 else f"coverage is {_covered(coverage, min_coverage)}"
+        return Verdict.COMPLETE, [f"all agents finished, all journals are whole, {measured_all}"]
     measured = any(agent.measured_s > 0 for agent in agents)
     if not measured:
         return Verdict.FAILED, [*([f"aborted: {aborted}"] if aborted else []), *reasons]
     if stopped_by_operator or aborted is None:
         return Verdict.PARTIAL, reasons
     return Verdict.FAILED, [f"aborted: {aborted}", *reasons]
+
+
+def _covered(coverage: float, least: float) -> str:
+    return f"{100 * coverage:.2f} % of the planned agent-seconds (at least {100 * least:g} % is needed)"
 
 
 def coverage_of(agents: Sequence[AgentFacts]) -> float:

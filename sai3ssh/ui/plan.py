@@ -42,6 +42,7 @@ def print_plan(plan: Description, agents: Sequence[str], *, known_hosts: bool) -
     if any(not stage.exact for stage in plan.stages):
         console.print(f"~ assumes {plan.assumed_ops_per_s:,.0f} operations/s per agent; your storage decides")
     console.print(f"in all about {duration(plan.seconds)}; journal at most {size_text(plan.journal_bytes_per_agent)} per agent")
+    console.print(f"COMPLETE needs {100 * plan.min_coverage:g} % of all agent-seconds measured (min_coverage)")
     for notice in plan.notices:
         console.print(f"notice: {notice}")
 

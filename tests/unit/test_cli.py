@@ -40,6 +40,16 @@ def test_version_imports_nothing_heavy() -> None:
     assert not HEAVY & set(eval(modules))
 
 
+@pytest.mark.parametrize(("key", "text"), [("", "100 %"), ("distributed: {min_coverage: 99.5%}\n", "99.5 %")])
+def test_validate_says_what_complete_needs(
+    key: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "w.yml"
+    file.write_text(f"target: file://{tmp_path}/\nworkload: [{{op: put, path: new/, weight: 1, size_spec: 1}}]\n{key}")
+    assert invoke(monkeypatch, "validate", str(file)) == 0
+    assert f"COMPLETE needs {text} of all agent-seconds measured (min_coverage)\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

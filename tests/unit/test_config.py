@@ -125,6 +125,11 @@ BAD = {
         ":4:6: secret_key: no secrets in workload files",
     ),
     "key that is not supported yet": (GOOD + "io_rate: {iops: 100}\n", ":11:1: io_rate: a key of sai3-bench that is not supported yet"),
+    "more coverage than there is": (
+        GOOD + "distributed: {min_coverage: 95}\n",
+        ":11:15: distributed.min_coverage: expected a share of at most 1 (100%), found 95",
+    ),
+    "coverage in words": (GOOD + "distributed: {min_coverage: most}\n", "expected a share such as 0.95 or 95%, found 'most'"),
     "unset variable": (GOOD.replace("bench-bucket", "${BUCKET}"), ":1:1: environment variable BUCKET is not set"),
     "two stages of one name": (
         GOOD + "stages:\n  - {name: a, type: prepare}\n  - {name: a, type: execute}\n",
@@ -287,6 +292,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: [(s.name, s.kind.value, s.duration_s, s.concurrency) for s in p.stages],
         [("fill", "prepare", None, 50), ("run", "execute", 9.0, 8)],
     ),
+    "the coverage that COMPLETE needs": ({"distributed": {"min_coverage": 0.9}}, lambda p: p.min_coverage, 0.9),
+    "the coverage that COMPLETE needs, in percent": ({"distributed": {"min_coverage": "99.5 %"}}, lambda p: p.min_coverage, 0.995),
     "stages under distributed": (
         {"distributed": {"stages": [{"name": "only", "type": "prepare"}], "heartbeat_interval": 2, "agent_barrier_timeout": "30s"}},
         lambda p: ([s.name for s in p.stages], p.heartbeat_s, p.agent_barrier_timeout_s),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import random
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sai3ssh import results
 from sai3ssh.histogram import Histogram
@@ -29,6 +32,7 @@ from sai3ssh.model import (
 from sai3ssh.protocol import encode_record
 from sai3ssh.results.tables import PERF_COLUMNS, RESULT_COLUMNS
 from sai3ssh.results.verdict import AgentFacts, judge
+from sai3ssh.ui.summary import print_summary
 
 SECOND = 1_000_000_000
 SIZE = SizeSpec("fixed", 4096, 4096)
@@ -89,6 +93,12 @@ class FakeAgent:
             "sec", stage=0, second=number, from_clock_ns=start, to_clock_ns=start + SECOND, warmup=warmup, done=0, ops={"get": figures},
             host=HOST, **fields,
         )  # fmt: skip
+
+    def lost(self, first: int, end: int, cause: str) -> None:
+        """From second `first` to `end` nothing was measured, and nothing was counted."""
+        span = {"from_clock_ns": self.start_ns + first * SECOND, "to_clock_ns": self.start_ns + end * SECOND}
+        counts: dict[str, Any] = {"ops": {}, "requests": {}, "retries": {}, "retried": {}, "errors": {}}
+        self.add("lost", stage=0, warmup=False, cause=cause, **span, **counts)
 
     def hist(self, histogram: Histogram, warmup: bool = False, **more: Any) -> None:
         part = {"cells": histogram.to_pairs(), "sum_ns": histogram.sum_ns, "max_ns": histogram.max_ns, "bytes": 4096 * histogram.count}
@@ -229,6 +239,73 @@ def test_a_lost_second_is_found_and_placed(tmp_path: Path) -> None:
     assert "coverage 90.00 %" in written.reasons[0]
 
 
+def damaged(path: Path, plan: Plan = PLAN) -> results.Results:
+    """h1 measured nothing from 3.0 to 5.0 s of 10 and says why; h2 measured it all, and makes 40 operations in each second, not 50."""
+    agent, other = FakeAgent("h1", 5 * SECOND), FakeAgent("h2", 900 * SECOND)
+    for number in range(10):
+        if number not in (3, 4):
+            agent.second(number, 1e6)
+        other.second(number, 1e6, count=40)
+    agent.lost(3, 5, "the supervisor died")
+    for one in (agent, other):
+        one.end()
+        one.final()
+    return write_run(path, [agent, other], plan=plan)
+
+
+VERDICT = "# verdict PARTIAL; 2 of 2 agents; coverage 90.00 %"
+REASON = "coverage 90.00 % of the planned agent-seconds (at least 100 % is needed)"
+LOST = "lost h1: mix 3.0 to 5.0 s (the supervisor died)"
+FULL_STRENGTH = "full strength mix: 8 of 10 s, get 90.0 ops/s"
+
+
+def test_results_json_tells_what_was_lost(tmp_path: Path) -> None:
+    damaged(tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (content["verdict"], content["reasons"]) == ("PARTIAL", [REASON])
+    assert content["agents"] == {"expected": 2, "reported": 2}
+    assert (content["coverage"], content["min_coverage"]) == (pytest.approx(0.9), 1.0)
+    assert content["lost_intervals_s"] == {"h1": [{"stage": 0, "from_s": 3.0, "to_s": 5.0, "cause": "the supervisor died"}]}
+    assert content["stages"][0]["full_strength"] == {"seconds": 8, "ops_per_s": {"get": 90.0}}
+
+
+@pytest.mark.parametrize(
+    "name", ["01_mix_results.tsv", "perf_log.tsv", "agents/h1/01_mix_results.tsv", "agents/h2/01_mix_results.tsv", "STATUS.txt"]
+)
+def test_every_text_tells_what_was_lost(name: str, tmp_path: Path) -> None:
+    damaged(tmp_path / "run")
+    lines = (tmp_path / "run" / name).read_text().splitlines()
+    assert lines[0] == "PARTIAL" or name != "STATUS.txt"
+    comments = [line for line in lines if line.startswith("#")]
+    assert comments == ["# sai3ssh run r1", VERDICT, f"# {REASON}", f"# {LOST}", f"# {FULL_STRENGTH}"]
+
+
+def on_terminal(run: Path) -> list[str]:
+    output = io.StringIO()
+    print_summary(results.summary(results.read(run)), run, Console(file=output, width=80))
+    return output.getvalue().splitlines()
+
+
+def test_the_terminal_tells_what_was_lost(tmp_path: Path) -> None:
+    damaged(tmp_path / "run")
+    lines = on_terminal(tmp_path / "run")
+    assert "PARTIAL  r1  2 of 2 agents, coverage 90.00 %" in lines
+    assert {f"  {REASON}", LOST, FULL_STRENGTH} <= set(lines)
+
+
+def test_a_run_that_is_complete_by_min_coverage_still_tells_what_was_lost(tmp_path: Path) -> None:
+    written = damaged(tmp_path / "run", dataclasses.replace(PLAN, min_coverage=0.9))
+    assert written.verdict is Verdict.COMPLETE
+    status = (tmp_path / "run" / "STATUS.txt").read_text().splitlines()
+    assert status[0] == "COMPLETE"
+    assert (
+        "# all agents finished, all journals are whole, coverage is 90.00 % of the planned agent-seconds (at least 90 % is needed)"
+        in status
+    )
+    assert {f"# {LOST}", f"# {FULL_STRENGTH}"} <= set(status)
+    assert {LOST, FULL_STRENGTH} <= set(on_terminal(tmp_path / "run"))
+
+
 def test_an_agent_that_never_began_lacks_its_whole_stage(tmp_path: Path) -> None:
     silent = FakeAgent("h2", 5)
     silent._records = silent._records[:1]
@@ -321,9 +398,29 @@ def facts(name: str, outcome: Outcome | None = Outcome.FINISHED, *, whole: bool 
     ],
 )
 def test_verdicts(agents: list[AgentFacts], aborted: str | None, by_operator: bool, verdict: Verdict, reason: str) -> None:
-    found, reasons = judge(agents, [], aborted=aborted, stopped_by_operator=by_operator)
+    found, reasons = judge(agents, [], aborted=aborted, stopped_by_operator=by_operator, min_coverage=1.0)
     assert found is verdict
     assert reason in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict", "reason"),
+    [
+        (8.0, Verdict.COMPLETE, "whole, coverage is 90.00 % of the planned agent-seconds (at least 90 % is needed)"),
+        (7.9, Verdict.PARTIAL, "coverage 89.50 % of the planned agent-seconds (at least 90 % is needed)"),
+    ],
+)
+def test_complete_needs_the_coverage_that_was_asked_for(measured: float, verdict: Verdict, reason: str) -> None:
+    agents = [facts("a"), facts("b", measured=measured)]
+    found, reasons = judge(agents, [], aborted=None, stopped_by_operator=False, min_coverage=0.9)
+    assert (found, len(reasons)) == (verdict, 1)
+    assert reason in reasons[0]
+
+
+def test_coverage_excuses_no_agent_that_is_missing() -> None:
+    agents = [facts("a"), facts("b", None, measured=9.9)]
+    found, _ = judge(agents, [], aborted=None, stopped_by_operator=False, min_coverage=0.5)
+    assert found is Verdict.PARTIAL
 
 
 def test_eight_agents_for_an_hour_are_merged(tmp_path: Path) -> None:
