@@ -136,10 +136,13 @@ def _others_ns(inputs: Inputs, index: int, duration_s: float | None) -> int:
 
 def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
     """The planned intervals without measurement, in seconds from the start of their stage."""
-    lost = []
-    for index, stage in agent.stages.items():
+    lost: list[Json] = []
+    for index, spec in enumerate(inputs.plan.stages):
+        stage = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, stage)
         if planned is None:
+            whole_s = round(_others_ns(inputs, index, spec.duration_s) / 1e9, 3)
+            lost += [{"stage": index, "from_s": 0.0, "to_s": whole_s, "cause": "never began"}] if whole_s else []
             continue
         at = planned[0]
         for lo, hi in [*_measured(stage, planned), (planned[1], planned[1])]:

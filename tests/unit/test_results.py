@@ -315,6 +315,8 @@ def test_an_agent_that_never_began_lacks_its_whole_stage(tmp_path: Path) -> None
     assert written.reasons[0] == "aborted: h2: not reached for 600 s"
     assert written.content["coverage"] == pytest.approx(0.5)
     assert written.content["agents"] == {"expected": 2, "reported": 0}
+    assert written.content["lost_intervals_s"] == {"h2": [{"stage": 0, "from_s": 0.0, "to_s": 10.0, "cause": "never began"}]}
+    assert "# lost h2: mix 0.0 to 10.0 s (never began)" in (tmp_path / "run" / "STATUS.txt").read_text().splitlines()
 
 
 def test_link_losses_are_told_and_change_nothing(tmp_path: Path) -> None:
