@@ -215,5 +215,12 @@ def in_clock_of(boot: str, record: Record, now_clock_ns: int, now_wall_ns: int) 
     return min(shift_ns, passed_ns)
 
 
+def cause_of_loss(rebooted: bool, synchronised: Optional[bool]) -> str:
+    """Why nothing was measured until a stage goes on; `synchronised` as the kernel said after a reboot, None where it did not."""
+    if not rebooted:
+        return "the supervisor died"
+    return "the host was restarted" + ("; clock not synchronised after the reboot" if synchronised is False else "")
+
+
 def _by_code(counts: Dict[str, Dict[str, int]]) -> Dict[int, Dict[int, int]]:
     return {_OP[name]: {_CLASS[error]: n for error, n in classes.items()} for name, classes in counts.items()}

@@ -16,7 +16,7 @@ import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from sai3ssh import model
-from sai3ssh.agent import hostmetrics, metrics, recovery, state
+from sai3ssh.agent import hostmetrics, kernelclock, metrics, recovery, state
 from sai3ssh.agent.crew import Crew, Share
 from sai3ssh.agent.desk import Answer, Desk
 from sai3ssh.agent.journal import Journal
@@ -150,13 +150,21 @@ class Supervisor:
         assert last is not None
         shift_ns = recovery.in_clock_of(self._boot, last, state.clock_ns(), time.time_ns())
         rebooted = last["boot"] != self._boot
+        # Deadlines of an earlier boot are by wall time, which nobody may have set right yet.
+        synchronised = kernelclock.synchronised() if rebooted else None
         count = len(past.incarnations) if past.ready else self._worker_count()
         stages = range(past.stage, len(self._plan.stages))
         self._losses = past.losses
         fresh = not all(os.path.exists(self._metrics(stage, worker)) for stage in stages for worker in range(count))
         self._journal.append(
             "recovered",
-            {"truncated_bytes": self._journal.truncated_bytes, "rebooted": rebooted, "fresh": fresh, "shift_ns": shift_ns},
+            {
+                "truncated_bytes": self._journal.truncated_bytes,
+                "rebooted": rebooted,
+                "clock_synchronised": synchronised,
+                "fresh": fresh,
+                "shift_ns": shift_ns,
+            },
         )
         for stage, name, ranges in past.finished:
             self._ledger.record(stage, name, ranges)
@@ -172,7 +180,7 @@ class Supervisor:
             # What another one counted that died before this loss was in the journal is told as well.
             self._make_metrics(stages, count, keep=True)
         if past.committed is not None:
-            self._resume_stage(past, shift_ns, count, cause="the host was restarted" if rebooted else "the supervisor died")
+            self._resume_stage(past, shift_ns, count, recovery.cause_of_loss(rebooted, synchronised))
         stop = self._submitted.get("stop")
         if stop or (past.stage == len(self._plan.stages) and not self._plan.lingers):
             self._reason, self._outcome = stop or "all stages ended", Outcome.STOPPED if stop else Outcome.FINISHED

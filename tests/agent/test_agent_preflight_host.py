@@ -14,7 +14,7 @@ import zipfile
 from types import SimpleNamespace
 from unittest import mock
 
-from sai3ssh.agent import state
+from sai3ssh.agent import kernelclock, state
 from sai3ssh.agent.preflight import clock, files, load, network, service, spool
 from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, size, within
 from sai3ssh.agent.preflight.request import Needs, Peer, Request, Storage, read_request
@@ -209,6 +209,9 @@ class Clock(Case):
         kernel = clock.read_kernel()
         self.assertGreater(kernel.max_error_s, 0)
         self.assertLess(abs(kernel.frequency_ppm), 1000)
+        self.assertEqual(kernelclock.synchronised(), kernel.synchronised)
+        with mock.patch.object(kernelclock, "read_kernel", side_effect=PermissionError(1, "Operation not permitted")):
+            self.assertIsNone(kernelclock.synchronised())
         with mock.patch.object(clock, "read_kernel", side_effect=PermissionError(1, "Operation not permitted")):
             self.expect(clock.sync(proc=self.directory), Level.WARNING, "cannot be read", "Operation not permitted")
 

@@ -6,7 +6,7 @@ import signal
 import time
 import unittest
 
-from sai3ssh.agent import state
+from sai3ssh.agent import kernelclock, recovery, state
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.workers import group_members
 from sai3ssh.model import FailurePolicy, to_json
@@ -14,6 +14,15 @@ from sai3ssh.protocol import encode_record, scan
 from tests.agent.agent_case import AgentCase, wait
 
 MANY = 10000
+
+
+class Cause(unittest.TestCase):
+    def test_a_clock_that_nobody_had_set_after_a_reboot_is_told(self):
+        unset = "the host was restarted; clock not synchronised after the reboot"
+        self.assertEqual(recovery.cause_of_loss(True, False), unset)
+        for known in (True, None):
+            self.assertEqual(recovery.cause_of_loss(True, known), "the host was restarted")
+            self.assertEqual(recovery.cause_of_loss(False, known), "the supervisor died")
 
 
 class Recovery(AgentCase):
@@ -369,6 +378,11 @@ class Recovery(AgentCase):
         channel = self.channel()
         channel.follow(self.run_id, "a0", epoch)
         channel.wait_state("RUNNING")
+        (recovered,) = self.records("recovered")
+        self.assertEqual((recovered["rebooted"], recovered["clock_synchronised"]), (True, kernelclock.synchronised()))
+        wait(lambda: self.records("lost"), "what was lost")
+        causes = {record["cause"] for record in self.records("lost")}
+        self.assertEqual(causes, {recovery.cause_of_loss(True, recovered["clock_synchronised"])})
         before = self.files()
         self.assertLess(len(before), 2 * MANY)
         time.sleep(2.0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional
 
+from sai3ssh.agent.kernelclock import Kernel, read_kernel
 from sai3ssh.agent.preflight.checks import ok, warning
 from sai3ssh.findings import Finding
 
@@ -14,47 +14,7 @@ MAX_ERROR_S = 1.0
 DAEMONS = ("chronyd", "ntpd", "ntpsec", "systemd-timesyn", "ptp4l", "phc2sys", "openntpd")
 """Names as the kernel has them: of at most 15 characters."""
 
-_STA_UNSYNC = 0x40
-_STA_NANO = 0x2000
-_TIME_ERROR = 5
 _REMEDY = "Install and start chrony (or systemd-timesyncd): `timedatectl set-ntp true`; then see `chronyc tracking` or `timedatectl`"
-
-
-class _Timex(ctypes.Structure):
-    """struct timex of adjtimex(2), as far as it is read here; the rest is room."""
-
-    _fields_ = [
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("rest", ctypes.c_long * 40),
-    ]
-
-
-class Kernel(NamedTuple):
-    """What the kernel knows of its clock."""
-
-    synchronised: bool
-    max_error_s: float
-    """An upper bound, by whoever sets the clock; grows by 0.5 ms a second without news."""
-    offset_s: float
-    """What is still to be slewed."""
-    frequency_ppm: float
-
-
-def read_kernel() -> Kernel:
-    """Asks adjtimex(2), which needs no rights to read; raises OSError where that is forbidden (in some containers)."""
-    timex = _Timex()
-    libc = ctypes.CDLL(None, use_errno=True)
-    state = libc.adjtimex(ctypes.byref(timex))
-    if state < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    unit = 1e-9 if timex.status & _STA_NANO else 1e-6
-    synchronised = state != _TIME_ERROR and not timex.status & _STA_UNSYNC
-    return Kernel(synchronised, timex.maxerror / 1e6, timex.offset * unit, timex.freq / 65536)
 
 
 def sync(kernel: Optional[Kernel] = None, proc: str = "/proc") -> Finding:
