@@ -1,5 +1,6 @@
 """What a run survives on its host: killed workers, supervisors and daemons, lost counters, a controller that is away."""
 
+import dataclasses
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.workers import group_members
 from sai3ssh.model import FailurePolicy, to_json
 from sai3ssh.protocol import encode_record, scan
-from tests.agent.agent_case import AgentCase, wait
+from tests.agent.agent_case import COUNT, AgentCase, wait
 
 MANY = 10000
 
@@ -469,6 +470,50 @@ class Recovery(AgentCase):
         records, _ = scan(self.journal())
         self.assertEqual(records[-1]["outcome"], "stopped")
         self.assertIn("on_controller_loss: stop_after", records[-1]["reason"])
+
+    def final_alone(self):
+        """The journal of an agent that has ended without anybody."""
+        wait(lambda: self.records("final") and len(self.pids()) == 1, "its end", timeout_s=30.0)
+        return scan(self.journal())[0]
+
+    def test_on_controller_loss_stop_ends_the_stage_once_the_controller_is_silent_for_ten_heartbeats(self):
+        channel, _ = self.begin(duration_s=60.0, on_controller_loss="stop")
+        self.stage(channel, 0, "AT_BARRIER")
+        channel.release(self.key, "a0", 1)
+        channel.wait_state("RUNNING")
+        channel.close()
+        records = self.final_alone()
+        self.assertEqual(records[-1]["outcome"], "stopped")
+        self.assertRegex(records[-1]["reason"], r"no controller was heard for 1\d s \(on_controller_loss: stop\)")
+
+    def begin_barriers(self, barrier):
+        """The first stage runs when the controller is lost; the later ones have that barrier."""
+        plan = self.plan(duration_s=1.0, agent_barrier_timeout_s=1.0)
+        stages = (plan.stages[0], *(dataclasses.replace(stage, barrier=barrier) for stage in plan.stages[1:]))
+        channel = self.channel()
+        self.submit(channel, dataclasses.replace(plan, stages=stages))
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        channel.release(self.key, "a0", 0)
+        channel.close()
+
+    def test_on_controller_loss_continue_goes_to_the_barrier_and_waits_there_no_longer_than_told(self):
+        self.begin_barriers("all_or_nothing")
+        records = self.final_alone()
+        self.assertEqual(records[-1]["outcome"], "stopped")
+        self.assertIn("without a link to the controller (agent_barrier_timeout)", records[-1]["reason"])
+        self.assertEqual([record["outcome"] for record in records if record["kind"] == "stage_end"], ["finished"])
+        self.assertEqual(self.files(), self.prepared(COUNT))
+
+    def test_at_a_barrier_of_best_effort_it_goes_on_alone(self):
+        self.begin_barriers("best_effort")
+        records = self.final_alone()
+        self.assertEqual(records[-1]["outcome"], "finished", records[-1])
+        self.assertEqual([record["outcome"] for record in records if record["kind"] == "stage_end"], ["finished"] * 3)
+        alone = [record["text"].partition(" alone, ")[0] for record in records if " alone, " in record.get("text", "")]
+        self.assertEqual(alone, ["stage 1 begun", "stage 2 begun"])
+        self.assertEqual(self.files(), [])
+        self.check_sums(records)
 
 
 if __name__ == "__main__":
