@@ -49,7 +49,7 @@ class RetryPolicy:
     stop: threading.Event | None = None
     """Ends the retrying at once, even in the middle of a delay."""
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] | None = None
+    sleep: Callable[[float], object] | None = None
     """None: wait on the stop event, or time.sleep."""
     on_retry: Callable[[int, BaseException, float], None] | None = None
     """Told of each failed attempt: its number from 1, the error, and the delay in seconds before the next."""

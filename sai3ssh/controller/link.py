@@ -98,7 +98,7 @@ class Link:
         self._clock_s = clock_s
         self._stop = threading.Event()
         self._try_now = threading.Event()
-        """Set to end a probe: by try_now, and by stop."""
+        """Set to end a probe or a delay: by try_now, and by stop."""
         self._up = threading.Event()
         self._lock = threading.Lock()
         self._subscription = subscription
@@ -222,7 +222,7 @@ class Link:
         deadline = time.monotonic() + timeout_s
         if self._fruitless > 1:
             # It connects and breaks off at once: the host is well enough to answer, so nothing but this slows us down.
-            self._stop.wait(self._options.backoff.delay_s(self._fruitless))
+            self._try_now.wait(self._options.backoff.delay_s(self._fruitless))
 
         last: list[Transient] = []
 
@@ -250,7 +250,7 @@ class Link:
         def note(number: int, error: BaseException, delay_s: float) -> None:
             log.info("%s: attempt %d: %s; again in %.1f s", self.agent, number, error, delay_s)
 
-        policy = RetryPolicy(timeout_s, self._options.backoff, stop=self._stop, on_retry=note)
+        policy = RetryPolicy(timeout_s, self._options.backoff, stop=self._stop, sleep=self._try_now.wait, on_retry=note)
         return policy.call(attempt)
 
     def _raise_if_stopped(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from sai3ssh.controller.link import Link, LinkOptions, Subscription
 from sai3ssh.controller.mirror import Mirror
 from sai3ssh.errors import AgentError, LinkLost, Transient
 from sai3ssh.model import Assignment, Host, OperationSpec, Outcome, Plan, Population, SizeSpec, Stage, StageKind, Target, to_json
+from sai3ssh.retry import Backoff
 from sai3ssh.transport import Connection, transport_for
 from tests.contract.sshd_server import Sshd, descendants
 
@@ -253,6 +255,33 @@ def test_sshd_restarts_and_the_link_is_back_at_once(tmp_path: Path, sshd: Sshd, 
         began = time.monotonic()
         operator.wait_for(LinkUp, 2)
         assert time.monotonic() - began < 2.0
+    finally:
+        operator.close()
+
+
+def test_asked_to_try_now_it_waits_for_no_backoff(
+    tmp_path: Path, sshd: Sshd, agent_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its sshd is stopped like a host that is out of memory: the kernel accepts connections, and no attempt comes further."""
+    host = sshd.host(python=sys.executable, state_dir=str(tmp_path / "state"))
+    caplog.set_level(logging.INFO, "sai3ssh.controller.link")
+    operator = Operator(tmp_path, host, agent_bundle)
+    options = LinkOptions(heartbeat_s=0.3, silence_floor_s=2.0, connect_timeout_s=1.0, backoff=Backoff(first_s=300.0, max_s=300.0))
+    operator.link = Link(host, operator.mirror, operator.events.append, bundle=agent_bundle, options=options)
+    try:
+        operator.link.start()
+        operator.wait_for(LinkUp)
+        assert sshd.process is not None
+        os.kill(sshd.process.pid, signal.SIGSTOP)
+        for pid in sshd.sessions():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        operator.wait_for(LinkDown)
+        wait_until(lambda: "again in" in caplog.text, "a failed attempt")
+        os.kill(sshd.process.pid, signal.SIGCONT)
+        operator.link.try_now()
+        up = operator.wait_for(LinkUp, 2)
+        assert up.attempt == 2
     finally:
         operator.close()
 
