@@ -228,24 +228,28 @@ class Link:
 
         def attempt() -> Conversation:
             # The first connection ever fails with its true cause at once; later the host is expected back, and noticed by a cheap probe.
-            self._raise_if_stopped()
-            probed = not (self._was_up or self._attempt) or self._transport.probe(self._try_now, deadline - time.monotonic())
-            self._raise_if_stopped()
-            asked = self._try_now.is_set()
-            self._try_now.clear()
-            if not probed and not asked:
-                # What the last real attempt met says more.
-                raise last[-1] if last else Transient("accepts no TCP connection", host=self._host.name, phase="connect")
-            self._attempt += 1
-            try:
-                return self._open(down_at)
-            except Transient as error:
-                last[:] = [error]
-                raise
-            except Permanent as error:
-                if self._was_up and error.phase == RESOLVE:
-                    raise Transient(error.message, host=error.host, phase=error.phase) from error
-                raise
+            while True:
+                self._raise_if_stopped()
+                probed = not (self._was_up or self._attempt) or self._transport.probe(self._try_now, deadline - time.monotonic())
+                self._raise_if_stopped()
+                asked = self._try_now.is_set()
+                self._try_now.clear()
+                if not probed and not asked:
+                    # What the last real attempt met says more.
+                    raise last[-1] if last else Transient("accepts no TCP connection", host=self._host.name, phase="connect")
+                self._attempt += 1
+                try:
+                    return self._open(down_at)
+                except Transient as error:
+                    last[:] = [error]
+                    if probed:
+                        raise
+                    # It was asked for though the host accepts no connection: that costs the probe nothing but the time of the attempt.
+                    log.info("%s: %s, as was to be expected", self.agent, error)
+                except Permanent as error:
+                    if self._was_up and error.phase == RESOLVE:
+                        raise Transient(error.message, host=error.host, phase=error.phase) from error
+                    raise
 
         def note(number: int, error: BaseException, delay_s: float) -> None:
             log.info("%s: attempt %d: %s; again in %.1f s", self.agent, number, error, delay_s)

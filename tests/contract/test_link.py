@@ -286,6 +286,27 @@ def test_asked_to_try_now_it_waits_for_no_backoff(
         operator.close()
 
 
+def test_asked_to_try_a_host_that_is_down_it_is_noticed_all_the_same_when_it_is_back(
+    tmp_path: Path, sshd: Sshd, agent_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = sshd.host(python=sys.executable, state_dir=str(tmp_path / "state"))
+    operator = Operator(tmp_path, host, agent_bundle)
+    options = LinkOptions(heartbeat_s=0.3, silence_floor_s=2.0, backoff=Backoff(first_s=300.0, max_s=300.0))
+    operator.link = Link(host, operator.mirror, operator.events.append, bundle=agent_bundle, options=options)
+    caplog.set_level(logging.INFO, "sai3ssh.controller.link")
+    try:
+        operator.link.start()
+        operator.wait_for(LinkUp)
+        sshd.stop()
+        operator.wait_for(LinkDown)
+        operator.link.try_now()
+        wait_until(lambda: "Connection refused" in caplog.text, "the attempt that was asked for")
+        sshd.start()
+        assert operator.wait_for(LinkUp, 2).attempt == 2
+    finally:
+        operator.close()
+
+
 # --- install --------------------------------------------------------------------------------------------------------------
 
 
