@@ -26,6 +26,9 @@ from .document import Path_, Problems
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
+LEASE_HEARTBEATS = 5
+"""A lease is renewed each heartbeat, by a reading of the clock that is as old: with a shorter one well agents would not get to work."""
+
 
 def compile_plan(
     workload: Workload, run_id: str, hosts: Sequence[Host], *, failure_policy: str | None = None, needs_credentials: bool = False
@@ -49,6 +52,7 @@ def compile_plan(
     loss, loss_s = builder.controller_loss()
     problems.raise_if_any()
     handling = keys.error_handling
+    heartbeat_s = keys.distributed.heartbeat_interval
     plan = Plan(
         run_id=run_id,
         name=keys.name,
@@ -65,12 +69,12 @@ def compile_plan(
         deadlines=Deadlines(keys.deadlines.connect, keys.deadlines.first_byte, keys.deadlines.total),
         error_limits=ErrorLimits(handling.max_total_errors, handling.error_rate_threshold, handling.error_rate_window),
         target_outage_timeout_s=keys.target_outage_timeout,
-        heartbeat_s=keys.distributed.heartbeat_interval,
+        heartbeat_s=heartbeat_s,
         agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
         workers=keys.workers,
         seed=keys.seed,
         policy=policy,
-        lease_s=policy.reconnect_timeout_s if policy.survives and policy.reassign else None,
+        lease_s=max(policy.reconnect_timeout_s, LEASE_HEARTBEATS * heartbeat_s) if policy.survives and policy.reassign else None,
         on_controller_loss=loss,
         controller_loss_s=loss_s,
         needs_credentials=needs_credentials,

@@ -439,3 +439,6 @@ def test_failure_policies_reach_the_plan(tmp_path: Path) -> None:
     assert plan.policy == FailurePolicy("best_effort", 2, 3, 5.0, 120.0, 120.0, reassign=False)
     assert (plan.on_controller_loss, plan.controller_loss_s, plan.lease_s) == ("stop_after", 600.0, None)
     assert compiled(changed(distributed={"failure_policy": "best_effort"}), tmp_path).lease_s == 600.0
+    # Renewed each heartbeat by a reading as old as that: a shorter one would keep well agents from their work.
+    short = {"failure_policy": "best_effort", "reconnect_timeout": "2s", "heartbeat_interval": "1s"}
+    assert compiled(changed(distributed=short), tmp_path).lease_s == 5.0
