@@ -259,9 +259,7 @@ def test_sshd_restarts_and_the_link_is_back_at_once(tmp_path: Path, sshd: Sshd, 
         operator.close()
 
 
-def test_asked_to_try_now_it_waits_for_no_backoff(
-    tmp_path: Path, sshd: Sshd, agent_bundle: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_asked_to_try_now_it_waits_for_no_backoff(tmp_path: Path, sshd: Sshd, agent_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its sshd is stopped like a host that is out of memory: the kernel accepts connections, and no attempt comes further."""
     host = sshd.host(python=sys.executable, state_dir=str(tmp_path / "state"))
     caplog.set_level(logging.INFO, "sai3ssh.controller.link")

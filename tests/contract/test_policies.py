@@ -1,15 +1,24 @@
-"""What a policy does in whole runs of the real command with real agents on this machine: who is left out, who is given up, who comes back."""
+"""Who is left out, who is given up, who comes back: policies in whole runs of the real command with real agents on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sai3ssh.model import Intervals
+from sai3ssh.protocol import scan
+from tests.agent.s3_server import ACCESS_KEY, SECRET_KEY, Server, response
 from tests.contract.sshd_server import free_port
-from tests.contract.test_resume import ended
+from tests.contract.test_resume import ended, keep_cut
 from tests.contract.test_run import WORKLOAD, Bench, bench
 
 __all__ = ["bench"]
@@ -62,3 +71,75 @@ def test_an_agent_that_cannot_start_is_left_out_where_that_is_allowed_and_the_re
     assert [event["agent"] for event in bench.events("go_on_without")] == ["away"]
     assert [event["name"] for event in bench.events("stage_ended")] == ["prepare", "read", "cleanup"]
     assert not list((bench.directory / "target").rglob("*.dat"))
+
+
+@contextlib.contextmanager
+def cut(bench: Bench, agent: str) -> Iterator[None]:
+    """Meanwhile no window to that agent lives longer than a moment."""
+    over = threading.Event()
+    cutting = threading.Thread(target=keep_cut, args=(bench, agent, over))
+    cutting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        cutting.join()
+
+
+class SlowStore:
+    """Answers as S3 does, 20 ms after each request, and keeps what was put."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, _client: object, request: Any, _number: int) -> bytes:
+        time.sleep(0.02)
+        with self._lock:
+            if request.method == "PUT":
+                self.content[request.path] = request.body
+            if request.method == "DELETE":
+                self.content.pop(request.path, None)
+            if request.method == "GET":
+                return response(self.content.get(request.path, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"))
+        return response()
+
+
+def ledger(journal: Path, stage: int = 0) -> Intervals:
+    """The objects that a journal says were prepared in that stage."""
+    records = scan(journal.read_bytes())[0]
+    return Intervals([pair for record in records if record["kind"] == "ledger" and record["stage"] == stage for pair in record["ranges"]])
+
+
+def test_a_lost_agent_that_returns_is_told_so_and_writes_nothing_more(bench: Bench) -> None:
+    """Each agent needs 3 s at least for its share, so that whoever is cut at the start is given up in the middle of it."""
+    store = SlowStore()
+    text = WORKLOAD.replace("  - {{name: cleanup, type: cleanup}}\n", "").replace("count: 100", "count: 600")
+    text = text.replace(
+        "start_delay: 500ms", "start_delay: 500ms, heartbeat_interval: 200ms, failure_policy: best_effort, reassign_on_loss: true"
+    )
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    with Server(store) as server:
+        more = f's3: {{endpoint_url: "{server.url}"}}'
+        options = ("--skip", "all", "--reconnect-timeout", "1.5")
+        process = bench.start(*options, target="s3://bucket/x/", more=more, text=text, duration="4s", **keys)
+        bench.wait_for("stage_started", name="prepare")
+        with cut(bench, "right"):
+            bench.wait_for("reassigned")
+        journal = next((bench.directory / "right").glob("runs/*/right/journal.ndjson"))
+        before = ledger(journal)
+        said = ended(process, 3)
+    assert "verdict PARTIAL" in said
+    assert server.unsigned == []
+    assert [event["agent"] for event in bench.events("agent_lost")] == ["right"]
+    last = scan(journal.read_bytes())[0][-1]
+    assert (last["kind"], last["outcome"]) == ("final", "stopped")
+    assert last["reason"].startswith("given up by the controller: not reached for ")
+    assert not bench.pids("supervise")
+    assert (bench.run / "agents" / "right" / "journal.ndjson").read_bytes() == journal.read_bytes(), "what it had done is collected"
+    of_right, of_left = ledger(journal), ledger(bench.run / "agents" / "left" / "journal.ndjson")
+    assert list(of_right) == list(before)
+    assert 0 < len(of_right) < 300
+    assert list(Intervals([*of_left, *of_right])) == [(0, 600)]
+    assert set(store.content) == {f"/bucket/x/data/prepared-{i:08d}.dat" for i in range(600)}
+    assert {len(content) for content in store.content.values()} == {1024}
