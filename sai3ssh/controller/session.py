@@ -187,6 +187,8 @@ class Session:
                     and not self._options.start_with_available
                 ):
                     # This machine may lack a key that the first one had: no reason to end the run.
+                    choice = "The run is left alone; `sai3ssh resume --without-unreachable` goes on without this agent"
+                    event.error.remedy = ". ".join(text for text in (event.error.remedy, choice) if text)
                     self._quit(event.error)
                     return
                 self._link_ended(agent, event.error, AgentState.FAILED)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sai3ssh.cli import app
+from sai3ssh.controller import survey
 from sai3ssh.model import Intervals
 from sai3ssh.protocol import scan
 from tests.agent.s3_server import ACCESS_KEY, SECRET_KEY, Server, response
-from tests.contract.sshd_server import free_port
-from tests.contract.test_resume import ended, keep_cut
+from tests.contract.sshd_server import Sshd, free_port
+from tests.contract.test_link import sshd
+from tests.contract.test_resume import command, ended, keep_cut
 from tests.contract.test_run import WORKLOAD, Bench, bench
 
-__all__ = ["bench"]
+__all__ = ["bench", "sshd"]
 
 
 @pytest.mark.parametrize(
@@ -143,3 +148,57 @@ def test_a_lost_agent_that_returns_is_told_so_and_writes_nothing_more(bench: Ben
     assert list(Intervals([*of_left, *of_right])) == [(0, 600)]
     assert set(store.content) == {f"/bucket/x/data/prepared-{i:08d}.dat" for i in range(600)}
     assert {len(content) for content in store.content.values()} == {1024}
+
+
+def test_a_host_that_this_machine_may_not_log_in_to_ends_no_run_and_is_left_out_when_told_so(
+    bench: Bench, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = json.loads(bench.inventory.read_text())
+    host = sshd.host()
+    hosts["all"]["hosts"]["right"] |= {
+        "ansible_connection": "ssh",
+        "ansible_host": host.address,
+        "ansible_port": host.port,
+        "ansible_user": host.user,
+        "ansible_ssh_private_key_file": host.key_file,
+        "ansible_ssh_common_args": host.ssh_args,
+        "ansible_python_interpreter": sys.executable,
+    }
+    bench.inventory.write_text(json.dumps(hosts))
+    # Before a cleanup the run would wait for the end of the lease of whoever may still be writing.
+    text = WORKLOAD.replace("  - {{name: cleanup, type: cleanup}}\n", "")
+    process = bench.start("--policy", "best_effort", "--skip", "all", text=text, duration="6s")
+    bench.wait_for("stage_started", name="read")
+    process.kill()
+    process.communicate()
+    run = bench.run.name
+    authorized = sshd.directory / "authorized_keys"
+    authorized.rename(sshd.directory / "kept")
+
+    said = ended(command(bench, "resume", run), 2)
+    assert "right: " in said
+    assert "--without-unreachable" in said
+    assert bench.pids("supervise", "left")
+    assert bench.pids("supervise", "right"), "the run was left alone"
+
+    said = ended(command(bench, "resume", run, "--without-unreachable"), 3)
+    assert "verdict PARTIAL" in said
+    assert [event["agent"] for event in bench.events("go_on_without")] == ["right"]
+    assert [event["name"] for event in bench.events("stage_ended")] == ["prepare", "read"]
+    assert not bench.pids("supervise", "left")
+
+    monkeypatch.setattr(survey, "CONNECT_TIMEOUT_S", 1.0)
+    there = {"-i": str(bench.inventory), "--results-dir": str(bench.results)}
+    asked = ["status", *(word for option in there.items() for word in option)]
+    for away in (False, True):
+        if away:
+            sshd.stop()
+        told = CliRunner().invoke(app, [*asked, "--json"])
+        assert told.exit_code == 0, told.output
+        found = {one["host"]: one for one in json.loads(told.stdout)["hosts"]}
+        assert [one["run_id"] for one in found["left"]["runs"]] == [run]
+        assert found["right"]["runs"] == []
+        assert ("Connection refused" if away else "authentication") in found["right"]["error"]
+    text = " ".join(CliRunner().invoke(app, asked).stdout.split())
+    assert run in text
+    assert "Connection refused" in text
