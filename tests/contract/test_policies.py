@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,18 @@ def cut(bench: Bench, agent: str) -> Iterator[None]:
 
 
 class SlowStore:
-    """Answers as S3 does, 20 ms after each request, and keeps what was put."""
+    """Answers as S3 does, 20 ms after each request, and keeps what was put. What is in `hold` is not answered before `release` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Sequence[str] = ()) -> None:
+        self.release = threading.Event()
+        self._hold = hold
         self.content: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
     def __call__(self, _client: object, request: Any, _number: int) -> bytes:
         time.sleep(0.02)
+        if request.path in self._hold:
+            self.release.wait(60.0)
         with self._lock:
             if request.method == "PUT":
                 self.content[request.path] = request.body
@@ -148,6 +152,29 @@ def test_a_lost_agent_that_returns_is_told_so_and_writes_nothing_more(bench: Ben
     assert list(Intervals([*of_left, *of_right])) == [(0, 600)]
     assert set(store.content) == {f"/bucket/x/data/prepared-{i:08d}.dat" for i in range(600)}
     assert {len(content) for content in store.content.values()} == {1024}
+
+
+def test_what_breaks_after_an_agent_was_collected_is_no_trouble(bench: Bench) -> None:
+    """The other one's storage is slow: it still works when the link of the first one breaks for good."""
+    store = SlowStore(["/bucket/x/data/prepared-00000099.dat"])
+    text = WORKLOAD[: WORKLOAD.index("  - {{name: read")]
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    with Server(store) as server:
+        more = f's3: {{endpoint_url: "{server.url}"}}'
+        process = bench.start("--skip", "all", target="s3://bucket/x/", more=more, text=text, **keys)
+        bench.wait_for("journal_complete", agent="left")
+        with cut(bench, "left"):
+            bench.wait_for("link_down", agent="left")
+            store.release.set()
+            out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert err == ""
+    assert "left: " not in out
+    assert "verdict COMPLETE" in out
+    assert [(event["agent"], event["level"]) for event in bench.events("link_down")] == [("left", "info")]
+    assert not bench.events("policy_round")
+    assert json.loads((bench.run / "results.json").read_text())["verdict"] == "COMPLETE"
+    assert len(store.content) == 100
 
 
 def test_a_host_that_this_machine_may_not_log_in_to_ends_no_run_and_is_left_out_when_told_so(
