@@ -77,12 +77,17 @@ def frozen_sshd(host: LabHost, for_s: float) -> None:
 
 def link_down(host: LabHost, for_s: float) -> None:
     """The cable is out: neither operator nor storage are reached."""
-    sh(f"ip -n {FABRIC} link set {host.port} down")
+    unplugged(host.port, for_s)
+
+
+def unplugged(port: str, for_s: float) -> None:
+    """That port of the bridge is down: nobody reaches who is behind it."""
+    sh(f"ip -n {FABRIC} link set {port} down")
     try:
-        assert "state DOWN" in sh(f"ip -n {FABRIC} link show {host.port}").stdout
+        assert "state DOWN" in sh(f"ip -n {FABRIC} link show {port}").stdout
         time.sleep(for_s)
     finally:
-        sh(f"ip -n {FABRIC} link set {host.port} up")
+        sh(f"ip -n {FABRIC} link set {port} up")
 
 
 def sshd_restart(host: LabHost, for_s: float) -> None:
