@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
+import os
 import shutil
 import signal
 import sys
@@ -16,17 +19,23 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from sai3ssh import config
 from sai3ssh.cli import app
 from sai3ssh.controller import survey
+from sai3ssh.controller.link import LinkOptions
+from sai3ssh.controller.run import RunController
+from sai3ssh.controller.rundir import RunDirectory
+from sai3ssh.controller.session import Options
 from sai3ssh.model import Intervals
 from sai3ssh.protocol import scan
+from sai3ssh.retry import Backoff
 from tests.agent.s3_server import ACCESS_KEY, SECRET_KEY, Server, response
 from tests.contract.sshd_server import Sshd, free_port
-from tests.contract.test_link import sshd
+from tests.contract.test_link import agent_bundle, sshd, wait_until
 from tests.contract.test_resume import command, ended, keep_cut
 from tests.contract.test_run import WORKLOAD, Bench, bench
 
-__all__ = ["bench", "sshd"]
+__all__ = ["agent_bundle", "bench", "sshd"]
 
 
 @pytest.mark.parametrize(
@@ -229,3 +238,35 @@ def test_a_host_that_this_machine_may_not_log_in_to_ends_no_run_and_is_left_out_
     text = " ".join(CliRunner().invoke(app, asked).stdout.split())
     assert run in text
     assert "Connection refused" in text
+
+
+def test_a_policy_round_connects_at_once(bench: Bench, sshd: Sshd, agent_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its sshd is stopped and goes on later; after the attempt that failed meanwhile, the link by itself would wait for minutes."""
+    caplog.set_level(logging.INFO, "sai3ssh.controller.link")
+    workload = bench.directory / "workload.yml"
+    more = "distributed: {failure_policy: retry, agent_retry_delay_s: 2, start_delay: 500ms}"
+    text = WORKLOAD.replace("distributed: {{start_delay: 500ms}}", "")
+    workload.write_text(text.format(target=f"file://{bench.directory}/target/", duration="2s", more=more))
+    host = sshd.host(python=sys.executable, state_dir=str(bench.directory / "right"))
+    plan, assignments = config.compile_plan(config.load(workload), "round", [host])
+    directory = RunDirectory.create(bench.results, plan, assignments, [host], workload)
+    links = LinkOptions(connect_timeout_s=1.0, reconnect_timeout_s=math.inf, backoff=Backoff(first_s=300.0, max_s=300.0))
+    controller = RunController(
+        plan, assignments, [host], directory, agent_bundle, credentials=None, options=Options(start_delay_s=0.5), link_options=links
+    )
+    reasons: list[str] = []
+    running = threading.Thread(target=lambda: reasons.append(controller.run()), daemon=True)
+    running.start()
+    wait_until(lambda: any(event["name"] == "read" for event in bench.events("stage_started")), "the stage")
+    assert sshd.process is not None
+    os.kill(sshd.process.pid, signal.SIGSTOP)
+    for pid in sshd.sessions():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "again in " in caplog.text, "a failed attempt")
+    os.kill(sshd.process.pid, signal.SIGCONT)
+    running.join(60.0)
+    assert reasons == ["all stages ended"]
+    assert bench.events("policy_round")
+    (back,) = [event for event in bench.events("link_up") if event["resumed_offset"]]
+    assert back["down_s"] < 60.0
