@@ -631,7 +631,8 @@ class Supervisor:
         self._check_stopped()
 
     def _check_stopped(self) -> None:
-        if all(worker.ended is not None for worker in self._crew.members):
+        # Those whose lease is over were killed; they do not end in order.
+        if all(worker.ended is not None or not self._crew.hears(worker) for worker in self._crew.members):
             self._stopped()
 
     def _stopped(self) -> None:

@@ -345,6 +345,16 @@ class Recovery(AgentCase):
         records = self.finish(channel, 1, 2)
         self.check_prepare(records)
 
+    def test_without_a_lease_nobody_is_waited_for_at_a_stop(self):
+        channel, _ = self.many(lease_s=0.4)
+        channel.release(self.key, "a0", 0, delay_s=0.05)
+        channel.wait(lambda: self.records("notice"), "end of the lease")
+        began = time.monotonic()
+        channel.ok("stop", key=self.key, agent_id="a0", reason="given up")
+        self.assertLess(time.monotonic() - began, 4.5, "workers that were killed were given 5 s to end in order")
+        channel.wait(lambda: channel.final is not None, "final")
+        self.assertEqual(channel.final["outcome"], "stopped")
+
     def test_a_new_supervisor_writes_nothing_without_a_lease_either(self):
         channel, _ = self.many(lease_s=0.4)
         channel.release(self.key, "a0", 0, delay_s=0.05)
