@@ -168,12 +168,15 @@ class Deployment:
 def deployment(repository: Path) -> Iterator[Deployment]:
     directory = Path(tempfile.mkdtemp(prefix="sai3ssh-"))  # podman's own sockets need short paths
     deployed = Deployment(directory, repository)
+    # So many files are in memory, where they go away at once.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(deployed.data)], check=True)
     try:
         yield deployed
     finally:
         deployed.run("podman", "rm", "--force", "--all", check=False)
         deployed.ended()
         deployed.run("podman", "rmi", "--force", "--all", check=False)
+        subprocess.run(["umount", "--lazy", str(deployed.data)], check=True)
         shutil.rmtree(directory)
 
 
