@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 TICK_S = 0.2
+CREDENTIALS_S = 45.0
+"""They are asked for by each heartbeat, and again 30 s after a command that was lost."""
 
 
 class Invariants:
@@ -26,6 +28,8 @@ class Invariants:
         self.down_s: Counter[str] = Counter()
         """How long each agent has been unreachable while this controller was awake and on its network."""
         self.rounds: Counter[str] = Counter()
+        self.awaiting_s: Counter[str] = Counter()
+        """How long each agent has been without credentials although this controller is in charge of it and hears it."""
         self.cleanup_began = False
         self.resumes = 0
         self.told: dict[int, Intervals] = {}
@@ -38,6 +42,13 @@ class Invariants:
         world = self.world
         if world.session is None:
             return
+        for host, link in zip(world.agents, world.links, strict=True):
+            heard = link.up and link.subscribed and not link.mute and not host.frozen and world.session.agents[host.name].up
+            if heard and host.state == "AWAITING_CREDENTIALS" and world.session.abort_reason is None:
+                self.awaiting_s[host.name] += TICK_S  # type: ignore[assignment]
+                assert self.awaiting_s[host.name] <= CREDENTIALS_S, f"{host.name} has no credentials after {CREDENTIALS_S} s"
+            else:
+                self.awaiting_s[host.name] = 0
         linked = any(agent.linked for agent in world.session.agents.values())
         if not linked and not (world.faults.witness and world.now >= world.off_until_s):
             return
@@ -51,6 +62,7 @@ class Invariants:
     def resumed(self) -> None:
         """Another controller counts anew."""
         self.down_s.clear()
+        self.awaiting_s.clear()
         self.rounds.clear()
         self.resumes += 1
 
