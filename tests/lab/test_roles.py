@@ -178,7 +178,7 @@ def check_run(operator: Operator, fleet: Fleet) -> Path:
     return run
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_from_a_bare_host_to_a_bare_host(fleet: Fleet, operator: Operator, playbooks: Playbooks, repository: Path, tmp_path: Path) -> None:
     before = {host.name: state(host) for host in fleet.hosts}
     trust(fleet, operator, playbooks)
