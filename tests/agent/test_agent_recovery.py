@@ -35,16 +35,34 @@ class Recovery(AgentCase):
         return [record for record in self.records("worker") if record["worker"] == index][-1]["pid"]
 
     def supervisor(self):
-        found = [pid for pid in self.pids() if len(group_members(pid)) > 1 and self.argument(pid) == "supervise"]
-        return found[0] if found else None
+        """The one that has workers; a new one may still be starting them."""
+        found = []
+
+        def there():
+            found[:] = [pid for pid in self.pids() if self.argument(pid) == "supervise" and len(group_members(pid)) > 1]
+            return found
+
+        wait(there, "a supervisor with workers", timeout_s=30.0)
+        return found[0]
 
     def daemon(self):
-        return next(pid for pid in self.pids() if self.argument(pid) == "serve")
+        found = []
+
+        def there():
+            found[:] = [pid for pid in self.pids() if self.argument(pid) == "serve"]
+            return found
+
+        wait(there, "a daemon", timeout_s=30.0)
+        return found[0]
 
     @staticmethod
     def argument(pid):
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            arguments = file.read().decode().split("\0")
+        """What a process is; None once it is gone."""
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                arguments = file.read().decode().split("\0")
+        except OSError:
+            return None
         return next((word for word in ("serve", "supervise") if word in arguments), None)
 
     def kill(self, pid):
@@ -253,7 +271,7 @@ class Recovery(AgentCase):
                 self.assertEqual((totals["ops"], totals["ops"]), (told, cells + without.get(op, [0])[0]), (end["name"], op))
 
     def test_killed_before_the_journal_knows_that_the_counters_were_lost(self):
-        channel, epoch = self.begin(duration_s=8.0)
+        channel, epoch = self.begin(duration_s=12.0)
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
         channel.wait(lambda: self.seconds(1) >= 2, "some progress")
