@@ -27,7 +27,7 @@ from tests.agent.channel import Channel
 COUNT = 600
 
 
-def wait(condition, what, timeout_s=10.0):
+def wait(condition, what, timeout_s=30.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ import sai3ssh
 from sai3ssh.agent import state
 from sai3ssh.protocol import Data, FrameDecoder, dumps
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 PING_S = 0.5
 
 
