@@ -18,7 +18,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
 test: lint system ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=5 --output-sync=target simulation unit contract $(if $(shell test "$$(id -u)" = 0 && echo root),lab deployment)
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),lab deployment) simulation
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 	$(BIN)/python -m pytest --durations=5 tests/simulation
