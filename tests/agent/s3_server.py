@@ -209,7 +209,7 @@ def task(root, op, key="key", size=-1, index=0, content=None):
     return Task(op, root, key, size, index, content, 0)
 
 
-def wait_for(condition, what, timeout_s=10.0):
+def wait_for(condition, what, timeout_s=60.0):
     """Returns when the condition holds; fails when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
