@@ -103,7 +103,7 @@ class Requests(Case):
 
     def test_whole(self):
         request = read_request(
-            '{"skip": ["host"], "state_dir": null, "digest": "d", "version": "1", "controller_wall_ns": 5, "ports": [1],'
+            '{"skip": ["host"], "state_dir": null, "digest": "d", "version": "1", "ports": [1],'
             ' "plan": {"journal_bytes": 1, "open_files": 2, "memory_bytes": 3, "storage": [{"uri": "s3://b/", "endpoint_url": null,'
             ' "region": "r", "path_style": false, "ca_file": null, "verify_tls": true, "operations": ["get"], "write_bytes": 4,'
             ' "objects": 5}]}, "credentials": {"access_key": "a", "secret_key": "s", "session_token": null},'

@@ -65,8 +65,6 @@ class Request:
     digest: Optional[str] = None
     """SHA-256 of the agent that the controller brings; None: of this one."""
     version: Optional[str] = None
-    controller_wall_ns: Optional[int] = None
-    """When the controller asked. Too coarse to check a clock by, and so not used: the controller measures the offset itself."""
     plan: Optional[Needs] = None
     credentials: Optional[Dict[str, Optional[str]]] = field(default=None, repr=False)
     reach: Tuple[Peer, ...] = ()
