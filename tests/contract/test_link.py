@@ -242,7 +242,7 @@ def test_a_frozen_follow_is_replaced_and_the_run_goes_on(operator: Operator) -> 
     assert operator.mirror.path.read_bytes() == operator.journal()
 
 
-def test_sshd_restarts_and_the_link_is_back(tmp_path: Path, sshd: Sshd, agent_bundle: Path) -> None:
+def test_sshd_restarts_and_the_link_is_back_at_once(tmp_path: Path, sshd: Sshd, agent_bundle: Path) -> None:
     operator = Operator(tmp_path, sshd.host(python=sys.executable, state_dir=str(tmp_path / "state")), agent_bundle)
     try:
         operator.begin(duration_s=1.0)
@@ -252,7 +252,7 @@ def test_sshd_restarts_and_the_link_is_back(tmp_path: Path, sshd: Sshd, agent_bu
             operator.link.request({"cmd": "ping"}, 1)
         time.sleep(1.0)
         sshd.start()
-        operator.wait_for(LinkUp, 2)
+        assert operator.wait_for(LinkUp, 2).attempt == 1, "the probe that the host answers is followed by one attempt, and no delay"
     finally:
         operator.close()
 
