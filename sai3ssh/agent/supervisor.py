@@ -497,9 +497,10 @@ class Supervisor:
         if over and not self._suspended:
             self._suspended = True
             self._lost = self._lost or (state.clock_ns(), "the lease was over")
+            # Told when it is true: from this record on nobody writes.
+            self._crew.suspend()
             text = f"lease of {self._plan.lease_s:.0f} s over: no writes until it is renewed"
             self._journal.append("notice", {"level": "warning", "text": text})
-            self._crew.suspend()
         elif not over and self._suspended:
             self._suspended = False
             for worker in list(self._crew.members):
