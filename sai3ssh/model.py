@@ -153,6 +153,16 @@ class OperationSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class IoRate:
+    """The rate of an open loop: operations begin when they are due, and latency counts from that moment."""
+
+    iops: float
+    """Operations per second and agent, split over its workers."""
+    distribution: str = "exponential"
+    """Of the gaps between operations: exponential, uniform (on [0, 2/iops]) or deterministic."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage. All agents enter it together."""
 
@@ -168,6 +178,8 @@ class Stage:
     populations: Tuple[str, ...] = ()
     """prepare and cleanup: names of the populations."""
     barrier: str = "all_or_nothing"
+    io_rate: Optional[IoRate] = None
+    """execute only: None is a closed loop, in which the next operation begins when one has ended."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Engine, Root, Task
+from sai3ssh.agent.pacing import Pacer
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, bucket_of
 
@@ -225,7 +226,7 @@ class IndexWork:
 
 
 class MixWork:
-    """A weighted mix of operations, closed loop, until the end of the stage.
+    """A weighted mix of operations until the end of the stage: in a closed loop, or with a pacer in an open one.
 
     get and stat draw uniformly from their whole population; delete takes its own share of the population in order, each index once, and
     leaves the mix
@@ -245,8 +246,10 @@ class MixWork:
         limits: ErrorLimits,
         end_ns: int,
         notice: Callable[[str], None],
+        pacer: Optional[Pacer] = None,
     ) -> None:
         self._rng = random.Random(seed)
+        self._pacer = pacer
         self._recorder = recorder
         self._limits = limits
         self._notice = notice
@@ -306,20 +309,38 @@ class MixWork:
         return put
 
     def next(self, now_ns: int) -> Optional[Task]:
-        """The next operation of the mix; None once the stage is over."""
+        """The next operation of the mix; None when none is due yet (see wake_ns), and once the stage is over."""
+        pacer = self._pacer
+        start_ns = now_ns
         while now_ns < self._end_ns and not self.finished:
+            if pacer is not None:
+                start_ns = pacer.due_ns(now_ns)
+                if start_ns > now_ns:
+                    self.wake_ns = min(start_ns, self._end_ns)
+                    return None
             if not self._deck:
                 if not self._makers:
                     break
                 makers, weights = zip(*self._makers)
                 self._deck = self._rng.choices(makers, weights, k=1024)
             maker = self._deck.pop()
-            task = maker(now_ns)
+            task = maker(start_ns)
             if task is not None:
+                if pacer is not None:
+                    pacer.advance()
                 return task
             self._drop(maker)
+        if pacer is not None and not self.finished and self._makers:
+            self._tell_backlog(pacer.backlog(self._end_ns))
         self.finished = True
         return None
+
+    def _tell_backlog(self, count: int) -> None:
+        if count:
+            self._notice(
+                f"open loop: when the stage ended about {count:,} operations were due and had not begun; "
+                "the target or the concurrency is too small for this io_rate"
+            )
 
     def _drop(self, maker: Callable[[int], Optional[Task]]) -> None:
         self._makers = [(m, weight) for m, weight in self._makers if m is not maker]

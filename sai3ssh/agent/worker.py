@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import time
 from typing import Any, Dict, List, Optional, Union
@@ -17,6 +18,7 @@ from typing import Any, Dict, List, Optional, Union
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import Engine
+from sai3ssh.agent.pacing import Pacer
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder, put_format
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
 from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
@@ -104,7 +106,7 @@ class Worker:
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
         recorder = Recorder(cells)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
-        concurrency = len(range(self._index, stage.concurrency, self._workers))
+        concurrency = self._share(stage)
         try:
             self._wait_until(start_ns)
             actual_ns = state.clock_ns()
@@ -138,6 +140,7 @@ class Worker:
             end_ns = start_ns + int(stage.duration_s * 1e9)
             recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
             recorder.tail_from_ns = end_ns
+            seed = f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}"
             return MixWork(
                 self._engine,
                 stage.operations,
@@ -145,10 +148,11 @@ class Worker:
                 ranges,
                 recorder,
                 put_format=put_format(self._assignment.index, order["stage"], self._index, self._incarnation),
-                seed=f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}",
+                seed=seed,
                 limits=plan.error_limits,
                 end_ns=end_ns,
                 notice=lambda text: send({"notice": text}),
+                pacer=self._make_pacer(stage, start_ns, seed),
             )
         objects = dict(self._objects)
         for name, made in order.get("puts", {}).items():
@@ -164,6 +168,18 @@ class Worker:
             target=plan.target.endpoint_url or self._uri,
             unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
         )
+
+    def _make_pacer(self, stage: Stage, start_ns: int, seed: str) -> Optional[Pacer]:
+        """An open loop's schedule: the share of the rate is that of the concurrency."""
+        mine = self._share(stage)
+        if stage.io_rate is None or not mine:
+            return None
+        active = min(self._workers, stage.concurrency)
+        return Pacer(stage.io_rate, mine / stage.concurrency, self._index / active, start_ns, random.Random(f"{seed}/pace"))
+
+    def _share(self, stage: Stage) -> int:
+        """How many of the agent's operations in flight are this worker's."""
+        return len(range(self._index, stage.concurrency, self._workers))
 
     def _report_finished(self, work: Optional[Work] = None) -> None:
         work = work or self._work

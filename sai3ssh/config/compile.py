@@ -11,6 +11,7 @@ from ..model import (
     ErrorLimits,
     FailurePolicy,
     Host,
+    IoRate,
     OperationSpec,
     Plan,
     Population,
@@ -268,7 +269,8 @@ class _Builder:
             self._problems.add(
                 ("warmup_period",), f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
             )
-        return Stage(stage.name, kind, concurrency, duration_s, keys.warmup_period, tuple(mix))
+        paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
+        return Stage(stage.name, kind, concurrency, duration_s, keys.warmup_period, tuple(mix), io_rate=paced)
 
     def policy(self, chosen: str | None, agents: int) -> FailurePolicy:
         """What happens when agents are lost; combinations that make no sense are refused."""

@@ -38,6 +38,8 @@ class StagePart:
     """False: seconds is an estimate at assumed_ops_per_s per agent."""
     mix: tuple[tuple[str, float, str], ...]
     """(operation, percent, where)."""
+    pace: str
+    """Of an open loop; empty for a closed one."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.duration_s if stage.duration_s is not None else objects / agents / ASSUMED_OPS_PER_S,
             stage.kind is StageKind.EXECUTE,
             tuple((op.kind, 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
+            f"open loop, {stage.io_rate.iops:,g} operations/s per agent, {stage.io_rate.distribution}" if stage.io_rate else "",
         )
         for stage in plan.stages
     )

@@ -93,6 +93,13 @@ class Prepare(Section):
     key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
 
 
+class IoRateKeys(Section):
+    """io_rate: an open loop. iops 0 or max is a closed one."""
+
+    iops: Annotated[float, BeforeValidator(units.rate), Field(ge=0)] = 0.0
+    distribution: Literal["exponential", "uniform", "deterministic"] = "exponential"
+
+
 class ErrorHandling(Section):
     """error_handling; 0 as a limit means none."""
 
@@ -191,6 +198,7 @@ class WorkloadKeys(Section):
     concurrency: Annotated[int, Field(ge=1, le=65536)] = 16
     workload: list[OperationKeys] = []
     prepare: Prepare = Prepare()
+    io_rate: IoRateKeys = IoRateKeys()
     warmup_period: Annotated[Duration, Field(ge=0)] = 0.0
     error_handling: ErrorHandling = ErrorHandling()
     stages: list[StageKeys] = []
@@ -208,7 +216,7 @@ NOT_YET = {
     "args", "backoff_duration", "barrier", "barrier_sync",
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion", "compress_factor",
     "concurrency_override", "dedup_factor", "directory_structure", "dynamic_put_pool", "enable_metadata_cache", "env",
-    "expected_objects", "expected_tasks", "force_overwrite", "io_rate", "max_duration",
+    "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
     "multi_endpoint", "op_log_path", "optional", "page_cache_mode", "partition_overlap", "path_selection",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine",
     "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",

@@ -42,6 +42,13 @@ def count(value: object) -> int:
     return int(found)
 
 
+def rate(value: object) -> float:
+    """Operations per second: 500, '1,000', 0.5, or 'max', which is 0: no limit. Raises ValueError."""
+    if value == "max":
+        return 0.0
+    return _parse(value, {"": 1.0}, "operations per second", "500 or max")
+
+
 def share(value: object) -> float:
     """A part of a whole, 0 to 1: 0.95, '95%', '99.5 %'. Raises ValueError."""
     if isinstance(value, str) and value.rstrip().endswith("%"):

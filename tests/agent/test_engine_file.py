@@ -46,6 +46,25 @@ class Files(unittest.TestCase):
         self.assertEqual(self.perform(*((DELETE, keywords) for keywords in objects)).failures, [])
         self.assertEqual([made.listed for made in self.perform((LIST, {"key": ""})).dones], [0])
 
+    def test_a_task_that_is_due_later_is_waited_for_by_one_thread_and_begun_in_time(self):
+        asked = []
+
+        class Paced(CountingWork):
+            def next(self, now_ns):
+                asked.append(now_ns)
+                due = start + (10 - len(self.tasks)) * 20_000_000
+                if now_ns < due and not self.finished:
+                    self.wake_ns = due
+                    return None
+                return super().next(now_ns)
+
+        start = time.perf_counter_ns()
+        work = Paced(task(self.root, PUT, key=f"o{i}", size=10, content=CONTENT) for i in range(10))
+        self.engine.run(work, 16)
+        self.assertEqual((len(work.dones), work.failures), (10, []))
+        self.assertGreaterEqual(time.perf_counter_ns() - start, 9 * 20_000_000)
+        self.assertLess(len(asked), 120, "16 threads that all wake for each of 10 tasks ask 160 times and more")
+
     def test_a_shorter_put_replaces(self):
         self.perform((PUT, {"size": 100, "content": CONTENT}))
         self.perform((PUT, {"size": 10, "content": CONTENT}))

@@ -1,15 +1,17 @@
 """What a worker does in a stage, against an engine whose outcomes the test decides."""
 
 import os
+import random
 import tempfile
 import unittest
 from collections import Counter
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Root
+from sai3ssh.agent.pacing import Pacer
 from sai3ssh.agent.stage import Published
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
-from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, SizeSpec, Stage, StageKind
+from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, IoRate, OperationSpec, Population, SizeSpec, Stage, StageKind
 
 SECOND = 1_000_000_000
 
@@ -155,12 +157,12 @@ class KilledWorker(Base):
 
 
 class Mix(Base):
-    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000):  # noqa: B008 (frozen)
+    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000, pacer=None):  # noqa: B008 (frozen)
         self.notices = []
         return MixWork(
             FakeEngine(), mix, self.objects(population("prepared", count), population("deletable", count)),
             {"deletable": Intervals(deletable)}, self.recorder, put_format="put-w0-%010d.dat", seed="s/0", limits=limits,
-            end_ns=end_ns, notice=self.notices.append,
+            end_ns=end_ns, notice=self.notices.append, pacer=pacer,
         )  # fmt: skip
 
     def test_weights_are_kept(self):
@@ -191,6 +193,40 @@ class Mix(Base):
         self.assertIsNotNone(work.next(99))
         self.assertIsNone(work.next(100))
         self.assertTrue(work.finished)
+
+    def paced(self, iops=10.0):
+        mix = [OperationSpec("get", 1, "s3://b/p/", "prepared")]
+        return self.work(mix, pacer=Pacer(IoRate(iops, "deterministic"), 1.0, 0.0, 0, random.Random(1)))
+
+    def test_an_open_loop_begins_what_is_due_and_latency_counts_from_then(self):
+        work = self.paced()
+        self.assertEqual(work.next(0).start_ns, 0)
+        self.assertIsNone(work.next(1))
+        self.assertEqual(work.wake_ns, SECOND // 10)
+        self.assertFalse(work.finished)
+        # The target was busy for a while: what was due meanwhile is late already when it begins.
+        self.assertEqual([work.next(SECOND // 2).start_ns for _ in range(5)], [SECOND * n // 10 for n in range(1, 6)])
+        self.assertIsNone(work.next(SECOND // 2))
+        for n in range(6, 10):
+            self.assertIsNotNone(work.next(SECOND * n // 10))
+        self.assertIsNone(work.next(SECOND - 1))
+        self.assertEqual(
+            (work.wake_ns, work.finished), (SECOND, False), "the stage ends when its time is over, not with its last operation"
+        )
+        self.assertIsNone(work.next(SECOND))
+        self.assertEqual((work.finished, self.notices), (True, []))
+
+    def test_an_open_loop_that_ends_behind_its_schedule_says_so(self):
+        work = self.paced()
+        work.next(0)
+        self.assertIsNone(work.next(SECOND))
+        self.assertEqual(len(self.notices), 1)
+        self.assertIn("about 9 operations were due and had not begun", self.notices[0])
+        work = self.paced()
+        work.next(0)
+        work.stop()
+        self.assertIsNone(work.next(SECOND))
+        self.assertEqual(self.notices, [], "it was stopped")
 
     def test_delete_takes_each_object_once_and_then_leaves_the_mix(self):
         work = self.work(

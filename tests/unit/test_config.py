@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, Plan, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, Plan, StageKind
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -61,6 +61,15 @@ BAD = {
     "bad duration": (
         GOOD.replace("30s", "30 parsecs"),
         ":2:1: duration: expected a duration such as 90, 60s, 5m or 2h, found '30 parsecs'",
+    ),
+    "bad rate": (
+        GOOD + "io_rate: {iops: fast}\n",
+        ":11:11: io_rate.iops: expected operations per second such as 500 or max, found 'fast'",
+    ),
+    "rate below zero": (GOOD + "io_rate: {iops: -1}\n", ":11:11: io_rate.iops: "),
+    "law of rates": (
+        GOOD + "io_rate: {iops: 5, distribution: normal}\n",
+        "expected 'exponential', 'uniform' or 'deterministic', found 'normal'",
     ),
     "zero duration": (GOOD.replace("30s", "0s"), ":2:1: duration: "),
     "negative concurrency": (GOOD.replace("concurrency: 8", "concurrency: -1"), ":3:1: concurrency: "),
@@ -124,7 +133,10 @@ BAD = {
         GOOD.replace("endpoint_url:", "secret_key: abc, endpoint_url:"),
         ":4:6: secret_key: no secrets in workload files",
     ),
-    "key that is not supported yet": (GOOD + "io_rate: {iops: 100}\n", ":11:1: io_rate: a key of sai3-bench that is not supported yet"),
+    "key that is not supported yet": (
+        GOOD + "dynamic_put_pool: true\n",
+        ":11:1: dynamic_put_pool: a key of sai3-bench that is not supported yet",
+    ),
     "more coverage than there is": (
         GOOD + "distributed: {min_coverage: 95}\n",
         ":11:15: distributed.min_coverage: expected a share of at most 1 (100%), found 95",
@@ -177,6 +189,12 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "duration as a number": ({"duration": 45}, lambda p: p.stages[1].duration_s, 45.0),
     "concurrency": ({"concurrency": 99}, lambda p: {s.concurrency for s in p.stages}, {99}),
     "warmup_period": ({"warmup_period": "7s"}, lambda p: p.stages[1].warmup_s, 7.0),
+    "io_rate": ({"io_rate": {"iops": 500}}, lambda p: [s.io_rate for s in p.stages], [None, IoRate(500.0, "exponential")]),
+    "io_rate with its law": (
+        {"io_rate": {"iops": "1,000", "distribution": "uniform"}},
+        lambda p: p.stages[1].io_rate,
+        IoRate(1000.0, "uniform"),
+    ),
     "workers": ({"workers": 3}, lambda p: p.workers, 3),
     "seed": ({"seed": 7}, lambda p: (p.seed, p.populations[0].seed), (7, 7001)),
     "engine": ({"engine": "boto3"}, lambda p: p.target.engine, "boto3"),
@@ -324,6 +342,11 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
     path = tmp_path / "w.yml"
     path.write_text(GOOD + "processes: 4\n")
     assert config.load(path).notices == ("line 11: processes has no effect: one worker process per core is the rule here; set workers",)
+
+
+@pytest.mark.parametrize("iops", [0, "max"])
+def test_an_io_rate_without_limit_is_a_closed_loop(iops: int | str, tmp_path: Path) -> None:
+    assert compiled(changed(io_rate={"iops": iops}), tmp_path) == compiled(GOOD, tmp_path)
 
 
 def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:

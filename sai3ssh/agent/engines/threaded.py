@@ -14,6 +14,8 @@ from sai3ssh.agent.engines.s3_errors import RETRYABLE
 from sai3ssh.model import Retry
 
 _CONTROL_S = 0.05
+_IDLE_S = 0.1
+"""How long a thread waits at most before it looks again."""
 
 
 class OperationFailed(Failure):
@@ -32,8 +34,8 @@ class ThreadedEngine:
         self._rng = rng or random.Random()
         self._changed = threading.Condition()
         self._work: Optional[Work] = None
-        self._in_flight = 0
         self._stopping = False
+        self._timekeeper = False
         self._crash: Optional[BaseException] = None
 
     def perform(self, task: Task) -> int:
@@ -55,7 +57,7 @@ class ThreadedEngine:
     ) -> None:
         """Performs tasks until the work is finished and none is in flight; see base.Engine."""
         self._work = work
-        self._stopping, self._crash, self._in_flight = False, None, 0
+        self._stopping, self._crash, self._timekeeper = False, None, False
         threads = []
         for i in range(max(concurrency, 1)):
             threads.append(threading.Thread(target=self._guard, args=(work,), name=f"operation-{i}", daemon=True))
@@ -105,22 +107,26 @@ class ThreadedEngine:
             if task is None:
                 return
             self._finish(work, task)
-            with self._changed:
-                self._in_flight -= 1
-                self._changed.notify_all()
 
     def _take(self, work: Work) -> Optional[Task]:
+        """The next task, once there is one; None when no more will come."""
         with self._changed:
             while not self._stopping:
                 task = work.next(time.perf_counter_ns())
                 if task is not None:
-                    self._in_flight += 1
                     return task
                 if work.finished:
+                    self._changed.notify_all()
                     return None
                 wake_ns = work.wake_ns
-                wait_s = 0.1 if wake_ns is None else (wake_ns - time.perf_counter_ns()) / 1e9
-                self._changed.wait(min(max(wait_s, 0.0), 0.1))
+                if wake_ns is None or self._timekeeper:
+                    self._changed.wait(_IDLE_S)
+                    continue
+                # One thread waits for the time at which a task is due; when it has its task it wakes the next.
+                self._timekeeper = True
+                self._changed.wait(min(max((wake_ns - time.perf_counter_ns()) / 1e9, 0.0), _IDLE_S))
+                self._timekeeper = False
+                self._changed.notify()
             return None
 
     def _finish(self, work: Work, task: Task) -> None:
