@@ -13,6 +13,7 @@ from sai3ssh.agent import state
 from sai3ssh.model import (
     Assignment,
     ErrorLimits,
+    IoRate,
     OperationSpec,
     Plan,
     Population,
@@ -88,7 +89,7 @@ class AgentCase(unittest.TestCase):
         names = ("prepared", "deletable")
         stages = (
             Stage("prepare", StageKind.PREPARE, 4, populations=names),
-            Stage("execute", StageKind.EXECUTE, 4, duration_s=duration_s, operations=mix),
+            Stage("execute", StageKind.EXECUTE, 4, duration_s=duration_s, operations=mix, io_rate=IoRate(1000.0)),
             Stage("cleanup", StageKind.CLEANUP, 4, populations=names),
         )
         populations = (

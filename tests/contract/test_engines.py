@@ -22,7 +22,6 @@ from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
 from sai3ssh.model import Deadlines, Retry, Target
 from tests.agent.s3_server import CountingWork, task, wait_for
-from tests.servers import RadosGw, Rclone
 
 CONTENT = Content(2024)
 SIZES = (0, 1, 4096, 8 * 1024 * 1024)
@@ -68,14 +67,11 @@ def expected(index: int, size: int) -> bytes:
 
 
 @pytest.fixture(scope="module", params=["radosgw", "rclone"])
-def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    directory = tmp_path_factory.mktemp(request.param)
+def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
     # rclone keeps objects as files, which have no names with '//'.
-    kind, keys = (RadosGw, KEYS + DOUBLE) if request.param == "radosgw" else (Rclone, KEYS)
-    with kind(directory) as server:
-        made = Bucket(server, keys)
-        yield made
-        made.client.close()
+    made = Bucket(request.getfixturevalue(request.param), KEYS + DOUBLE if request.param == "radosgw" else KEYS)
+    yield made
+    made.client.close()
 
 
 @pytest.fixture(params=["s3", "boto3"])

@@ -24,7 +24,7 @@ from sai3ssh.controller.events import Event, Heartbeat, JournalComplete, LinkDow
 from sai3ssh.controller.link import Link, LinkOptions, Subscription
 from sai3ssh.controller.mirror import Mirror
 from sai3ssh.errors import AgentError, LinkLost, Transient
-from sai3ssh.model import Assignment, Host, OperationSpec, Outcome, Plan, Population, SizeSpec, Stage, StageKind, Target, to_json
+from sai3ssh.model import Assignment, Host, IoRate, OperationSpec, Outcome, Plan, Population, SizeSpec, Stage, StageKind, Target, to_json
 from sai3ssh.retry import Backoff
 from sai3ssh.transport import Connection, transport_for
 from tests.contract.sshd_server import Sshd, descendants
@@ -139,7 +139,14 @@ class Operator:
             (Population("p", uri, "d/%08d.dat", COUNT, size, 1),),
             (
                 Stage("prepare", StageKind.PREPARE, 2, populations=("p",)),
-                Stage("execute", StageKind.EXECUTE, 2, duration_s=duration_s, operations=(OperationSpec("get", 1, uri, "p"),)),
+                Stage(
+                    "execute",
+                    StageKind.EXECUTE,
+                    2,
+                    duration_s=duration_s,
+                    operations=(OperationSpec("get", 1, uri, "p"),),
+                    io_rate=IoRate(500.0),
+                ),
                 Stage("cleanup", StageKind.CLEANUP, 2, populations=("p",)),
             ),
             heartbeat_s=0.3,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,13 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with RadosGw(tmp_path_factory.mktemp("radosgw")) as server:
-        yield Host(tmp_path_factory.mktemp("host"), server)
+def gateway(tmp_path_factory: pytest.TempPathFactory, radosgw: RadosGw) -> Host:
+    return Host(tmp_path_factory.mktemp("host"), radosgw)
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with Rclone(tmp_path_factory.mktemp("rclone")) as server:
-        yield Host(tmp_path_factory.mktemp("host"), server)
+def plain(tmp_path_factory: pytest.TempPathFactory, rclone: Rclone) -> Host:
+    return Host(tmp_path_factory.mktemp("host"), rclone)
 
 
 @pytest.fixture(params=["gateway", "plain"])

@@ -23,6 +23,7 @@ name: local
 target: {target}
 concurrency: 2
 workers: 1
+io_rate: {{iops: 200}}
 distributed: {{start_delay: 500ms}}
 {more}
 prepare:

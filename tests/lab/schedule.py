@@ -30,6 +30,7 @@ name: schedule
 target: s3://{bucket}/
 concurrency: 3
 workers: 1
+io_rate: {{iops: 40}}
 s3: {{endpoint_url: "{endpoint}"}}
 distributed: {{reconnect_timeout: 120s, agent_barrier_timeout: 300s}}
 error_handling: {{max_total_errors: 0, error_rate_threshold: 0}}

@@ -19,6 +19,7 @@ name: laptop
 target: s3://{bucket}/
 concurrency: 2
 workers: 1
+io_rate: {{iops: 20}}
 s3: {{endpoint_url: "{endpoint}"}}
 distributed: {{failure_policy: best_effort, reconnect_timeout: 6s}}
 prepare:

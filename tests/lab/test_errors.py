@@ -21,6 +21,7 @@ name: errors
 target: s3://{bucket}/
 concurrency: 2
 workers: 1
+io_rate: {{iops: 20}}
 duration: {duration}
 s3: {{endpoint_url: "{endpoint}"}}
 prepare:

@@ -16,13 +16,13 @@ from tests.lab.operator import Operator, journals, kinds
 
 pytestmark = pytest.mark.lab
 
-OBJECTS = 100_000
-DELETABLE = OBJECTS
+OBJECTS = 30_000
 WORKLOAD = """
 name: main-job
 target: s3://{bucket}/
 concurrency: 4
 workers: 1
+io_rate: {{iops: {rate}}}
 s3: {{endpoint_url: "{endpoint}"}}
 error_handling: {{max_total_errors: 0, error_rate_threshold: 0}}
 prepare:
@@ -71,9 +71,14 @@ def requests_in_results(run: Path) -> Counter[str]:
     return total
 
 
-def test_a_hundred_thousand_objects_and_thirty_seconds_of_mix_are_exact(operator: Operator) -> None:
-    bucket = operator.bucket()
-    done = operator.run(WORKLOAD.format(bucket=bucket, endpoint=operator.s3.endpoint_url, count=OBJECTS // 2, duration="30s"))
+def workload(operator: Operator, count: int, duration: str, rate: str = "max") -> str:
+    """`count` objects to read and as many to delete, in a new bucket."""
+    return WORKLOAD.format(bucket=operator.bucket(), endpoint=operator.s3.endpoint_url, count=count, duration=duration, rate=rate)
+
+
+def test_thirty_thousand_objects_and_ten_seconds_of_mix_are_exact(operator: Operator) -> None:
+    done = operator.run(workload(operator, OBJECTS // 2, "10s"))
+    bucket = operator.last_bucket
     assert done.returncode == 0, done.stdout + done.stderr
     run = operator.last_run()
     listed = oracle.list_bucket(operator.s3, bucket)
@@ -90,16 +95,16 @@ def test_a_hundred_thousand_objects_and_thirty_seconds_of_mix_are_exact(operator
 
 
 def test_cleanup_leaves_nothing(operator: Operator) -> None:
-    bucket = operator.bucket()
-    done = operator.run(WORKLOAD.format(bucket=bucket, endpoint=operator.s3.endpoint_url, count=2000, duration="3s") + CLEANUP)
+    done = operator.run(workload(operator, 1000, "2s") + CLEANUP)
+    bucket = operator.last_bucket
     assert done.returncode == 0, done.stdout + done.stderr
     assert oracle.list_bucket(operator.s3, bucket) == {}
     assert oracle.requests(operator.s3, bucket, operator.addresses) == requests_in_journals(operator.last_run())
 
 
 def test_killed_sessions_in_prepare_and_execute_lose_nothing(operator: Operator) -> None:
-    bucket = operator.bucket()
-    process = operator.start(WORKLOAD.format(bucket=bucket, endpoint=operator.s3.endpoint_url, count=8000, duration="12s"))
+    process = operator.start(workload(operator, 4000, "12s", "40"))
+    bucket = operator.last_bucket
     killed = []
     for stage in ("prepare", "mixed"):
         operator.wait_for_stage(process, stage)
@@ -121,5 +126,5 @@ def test_killed_sessions_in_prepare_and_execute_lose_nothing(operator: Operator)
         assert len(seconds) >= 12
         assert all(a["to_clock_ns"] == b["from_clock_ns"] for a, b in pairwise(seconds))
         assert all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:12]), agent
-    assert set(oracle.list_bucket(operator.s3, bucket)) == expected_objects(run, 8000)
+    assert set(oracle.list_bucket(operator.s3, bucket)) == expected_objects(run, 4000)
     assert oracle.requests(operator.s3, bucket, operator.addresses) == requests_in_journals(run)

@@ -34,6 +34,7 @@ name: deployed
 target: s3://{bucket}/
 concurrency: 2
 workers: 1
+io_rate: {{iops: 20}}
 s3: {{endpoint_url: "{endpoint}"}}
 prepare:
   ensure_objects:
