@@ -7,6 +7,7 @@ survived fdatasync and is all that a follower may send.
 from __future__ import annotations
 
 import collections
+import errno
 import hashlib
 import os
 import threading
@@ -76,6 +77,10 @@ class Journal:
 
     def reserve(self, size_bytes: int) -> None:
         """Sets disk space aside for the journal; raises OSError (ENOSPC) when there is not enough."""
+        disk = os.fstatvfs(self._fd)
+        if disk.f_bavail * disk.f_frsize < size_bytes:
+            # Not left to the allocation, which takes all there is before it fails: others write to this disk, too.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fd = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, max(1, size_bytes))
