@@ -194,8 +194,7 @@ def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) ->
     deployment.start()
     assert (deployment.spool / "agent.sock").stat().st_mode & 0o777 == 0o660
     assert 'PROXY=a "b" 50 % \\ $HOME' in deployment.run("podman", "exec", "sai3ssh-agent", "env").splitlines()
-    hosts = {"all": {"hosts": {"c1": {"ansible_connection": "local", "sai3ssh_agent_state_dir": str(deployment.spool)}}}}
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    write_inventory(deployment, tmp_path)
 
     with start_run(deployment, tmp_path, "quiet", 100) as run:
         out, _ = run.communicate(timeout=120)
@@ -231,6 +230,46 @@ def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) ->
     deployment.ended()
     assert deployment.run("podman", "ps", "--all", "--quiet") == ""
     assert deployment.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}").split() == [BASE]
+
+
+def test_compose_starts_the_same_container(deployment: Deployment, repository: Path, tmp_path: Path) -> None:
+    deployment.make_base()
+    home = deployment.directory / "opt"
+    home.mkdir()
+    bundle.build(home).rename(home / "agent.pyz")
+    for name in ("Containerfile", "compose.yml"):
+        shutil.copy(repository / "roles/sai3ssh_agent/files" / name, home)
+    user = pwd.getpwnam(USER)
+    given = {
+        "SAI3SSH_BASE": BASE,
+        "SAI3SSH_USER": f"{user.pw_uid}:{user.pw_gid}",
+        "SAI3SSH_STATE_DIR": str(deployment.spool),
+        "SAI3SSH_OPEN_FILES": "1024",
+    }
+    (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    # This machine may allow its containers no more processes.
+    more = {"ulimits": {"nproc": {"soft": 1000, "hard": 4000}}, "volumes": [f"{deployment.data}:{deployment.data}"]}
+    (home / "more.yml").write_text(yaml.safe_dump({"services": {"agent": more}}))
+    compose = [str(BIN / "podman-compose"), "--env-file", str(home / ".env"), "-f", str(home / "compose.yml"), "-f", str(home / "more.yml")]
+    deployment.run(*compose, "up", "--detach", "--build")
+    wait((deployment.spool / "agent.sock").exists, "the agent's socket")
+    assert (deployment.spool / "agent.sock").stat().st_mode & 0o777 == 0o660
+    assert deployment.processes() != []
+    write_inventory(deployment, tmp_path)
+    with start_run(deployment, tmp_path, "composed", 100) as run:
+        out, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, out
+    assert len(list((deployment.data / "composed").iterdir())) == 100
+    assert deployment.journal("composed")[-1]["outcome"] == "finished"
+    deployment.run(*compose, "down")
+    assert deployment.processes() == []
+    assert deployment.run("podman", "ps", "--all", "--quiet") == ""
+
+
+def write_inventory(deployment: Deployment, directory: Path) -> None:
+    """This machine as the one host, with the agent of that spool."""
+    hosts = {"all": {"hosts": {"c1": {"ansible_connection": "local", "sai3ssh_agent_state_dir": str(deployment.spool)}}}}
+    (directory / "hosts.yml").write_text(yaml.safe_dump(hosts))
 
 
 def start_run(deployment: Deployment, directory: Path, name: str, count: int) -> subprocess.Popen[str]:
