@@ -60,6 +60,9 @@ class TimedWork:
     def failed(self, _task: Task, _end_ns: int, _error_class: str, detail: str, *_: object) -> None:
         self.errors.append(detail)
 
+    def late(self, late_ns: int) -> None:
+        """It is the server's turn to be slow."""
+
     def page(self, task: Task) -> None:
         pass
 

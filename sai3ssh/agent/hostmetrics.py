@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 
 def _lines(path: str) -> List[List[str]]:
@@ -24,7 +24,50 @@ def describe() -> Dict[str, Any]:
         "memory_bytes": memory,
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "nic_bytes_per_s": _nic_bytes_per_s(),
     }
+
+
+def _nic_bytes_per_s(root: str = "/sys/class/net") -> Optional[int]:
+    """What the physical interfaces that are up can carry in one direction; None where no driver tells (most virtual machines)."""
+    total = 0
+    for name in os.listdir(root) if os.path.isdir(root) else ():
+        if not os.path.exists(f"{root}/{name}/device"):
+            continue
+        try:
+            with open(f"{root}/{name}/speed", encoding="ascii") as speed, open(f"{root}/{name}/operstate", encoding="ascii") as state:
+                megabits = int(speed.read())
+                total += megabits * 125_000 if megabits > 0 and state.read().strip() == "up" else 0
+        except (OSError, ValueError):
+            continue
+    return total or None
+
+
+class ProcessCpu:
+    """How much of a core processes use."""
+
+    def __init__(self) -> None:
+        self._ticks_per_s = os.sysconf("SC_CLK_TCK")
+        self._last: Dict[int, int] = {}
+        self._at_ns = 0
+
+    def sample(self, pids: Sequence[int], now_ns: int) -> Optional[float]:
+        """The busiest one's use since the previous sample, in % of a core (threads may use more than one); None when none was known
+        then."""
+        now = {pid: ticks for pid, ticks in map(self._read, pids) if ticks is not None}
+        span_s = (now_ns - self._at_ns) / 1e9
+        shares = [100 * (ticks - self._last[pid]) / self._ticks_per_s / span_s for pid, ticks in now.items() if pid in self._last]
+        self._last, self._at_ns = now, now_ns
+        return round(max(shares), 1) if shares else None
+
+    @staticmethod
+    def _read(pid: int) -> Tuple[int, Optional[int]]:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return pid, None
+        return pid, int(fields[11]) + int(fields[12])
 
 
 class HostMetrics:

@@ -3,7 +3,8 @@
 A worker has one file per stage. It is allocated whole before the stage (a sparse page on a full tmpfs would be SIGBUS). Every cell is an
 aligned 8-byte integer with one writer, so a reader sees each cell whole, and what a killed worker counted is still there.
 
-    file    = phase 0 (measured), phase 1 (warm-up), 1 cell: objects that a cleanup did not find, 1 cell: names that put has used
+    file    = phase 0 (measured), phase 1 (warm-up), 1 cell each: objects that a cleanup did not find; names that put has used; ns that the
+              load loop came late
     phase   = per operation: further requests, retried attempts by class, errors by class; then its regions
     region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (list, stat,
     delete)
@@ -31,8 +32,8 @@ BUCKETS = tuple(len(BUCKET_BOUNDS) + 1 if op in ("get", "put") else 1 for op in 
 OP_BASE = tuple(sum(HEAD + BUCKETS[i] * REGION for i in range(op)) for op in range(len(OPERATIONS)))
 """Offset of an operation's part within a phase, by operation code."""
 PHASE = sum(HEAD + n * REGION for n in BUCKETS)
-NOT_FOUND, NAMES = 2 * PHASE, 2 * PHASE + 1
-TOTAL = 2 * PHASE + 2
+NOT_FOUND, NAMES, LATE_NS = range(2 * PHASE, 2 * PHASE + 3)
+TOTAL = 2 * PHASE + 3
 _NO_CELLS = bytes(CELLS * 8)
 
 
@@ -184,6 +185,12 @@ class Reader:
     def names(self) -> int:
         """Names that put has used, whatever became of them."""
         return int(self._cells[NAMES])
+
+    def late_ns(self) -> int:
+        """How much later than it wanted the load loop has come since the previous call."""
+        now = int(self._cells[LATE_NS])
+        late, self._seen[LATE_NS] = now - self._seen[LATE_NS], now
+        return late
 
     def delta(self, phase: int) -> Delta:
         """What changed in phase 0 (measured) or 1 (warm-up)."""

@@ -6,7 +6,7 @@ import os
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from sai3ssh.agent import metrics, state
-from sai3ssh.agent.hostmetrics import HostMetrics
+from sai3ssh.agent.hostmetrics import HostMetrics, ProcessCpu
 from sai3ssh.agent.recovery import Recovered, Told
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Plan, Stage, StageKind
 
@@ -26,6 +26,7 @@ class Published:
         self._without: Dict[int, List[int]] = {}
         self._base_done = self._base_redone = self._redone = 0
         self._host = HostMetrics()
+        self._cpu = ProcessCpu()
         self._second = 0
         self._from_ns = start_clock_ns
         self._hist = {0: metrics.Delta(), 1: metrics.Delta()}
@@ -94,10 +95,16 @@ class Published:
         fields: Dict[str, Any] = {"stage": self.index, "from_clock_ns": from_ns, "to_clock_ns": to_ns, "warmup": warmup, "cause": cause}
         return {**fields, "done": self.done, "ops": {}, **metrics.Delta().counters()}
 
-    def second(self, now_ns: int) -> List[Tuple[str, Dict[str, Any]]]:
-        """The records of the time since the previous call: sec, and hist every 10 s."""
+    def second(self, now_ns: int, pids: Sequence[int] = ()) -> List[Tuple[str, Dict[str, Any]]]:
+        """The records of the time since the previous call: sec, and hist every 10 s. `pids` are the workers'."""
         records = []
         host = self._host.sample()
+        busiest = self._cpu.sample(pids, now_ns)
+        if busiest is not None:
+            host["worker_cpu"] = busiest
+        late_ns = max((reader.late_ns() for reader in self.readers), default=0)
+        if late_ns:
+            host["late_ms"] = round(late_ns / 1e6, 1)
         for phase in (1, 0) if self.stage.warmup_s else (0,):
             delta = metrics.total(self.readers, phase)
             self._hist[phase].add(delta)

@@ -408,7 +408,7 @@ class Supervisor:
     def _second(self) -> None:
         if self._stage is None:
             return
-        for kind, fields in self._stage.second(state.clock_ns()):
+        for kind, fields in self._stage.second(state.clock_ns(), [worker.pid for worker in self._crew.members]):
             self._journal.append(kind, fields)
         self._timer("second", max(0.0, (self._stage.next_second_ns - state.clock_ns()) / 1e9), self._second)
 

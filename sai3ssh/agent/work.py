@@ -81,6 +81,10 @@ class Recorder:
         if sent:
             self.cells[head + metrics.REQUESTS] += 1
 
+    def late(self, late_ns: int) -> None:
+        """Counts time by which the load loop came late."""
+        self.cells[metrics.LATE_NS] += late_ns
+
     def page(self, task: Task) -> None:
         """Counts a further request of a LIST."""
         self.cells[self._head(task) + metrics.REQUESTS] += 1
@@ -192,6 +196,10 @@ class IndexWork:
     def retried(self, task: Task, error_class: str, sent: bool) -> None:
         """One attempt is repeated by the engine."""
         self._recorder.retried(task, error_class, sent)
+
+    def late(self, late_ns: int) -> None:
+        """The load loop came late."""
+        self._recorder.late(late_ns)
 
     def page(self, task: Task) -> None:
         """LIST only."""
@@ -374,6 +382,10 @@ class MixWork:
     def retried(self, task: Task, error_class: str, sent: bool) -> None:
         """One attempt is repeated by the engine."""
         self._recorder.retried(task, error_class, sent)
+
+    def late(self, late_ns: int) -> None:
+        """The load loop came late."""
+        self._recorder.late(late_ns)
 
     def page(self, task: Task) -> None:
         """A further request of a LIST."""

@@ -28,7 +28,8 @@ class Run:
     agents       the same per agent
     timeseries   a row per agent, stage, second and operation: ops, bytes, seconds, mean_us, p50_us, p90_us, p99_us, warmup
     histograms   a row per stage, operation, size bucket and cell: latency_us (midpoint), count
-    hosts        a row per agent, stage and second: cpu_*_pct, mem_used_bytes, net_*_bytes, disk_*_bytes
+    hosts        a row per agent, stage and second: cpu_*_pct (of all cores), worker_cpu_pct (the busiest worker's, of a core; NaN where
+    it is not known), late_ms (by how much the load loop came late), mem_used_bytes, net_*_bytes, disk_*_bytes
     events       a row per event of the controller's log, in order: at (wall time, a timestamp in UTC), event (its kind), agent (NaN for
     what concerns the whole run), and a column per further field that any event of this log has, NaN where an event has it not:
     link_up: attempt, down_s, resumed_offset; link_down: cause, level (warning; info once the agent's journal is all here: no loss);
@@ -169,6 +170,8 @@ def _host(agent: str, stage: str, second: Json) -> Json:
         "second": second["second"],
         "wall_ns": second["wall_ns"],
         **{f"cpu_{name}_pct": value for name, value in zip(("user", "system", "iowait", "steal"), host["cpu"], strict=True)},
+        "worker_cpu_pct": host.get("worker_cpu", float("nan")),
+        "late_ms": host.get("late_ms", 0.0),
         "mem_used_bytes": host["mem_used_bytes"],
         "net_received_bytes": host["net"][0],
         "net_sent_bytes": host["net"][1],

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
+from .limits import limits
 from .network import controller, network
 from .verdict import AgentFacts, coverage_of, judge
 
@@ -197,6 +198,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "outcome": part.end["outcome"] if part.end else None,
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
+                "limits": limits(part, _host(inputs, agent_id)),
                 "operations": operations(part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s),
             }
             for agent_id, part in parts.items()
@@ -204,6 +206,13 @@ def _stage(inputs: Inputs, index: int) -> Json:
         },
         "full_strength": _full_strength(inputs, parts) if spec.kind is StageKind.EXECUTE else None,
     }
+
+
+def _host(inputs: Inputs, agent_id: str) -> Json | None:
+    """How the agent's host described itself."""
+    epoch = inputs.agents[agent_id].epoch
+    host: Json | None = epoch["host"] if epoch else None
+    return host
 
 
 def operations(data: StageData, seconds: float) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .files import Results
+from .limits import limit_lines
 from .tables import full_strength_lines, lost_lines, skipped_lines
 
 
@@ -50,7 +51,7 @@ class Summary:
     slowest: dict[str, tuple[str, float, float]]
     """Execute stage to (agent, its operations/s, the median agent's)."""
     gaps: tuple[str, ...] = ()
-    """What preflight skipped, lost time by agent, and the full-strength windows when there is any."""
+    """What preflight skipped, lost time by agent, the full-strength windows when there is any, and what limited the clients."""
 
 
 def summary(results: Results) -> Summary:
@@ -97,5 +98,5 @@ def summary(results: Results) -> Summary:
         spreads,
         losses,
         slowest,
-        (*skipped_lines(content), *lost_lines(content), *full_strength_lines(content)),
+        (*skipped_lines(content), *lost_lines(content), *full_strength_lines(content), *limit_lines(content)),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from ..histogram import Histogram
 from ..model import BUCKET_LABELS
 from .journal import AgentJournal
+from .limits import limit_lines
 
 Json = dict[str, Any]
 RESULT_COLUMNS = (
@@ -26,7 +27,7 @@ ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 def comments(content: Json) -> list[str]:
     """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, what preflight skipped, lost time,
-    full-strength windows."""
+    full-strength windows, what limited the clients."""
     agents = content["agents"]
     revised = [
         f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
@@ -39,6 +40,7 @@ def comments(content: Json) -> list[str]:
         *(f"# {line}" for line in skipped_lines(content)),
         *(f"# {line}" for line in lost_lines(content)),
         *(f"# {line}" for line in full_strength_lines(content)),
+        *(f"# {line}" for line in limit_lines(content)),
     ]
 
 

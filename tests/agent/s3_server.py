@@ -169,7 +169,7 @@ class CountingWork:
         self.dones = []
         self.retries = []
         self.failures = []
-        self.pages = 0
+        self.pages = self.late_ns = 0
         self.bytes = 0
         self.latencies_ns = []
 
@@ -194,6 +194,9 @@ class CountingWork:
 
     def failed(self, task, end_ns, error_class, detail, sent):
         self.failures.append((error_class, sent, detail))
+
+    def late(self, late_ns):
+        self.late_ns += late_ns
 
     def page(self, task):
         self.pages += 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -17,6 +18,22 @@ from sai3ssh.model import Deadlines, Retry, Target
 from tests.agent.s3_server import QUICK, CountingWork, task, wait_for
 
 CONTENT = Content(9)
+
+
+class Late(unittest.TestCase):
+    def test_a_process_that_stands_still_is_late(self):
+        class Slow(ThreadedEngine):
+            def perform(self, task):
+                time.sleep(0.1)
+                return 0
+
+        for stopped in (False, True):
+            work = CountingWork(task(None, STAT) for _ in range(10))
+            pause = f"sleep 0.3; kill -STOP {os.getpid()}; sleep 1; kill -CONT {os.getpid()}"
+            with subprocess.Popen(["sh", "-c", pause if stopped else "true"]):
+                Slow(QUICK).run(work, 1)
+            self.assertEqual(len(work.dones), 10)
+            self.assertEqual(work.late_ns > 500_000_000, stopped, work.late_ns)
 
 
 class Files(unittest.TestCase):

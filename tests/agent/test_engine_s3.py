@@ -356,6 +356,26 @@ class DeadlinesTest(Case):
             (GET, {"size": 3}), deadlines=Deadlines(5, 0.2, 5))  # fmt: skip
         self.assertEqual((work.retries, len(work.dones)), ([("timeout_first_byte", True)], 1))
 
+    def test_a_slow_server_is_not_a_late_client_and_a_client_that_stands_still_is(self):
+        class Stands(CountingWork):
+            def done(self, task, end_ns, size_bytes):
+                super().done(task, end_ns, size_bytes)
+                if stands and len(self.dones) == 5:
+                    time.sleep(1.0)
+
+        def script(client, request, number):
+            if not stands and number == 5:
+                time.sleep(1.0)
+            return response(b"abc")
+
+        for stands in (False, True):
+            with Server(script) as server:
+                engine, root = self.engine(server)
+                work = Stands(task(root, GET, size=3) for _ in range(10))
+                engine.run(work, 2)
+            self.assertEqual(len(work.dones), 10)
+            self.assertEqual(work.late_ns > 500_000_000, stands, work.late_ns)
+
     def test_slow_drip(self):
         def script(client, request, number):
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")

@@ -69,6 +69,12 @@ class Metrics(unittest.TestCase):
         self.assertEqual({(op, c): n for op, by in counters["errors"].items() for c, n in by.items()}, errors)
         self.assertEqual({(op, c): n for op, by in counters["retried"].items() for c, n in by.items()}, retried)
 
+    def test_lateness_adds_up_and_is_told_once(self):
+        recorder, reader = Recorder(self.cells), metrics.Reader(self.cells)
+        recorder.late(20_000_000)
+        recorder.late(5_000_000)
+        self.assertEqual((reader.late_ns(), reader.late_ns()), (25_000_000, 0))
+
     def test_not_sent_is_no_request(self):
         recorder, reader = Recorder(self.cells), metrics.Reader(self.cells)
         recorder.failed(self.task("get", 0), "refused", False)

@@ -88,10 +88,11 @@ class FakeAgent:
         p50, p90, p99 = (round(v / 1000, 1) for v in histogram.percentiles([50, 90, 99]))
         figures = [count, count * 4096, histogram.sum_ns, p50, p90, p99, round(histogram.max_ns / 1000, 1)]
         start = self.start_ns + number * SECOND
-        fields = {"requests": {"get": count + 1}, "retries": {"get": 1}, "retried": {"get": {"http_503": 1}}, "errors": {}, **more}
+        counts = {"requests": {"get": count + 1}, "retries": {"get": 1}, "retried": {"get": {"http_503": 1}}, "errors": {}}
+        fields = {"host": HOST, **counts, **more}
         self.add(
             "sec", stage=0, second=number, from_clock_ns=start, to_clock_ns=start + SECOND, warmup=warmup, done=0, ops={"get": figures},
-            host=HOST, **fields,
+            **fields,
         )  # fmt: skip
 
     def lost(self, first: int, end: int, cause: str) -> None:
@@ -144,6 +145,63 @@ def write_run(path: Path, agents: list[FakeAgent], *events: dict[str, Any], comp
         (path / "agents" / agent.name).mkdir(parents=True)
         (path / "agents" / agent.name / "journal.ndjson").write_bytes(agent.bytes())
     return results.write(path)
+
+
+def loaded(name: str, *loads: dict[str, Any], nic_bytes_per_s: int | None = None) -> FakeAgent:
+    """An agent whose host was loaded like that, a second each."""
+    agent = FakeAgent(name, SECOND)
+    agent._records[0]["host"]["nic_bytes_per_s"] = nic_bytes_per_s
+    for number, load in enumerate(loads):
+        agent.second(number, 1e6, host={**HOST, **load})
+    agent.end()
+    agent.final()
+    return agent
+
+
+FULL = {"worker_cpu": 98.2}
+LIMITS: dict[str, tuple[list[dict[str, Any]], int | None, list[dict[str, Any]]]] = {
+    "idle": ([{}] * 10, 1250, []),
+    "a worker's core": ([FULL] * 5 + [{}] * 5, None, [{"limit": "cpu", "seconds": 5, "of": 10, "worst": 98.2}]),
+    "a worker's core, at times": ([FULL] * 4 + [{}] * 6, None, []),
+    "all cores, what others take included": (
+        [{"cpu": [60.0, 20.0, 0.0, 17.0], "worker_cpu": 40.0}] * 10,
+        None,
+        [{"limit": "cpu", "seconds": 10, "of": 10, "worst": 97.0}],
+    ),
+    "waiting for the disk is no work": ([{"cpu": [10.0, 5.0, 85.0, 0.0]}] * 10, None, []),
+    "the network": ([{"net": [10, 1200]}] * 9 + [{}], 1250, [{"limit": "nic", "seconds": 9, "of": 10, "worst": 96.0}]),
+    "a network of unknown speed": ([{"net": [10, 1200]}] * 10, None, []),
+    "a client that stood still once": (
+        [{}] * 9 + [{"late_ms": 2987.3}],
+        None,
+        [{"limit": "late", "seconds": 1, "of": 10, "worst": 2987.3}],
+    ),
+    "a client that was late by a little": ([{"late_ms": 30.0}] * 10, None, []),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_limited_a_client_is_told(name: str, tmp_path: Path) -> None:
+    loads, nic, expected = LIMITS[name]
+    content = write_run(tmp_path / "r", [loaded("h1", *loads, nic_bytes_per_s=nic)]).content
+    assert content["stages"][0]["agents"]["h1"]["limits"] == expected
+
+
+def test_a_bound_client_is_named_wherever_the_figures_are(tmp_path: Path) -> None:
+    stalled = loaded("h3", *[{}] * 9, {"late_ms": 3012.0})
+    written = write_run(tmp_path / "r", [loaded("h1", *[FULL] * 10), loaded("h2", *[{"worker_cpu": 99.6}] * 10), stalled])
+    busy = "a worker's core or all cores were 100 % busy in 10 of 10 s; this is what the clients can do, not the storage"
+    lines = [
+        f"client-bound mix: h2 and 1 more: {busy}",
+        "client-bound mix: h3: its load loop came up to 3,012 ms late in 1 of 10 s; latencies of that time are the clients'",
+    ]
+    out = io.StringIO()
+    print_summary(results.summary(written), tmp_path, Console(file=out, width=100))
+    for text in (out.getvalue(), (tmp_path / "r/STATUS.txt").read_text(), (tmp_path / "r/01_mix_results.tsv").read_text()):
+        assert all(line in text for line in lines)
+    hosts = results.load(tmp_path / "r").hosts
+    assert hosts.groupby("agent")["worker_cpu_pct"].max().to_dict()["h2"] == 99.6
+    assert hosts[hosts["agent"] == "h3"]["late_ms"].tolist() == [0.0] * 9 + [3012.0]
 
 
 def test_percentiles_are_those_of_all_samples_and_not_an_average(tmp_path: Path) -> None:

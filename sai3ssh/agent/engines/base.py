@@ -17,6 +17,8 @@ from sai3ssh.model import OPERATIONS
 
 GET, PUT, LIST, STAT, DELETE = range(len(OPERATIONS))
 """Operation codes: positions in model.OPERATIONS."""
+LATE_NS = 10_000_000
+"""An engine that comes late by less says nothing: timers of an idle machine are no better."""
 
 
 class Root:
@@ -83,6 +85,9 @@ class Work(Protocol):
 
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """The operation failed for good; `detail` is for people and free of secrets."""
+
+    def late(self, late_ns: int) -> None:
+        """The engine itself came so much later than it wanted to look after its operations: their latency includes that."""
 
     def page(self, task: Task) -> None:
         """The server answered a LIST with a page that is not the last: a request of its own, besides the one that done() stands for."""

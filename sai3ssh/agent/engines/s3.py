@@ -13,7 +13,7 @@ from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
 from typing import Callable, Deque, Dict, List, Optional, Tuple
 
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Root, Task, Work
+from sai3ssh.agent.engines.base import DELETE, GET, LATE_NS, LIST, PUT, STAT, Root, Task, Work
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
@@ -171,8 +171,11 @@ class S3Engine:
                     self._advance(connection, event)
                 elif fd == control_fd:
                     on_control()
-            if clock() >= sweep_ns:
-                sweep_ns = clock() + _SWEEP_NS
+            now = clock()
+            if now >= sweep_ns:
+                if now - sweep_ns > LATE_NS:
+                    work.late(now - sweep_ns)
+                sweep_ns = now + _SWEEP_NS
                 self._sweep()
 
     def _wait_finely(self, left_ns: int) -> None:

@@ -75,5 +75,8 @@ class Probe:
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """Nobody counts."""
 
+    def late(self, late_ns: int) -> None:
+        """No figure is made of it."""
+
     def page(self, task: Task) -> None:
         """Nobody counts."""

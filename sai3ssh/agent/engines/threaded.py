@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Callable, List, Optional
 
-from sai3ssh.agent.engines.base import Task, Work
+from sai3ssh.agent.engines.base import LATE_NS, Task, Work
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import RETRYABLE
 from sai3ssh.model import Retry
@@ -63,7 +63,7 @@ class ThreadedEngine:
             threads.append(threading.Thread(target=self._guard, args=(work,), name=f"operation-{i}", daemon=True))
             threads[-1].start()
         try:
-            self._attend(threads, control_fd, on_control)
+            self._attend(work, threads, control_fd, on_control)
         finally:
             with self._changed:
                 self._stopping = True
@@ -73,8 +73,8 @@ class ThreadedEngine:
         if self._crash is not None:
             raise self._crash
 
-    def _attend(self, threads: List[threading.Thread], control_fd: Optional[int], on_control: Callable[[], None]) -> None:
-        """Passes control on until all threads have ended."""
+    def _attend(self, work: Work, threads: List[threading.Thread], control_fd: Optional[int], on_control: Callable[[], None]) -> None:
+        """Passes control on until all threads have ended, and notes when it comes late itself."""
         poller = select.poll()
         if control_fd is not None:
             poller.register(control_fd, select.POLLIN)
@@ -82,15 +82,18 @@ class ThreadedEngine:
             thread = next((thread for thread in threads if thread.is_alive()), None)
             if thread is None:
                 return
-            if control_fd is None:
-                thread.join(_CONTROL_S)
-            elif poller.poll(0):
+            if control_fd is not None and poller.poll(0):
                 # The work is the same object that on_control changes.
                 with self._changed:
                     on_control()
                     self._changed.notify_all()
-            else:
-                thread.join(_CONTROL_S)
+                continue
+            due_ns = time.perf_counter_ns() + int(_CONTROL_S * 1e9)
+            thread.join(_CONTROL_S)
+            late_ns = time.perf_counter_ns() - due_ns
+            if late_ns > LATE_NS:
+                with self._changed:
+                    work.late(late_ns)
 
     def _guard(self, work: Work) -> None:
         try:
