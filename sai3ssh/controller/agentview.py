@@ -53,6 +53,8 @@ class Agent:
     forgotten: bool = False
     out: bool = False
     """The run goes on without it."""
+    gone_at_s: float = 0.0
+    """When it was given up."""
     fenced: bool = False
     """It is gone, and its lease is over: it writes no more."""
     leased_s: float = 0.0

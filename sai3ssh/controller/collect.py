@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Sai3sshError
+from ..errors import LinkLost, Sai3sshError
 from ..model import Host
 from .eventlog import EventLog
 from .events import Event, Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
@@ -93,4 +93,4 @@ def _follow(
                 state = str(event.body.get("state", ""))
                 if mirror.size >= event.body.get("committed", 0) and state not in ("FINISHED", "STOPPED", "FAILED"):
                     return state, None, None
-    return state, None, error
+    return state, None, error or LinkLost(f"nothing more of its journal came within {IDLE_S:.0f} s")

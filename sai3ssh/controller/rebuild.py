@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -47,29 +47,35 @@ def rebuild(run: str, hosts: Sequence[Host], results_dir: Path, bundle: Path, st
         if name in found:
             log.append("submitted", agent=name, epoch=found[name]["epoch"])
     log.close()
-    collect(directory, [(name, by_name[name]) for name in plan.agents if name in found], bundle, steering.connect_timeout_s)
+    fetched = collect(directory, [(name, by_name[name]) for name in plan.agents if name in found], bundle, steering.connect_timeout_s)
     journals: dict[str, list[Json]] = {}
     for name in plan.agents:
         with Mirror(directory.mirror(name)) as mirror:
             journals[name] = list(mirror.records())
     log = EventLog(directory.events)
-    for event in course_of(plan, journals):
+    for event in course_of(plan, journals, {one.agent for one in fetched if one.error is None}):
         log.append(event.pop("event"), **event)
     log.close()
     return directory
 
 
-def course_of(plan: Plan, journals: dict[str, list[Json]]) -> list[Json]:
-    """The events by which the controller of these journals brought the run to where they stand."""
+def course_of(plan: Plan, journals: dict[str, list[Json]], current: Collection[str]) -> list[Json]:
+    """The events by which the controller of these journals brought the run to where they stand. `current` are the agents of which all
+    is here that their hosts have."""
     events: list[Json] = []
     adoptions = _adoptions(journals)
-    for name in dict.fromkeys(name for given in adoptions for name in given["lost"]):
-        events.append({"event": "agent_lost", "agent": name, "error": "given up by the controller before"})
-        events.append({"event": "go_on_without", "agent": name, "remaining": 0})
+    lost = list(dict.fromkeys(name for given in adoptions for name in given["lost"]))
+    for name in lost:
+        events += _given_up(name)
     for stage in range(len(plan.stages)):
         rounds = sorted({record["round"] for record in _of(journals, "committed", stage)})
         events += [given for given in adoptions if given["stage"] == stage and not given["again"]]
         for number, round_ in enumerate(rounds):
+            # Everybody who counted had acknowledged ARM, which is on disk before it is acknowledged.
+            armed = {name for name in journals if any(r["round"] == round_ for r in _of({name: journals[name]}, "armed", stage))}
+            for name in sorted(set(current) - armed - set(lost)):
+                lost.append(name)
+                events += _given_up(name)
             if number:
                 events.append({"event": "stage_opened_again", "stage": stage, "name": plan.stages[stage].name, "round": rounds[number - 1]})
             events.append({"event": "armed_round", "stage": stage, "round": round_, "start_controller_ns": 0})
@@ -82,6 +88,13 @@ def course_of(plan: Plan, journals: dict[str, list[Json]]) -> list[Json]:
             break
         events.append({"event": "stage_ended", "stage": stage, "name": plan.stages[stage].name})
     return events
+
+
+def _given_up(name: str) -> list[Json]:
+    return [
+        {"event": "agent_lost", "agent": name, "error": "given up by the controller before"},
+        {"event": "go_on_without", "agent": name, "remaining": 0},
+    ]
 
 
 def _of(journals: dict[str, list[Json]], kind: str, stage: int | None = None) -> Iterable[Json]:

@@ -390,6 +390,7 @@ class Session:
         self._log("agent_lost" if state is AgentState.LOST else "agent_failed", agent=agent.name, error=str(error))
         self._become(agent, state, cause=error.message)
         agent.out = True
+        agent.gone_at_s = self._now
         if agent.linked:
             agent.leased_s = max(agent.leased_s, self._now)
         self._effects.append(EndLease(agent.name))
@@ -633,8 +634,9 @@ class Session:
         for agent in wanted:
             since_s = max(self._course.ended_at_s, agent.heard_at_s)
             if agent.out:
-                # Whoever hangs follows no new controller: its link alone counts.
-                if self._now - max(since_s, agent.up_since_s) > self._options.collect_timeout_s:
+                # Whoever hangs follows no new controller: its link alone counts. What its stop adds to its journal is still to come.
+                silent = self._now - max(since_s, agent.up_since_s, agent.answered_at_s) > self._options.collect_timeout_s
+                if silent and self._now - agent.gone_at_s > self._options.stop_timeout_s:
                     agent.linked = agent.up = False
             elif agent.overdue(self._now, since_s, self._options.collect_timeout_s):
                 text = f"has ended its last stage, but its journal was not whole here {self._options.collect_timeout_s:.0f} s later"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation import mutants
 from tests.simulation.mutants import SCHEDULES
-from tests.simulation.schedules import draw, search
+from tests.simulation.schedules import draw, run_seed, search
 
 CHUNK = 500
 
@@ -17,6 +17,12 @@ CHUNK = 500
 def test_whatever_happens_to_a_run_its_invariants_hold(first: int) -> None:
     failures = search(first, first + CHUNK, processes=2)
     assert not failures, "\n".join(f"seed {seed}:\n{text}" for seed, text in failures)
+
+
+@pytest.mark.parametrize("seed", [15173, 16147])
+def test_what_a_longer_search_found_once(seed: int) -> None:
+    """A controller that was made from the journals did not know that an agent had been given up."""
+    assert run_seed(seed) is None
 
 
 def test_every_bug_can_be_planted() -> None:

@@ -887,7 +887,9 @@ class World:
                 link.fetch_anew()
             if agent.over:
                 created.append({"event": "journal_complete", "agent": agent.name})
-        return created + course_of(self.plan, {agent.name: list(agent.journal) for agent in self.agents})
+        return created + course_of(
+            self.plan, {agent.name: list(agent.journal) for agent in self.agents}, [agent.name for agent in self.agents if agent.journal]
+        )
 
     def _resume(self, *, from_agents: bool) -> None:
         self.controllers -= 1

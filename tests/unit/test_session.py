@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from sai3ssh.controller.effects import (
 from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from sai3ssh.controller.session import Options, Session
 from sai3ssh.errors import AgentError, LinkLost, Permanent, Superseded, TargetError
-from sai3ssh.model import AgentState, Assignment, Outcome, Plan, Stage, StageKind, Target
+from sai3ssh.model import AgentState, Assignment, FailurePolicy, Outcome, Plan, Stage, StageKind, Target
 
 PLAN = Plan("run-1", "n", Target("s3"), (), (Stage("prepare", StageKind.PREPARE, 1), Stage("mix", StageKind.EXECUTE, 1, duration_s=5.0)))
 NAMES = ("a", "b")
@@ -454,3 +455,38 @@ def test_an_agent_that_follows_a_controller_that_is_alive_makes_this_one_leave()
     (quitting,) = [effect for effect in effects if isinstance(effect, Quit)]
     assert "controller other has taken this run over" in str(quitting.error)
     assert not sends(effects, "stop")
+
+
+def test_of_an_agent_that_is_given_up_at_the_end_what_its_stop_adds_is_waited_for() -> None:
+    course = Course(collect_timeout_s=10.0, stop_timeout_s=20.0)
+    course.session.plan = dataclasses.replace(PLAN, policy=FailurePolicy("best_effort", reassign=False))
+    course.to_ready()
+    for stage in (0, 1):
+        course.to_armed_round(stage)
+        course.to_running(stage)
+        course.to_stage_end(stage)
+    course.put(JournalComplete("a", course.now, 10, "00", Outcome.FINISHED))
+    effects = course.put(Tick(), after_s=11.0)
+    assert logs(effects, "go_on_without") == [{"agent": "b", "remaining": 1}]
+    effects += course.put(Tick(), after_s=0.2)
+    assert [stop.agent for stop in sends(effects, "stop")] == ["b"]
+    assert not [effect for effect in effects if isinstance(effect, End)]
+    course.put(Answered("b", Tag("stop"), {"outcome": "stopped"}))
+    course.record("b", "final", outcome="stopped", reason="given up by the controller")
+    assert not [effect for effect in course.put(Tick(), after_s=9.0) if isinstance(effect, End)], "its journal is on its way"
+    assert [effect for effect in course.put(JournalComplete("b", course.now, 10, "00", Outcome.STOPPED)) if isinstance(effect, End)]
+
+
+def test_an_agent_that_is_given_up_at_the_end_and_hangs_is_waited_for_no_longer_than_a_stop_takes() -> None:
+    course = Course(collect_timeout_s=10.0, stop_timeout_s=20.0)
+    course.session.plan = dataclasses.replace(PLAN, policy=FailurePolicy("best_effort", reassign=False))
+    course.to_ready()
+    for stage in (0, 1):
+        course.to_armed_round(stage)
+        course.to_running(stage)
+        course.to_stage_end(stage)
+    course.put(JournalComplete("a", course.now, 10, "00", Outcome.FINISHED))
+    course.put(Tick(), after_s=11.0)
+    assert not [effect for effect in course.put(Tick(), after_s=19.0) if isinstance(effect, End)]
+    course.put(Tick(), after_s=2.0)
+    assert [effect for effect in course.put(Tick(), after_s=0.2) if isinstance(effect, End)]
