@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant(
         "the journal of who hangs and was given up is waited for",
         "controller/session.py",
-        "if self._now - max(since_s, agent.up_since_s) > self._options.collect_timeout_s",
+        "if silent and self._now - agent.gone_at_s > self._options.stop_timeout_s",
         "if not agent.linked",
     ),
     Mutant(
