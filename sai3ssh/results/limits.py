@@ -12,7 +12,9 @@ BUSY_PCT = 95.0
 """Of a core, for a worker; of all cores, for a host."""
 NIC_SHARE = 0.9
 MOST = 0.5
-"""A limit that held in at least this share of the seconds is that of the stage."""
+"""A limit that held in at least this share of the seconds is that of the stage,"""
+SHORTEST = 3
+"""unless the stage had fewer seconds than this: a moment says nothing."""
 LATE_MS = 100.0
 """A load loop that came later than this in a second has put it into latencies that the storage did not cause."""
 
@@ -21,7 +23,8 @@ def limits(stage: AgentStage, host: Json | None) -> list[Json]:
     """What limited one agent in one stage: [{limit: cpu, nic or late, seconds, of, worst}], empty when nothing did.
 
     cpu: a worker used its whole core, or all cores were busy (worst: % of it); nic: the interfaces were full (worst: % of their speed,
-    where it is known); both in at least half of the measured seconds. late: the load loop itself was late in `seconds` of them (worst: ms).
+    where it is known); both in at least half of the measured seconds, and three. late: the load loop itself was late in `seconds` of them
+    (worst: ms).
     """
     seconds = [record for record in stage.seconds if not record["warmup"] and "host" in record]
     busy, nic, late = [], [], []
@@ -37,11 +40,12 @@ def limits(stage: AgentStage, host: Json | None) -> list[Json]:
             nic.append(100 * max(load["net"]) / span_s / speed)
         if load.get("late_ms", 0.0) >= LATE_MS:
             late.append(load["late_ms"])
-    found = [("cpu", busy, MOST * len(seconds)), ("nic", nic, MOST * len(seconds)), ("late", late, 0.0)]
+    least = max(SHORTEST, MOST * len(seconds))
+    found = [("cpu", busy, least), ("nic", nic, least), ("late", late, 1)]
     return [
         {"limit": name, "seconds": len(worst), "of": len(seconds), "worst": round(max(worst), 1)}
-        for name, worst, least in found
-        if worst and len(worst) >= least
+        for name, worst, needed in found
+        if len(worst) >= needed
     ]
 
 

@@ -168,6 +168,7 @@ LIMITS: dict[str, tuple[list[dict[str, Any]], int | None, list[dict[str, Any]]]]
         None,
         [{"limit": "cpu", "seconds": 10, "of": 10, "worst": 97.0}],
     ),
+    "a short stage": ([FULL] * 2, None, []),
     "waiting for the disk is no work": ([{"cpu": [10.0, 5.0, 85.0, 0.0]}] * 10, None, []),
     "the network": ([{"net": [10, 1200]}] * 9 + [{}], 1250, [{"limit": "nic", "seconds": 9, "of": 10, "worst": 96.0}]),
     "a network of unknown speed": ([{"net": [10, 1200]}] * 10, None, []),

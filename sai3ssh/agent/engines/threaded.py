@@ -32,7 +32,10 @@ class ThreadedEngine:
     def __init__(self, retry: Retry, rng: Optional[random.Random] = None) -> None:
         self._retry = retry
         self._rng = rng or random.Random()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._due = threading.Condition(lock)
+        """Waited for by idle threads only, so that whoever is woken takes the next task."""
         self._work: Optional[Work] = None
         self._stopping = False
         self._timekeeper = False
@@ -67,7 +70,7 @@ class ThreadedEngine:
         finally:
             with self._changed:
                 self._stopping = True
-                self._changed.notify_all()
+                self._wake_all()
         for thread in threads:
             thread.join()
         if self._crash is not None:
@@ -86,7 +89,7 @@ class ThreadedEngine:
                 # The work is the same object that on_control changes.
                 with self._changed:
                     on_control()
-                    self._changed.notify_all()
+                    self._wake_all()
                 continue
             due_ns = time.perf_counter_ns() + int(_CONTROL_S * 1e9)
             thread.join(_CONTROL_S)
@@ -95,13 +98,17 @@ class ThreadedEngine:
                 with self._changed:
                     work.late(late_ns)
 
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
+        self._due.notify_all()
+
     def _guard(self, work: Work) -> None:
         try:
             self._serve(work)
         except BaseException as error:
             with self._changed:
                 self._crash, self._stopping = error, True
-                self._changed.notify_all()
+                self._wake_all()
 
     def _serve(self, work: Work) -> None:
         """Performs one task after another until no more will come."""
@@ -119,17 +126,17 @@ class ThreadedEngine:
                 if task is not None:
                     return task
                 if work.finished:
-                    self._changed.notify_all()
+                    self._due.notify_all()
                     return None
                 wake_ns = work.wake_ns
                 if wake_ns is None or self._timekeeper:
-                    self._changed.wait(_IDLE_S)
+                    self._due.wait(_IDLE_S)
                     continue
                 # One thread waits for the time at which a task is due; when it has its task it wakes the next.
                 self._timekeeper = True
-                self._changed.wait(min(max((wake_ns - time.perf_counter_ns()) / 1e9, 0.0), _IDLE_S))
+                self._due.wait(min(max((wake_ns - time.perf_counter_ns()) / 1e9, 0.0), _IDLE_S))
                 self._timekeeper = False
-                self._changed.notify()
+                self._due.notify()
             return None
 
     def _finish(self, work: Work, task: Task) -> None:
