@@ -7,6 +7,8 @@ Sizes. h(seed, index) is SplitMix64's output for the state z = seed + (index + 1
 `z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9; z = (z ^ z >> 27) * 0x94D049BB133111EB; h = z ^ z >> 31`.
 uniform: min + (h * (max - min + 1) >> 64), not reduced. lognormal: with s**2 = ln(1 + (std_dev / mean)**2) and m = ln(mean) - s**2 / 2 the
 size is exp(m + s * q), where q is the standard normal quantile of (h >> 11 | 1) / 2**53, rounded and clipped to [min, max].
+histogram with buckets [min, max] and integer weights w, whose sum is t: let x = h * t, not reduced, and c the sum of the weights of the
+buckets before the one with c <= x >> 64 < c + w. The size is min + (x - c * 2**64) * (max - min + 1) // (w * 2**64).
 
 Bytes, fill `random`. BASE is the first 4 MiB of SHAKE-128 of the ASCII text "sai3ssh <seed>", repeated without end, and c the little-endian
 number in its first 8 bytes. For object `index` let g = index * GOLDEN + c. Byte p of the object is byte (g >> 42) + p of BASE, except that
@@ -22,6 +24,7 @@ import hashlib
 import math
 import statistics
 from array import array
+from bisect import bisect_right
 from typing import Tuple, Union
 
 from sai3ssh.model import Population, SizeSpec
@@ -66,13 +69,28 @@ def size_of(spec: SizeSpec, seed: int, index: int) -> int:
         mu, sigma = _lognormal(spec.mean, spec.std_dev)
         quantile = _NORMAL.inv_cdf((_hash(seed, index) >> 11 | 1) / 9007199254740992.0)
         return min(max(round(math.exp(min(mu + sigma * quantile, 64.0))), spec.min), spec.max)
-    raise ValueError(f"size law {spec.kind!r} with min {spec.min} and max {spec.max} (fixed with min == max, uniform or lognormal)")
+    if spec.kind == "histogram":
+        sums = spec.cumulative
+        point = _hash(seed, index) * sums[-1]
+        n = bisect_right(sums, point >> 64)
+        low, high = spec.buckets[n]
+        if low == high:
+            return low
+        before = sums[n - 1] if n else 0
+        return low + (point - (before << 64)) * (high - low + 1) // (sums[n] - before << 64)
+    raise ValueError(
+        f"size law {spec.kind!r} with min {spec.min} and max {spec.max} (fixed with min == max, uniform, lognormal, histogram)"
+    )
 
 
 def mean_size(spec: SizeSpec) -> float:
     """The expected size in bytes, with the clipping of lognormal taken into account."""
     if spec.min == spec.max or spec.kind == "uniform":
         return (spec.min + spec.max) / 2
+    if spec.kind == "histogram":
+        sums = spec.cumulative
+        weighted = sum((low + high) * (upto - before) for (low, high), before, upto in zip(spec.buckets, (0, *sums), sums))
+        return weighted / (2 * sums[-1])
     mu, sigma = _lognormal(spec.mean, spec.std_dev)
     if not sigma:
         return min(max(spec.mean, spec.min), spec.max)

@@ -109,14 +109,18 @@ class Verdict(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SizeSpec:
-    """The law of object sizes in bytes: fixed (min == max), uniform on [min, max], or lognormal with mean and std_dev of the size itself,
-    clipped to [min, max]."""
+    """The law of object sizes in bytes: fixed (min == max), uniform on [min, max], lognormal with mean and std_dev of the size itself,
+    clipped to [min, max], or histogram: a mix of buckets, uniform in each, with min and max over all."""
 
     kind: str
     min: int
     max: int
     mean: float = 0.0
     std_dev: float = 0.0
+    buckets: Tuple[Tuple[int, int], ...] = ()
+    """histogram only: smallest and largest size of each."""
+    cumulative: Tuple[int, ...] = ()
+    """histogram only: for each bucket its weight and those of the buckets before it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from ..errors import InventoryError
 from ..model import (
@@ -336,4 +337,8 @@ class _Builder:
 def _size(law: SizeLaw) -> SizeSpec:
     if law.type == "lognormal":
         return SizeSpec("lognormal", law.min, law.max, float(law.mean or 0), float(law.std_dev or 0))
+    if law.type == "histogram":
+        buckets = tuple((bucket.size.min, bucket.size.max) for bucket in law.buckets)
+        sums = tuple(accumulate(bucket.weight for bucket in law.buckets))
+        return SizeSpec("histogram", min(low for low, _ in buckets), max(high for _, high in buckets), buckets=buckets, cumulative=sums)
     return SizeSpec("fixed" if law.min == law.max else law.type, law.min, law.max)

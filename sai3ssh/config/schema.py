@@ -22,15 +22,44 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class SizeLaw(Section):
-    """size_spec: a plain size, {fixed: S}, {uniform: {min, max}}, {type: uniform, min, max} or {type: lognormal, mean, std_dev, min,
-    max}."""
+class BucketRange(Section):
+    """Sizes of a bucket, uniform between both."""
 
-    type: Literal["fixed", "uniform", "lognormal"]
+    min: Size
+    max: Annotated[Size, Field(le=MAX_OBJECT)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        n = units.size(value)
+        return {"min": n, "max": n}
+
+    @model_validator(mode="after")
+    def _check(self) -> BucketRange:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min} bytes) is greater than max ({self.max} bytes)")
+        return self
+
+
+class Bucket(Section):
+    """A bucket of a histogram: size is one size, or {min, max}."""
+
+    size: BucketRange
+    weight: Annotated[int, Field(ge=1)]
+
+
+class SizeLaw(Section):
+    """size_spec: a plain size, {fixed: S}, {uniform: {min, max}}, {type: uniform, min, max}, {type: lognormal, mean, std_dev, min, max} or
+    {type: histogram, buckets: [{size, weight}]}."""
+
+    type: Literal["fixed", "uniform", "lognormal", "histogram"]
     min: Size = 0
     max: Size = MAX_OBJECT
     mean: Size | None = None
     std_dev: Size | None = None
+    buckets: list[Bucket] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -41,15 +70,19 @@ class SizeLaw(Section):
         if set(value) == {"fixed"}:
             n = units.size(value["fixed"])
             return {"type": "fixed", "min": n, "max": n}
-        for name in ("uniform", "lognormal"):
+        for name in ("uniform", "lognormal", "histogram"):
             if set(value) == {name} and isinstance(value[name], dict):
                 return {"type": name, **value[name]}
         if "type" not in value:
-            raise ValueError("expected a size such as 4KiB, or a mapping with type: fixed, uniform or lognormal")
+            raise ValueError("expected a size such as 4KiB, or a mapping with type: fixed, uniform, lognormal or histogram")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> SizeLaw:
+        if self.type == "histogram":
+            return self._check_histogram()
+        if self.buckets:
+            raise ValueError(f"buckets have no meaning for type: {self.type}; write type: histogram")
         if self.type == "fixed" and self.min != self.max:
             raise ValueError("type: fixed needs one size; write size_spec: 4KiB")
         if self.type == "uniform" and self.max == MAX_OBJECT:
@@ -60,6 +93,14 @@ class SizeLaw(Section):
             raise ValueError(f"min ({self.min} bytes) is greater than max ({self.max} bytes)")
         if self.type != "lognormal" and self.max > MAX_OBJECT:
             raise ValueError(f"{self.max} bytes is more than an object can have (5 TiB)")
+        return self
+
+    def _check_histogram(self) -> SizeLaw:
+        if not self.buckets:
+            raise ValueError("type: histogram needs buckets, for example buckets: [{size: 4KiB, weight: 70}, {size: 1MiB, weight: 30}]")
+        beside = sorted({"min", "max", "mean", "std_dev"} & self.model_fields_set)
+        if beside:
+            raise ValueError(f"{beside[0]} has no meaning for type: histogram; sizes are those of its buckets")
         return self
 
 

@@ -130,6 +130,32 @@ class Sizes(unittest.TestCase):
             self.assertTrue(0 <= size_of(spec, 1, index) <= 2**50)
         self.assertEqual(mean_size(SizeSpec("lognormal", 0, 100, 50.0, 0.0)), 50)
 
+    def test_histogram(self):
+        buckets, weights = ((4096, 4096), (65536, 1 << 20), (0, 2)), (70, 25, 5)
+        spec = SizeSpec("histogram", 0, 1 << 20, buckets=buckets, cumulative=(70, 95, 100))
+        sizes = [size_of(spec, 9, index) for index in range(20000)]
+        for index in range(200):
+            point, before = splitmix(9, index) * 100, 0
+            for (low, high), weight in zip(buckets, weights):
+                if point < (before + weight) << 64:
+                    self.assertEqual(sizes[index], low + (point - (before << 64)) * (high - low + 1) // (weight << 64))
+                    break
+                before += weight
+        for (low, high), weight in zip(buckets, weights):
+            inside = [size for size in sizes if low <= size <= high]
+            self.assertAlmostEqual(len(inside) / len(sizes), weight / 100, delta=0.01)
+            self.assertAlmostEqual(statistics.mean(inside), (low + high) / 2, delta=(high - low) * 0.02)
+        self.assertEqual({size for size in sizes if size < 4096}, {0, 1, 2})
+        expected = (70 * 4096 + 25 * (65536 + (1 << 20)) / 2 + 5 * 1) / 100
+        self.assertEqual(mean_size(spec), expected)
+        self.assertAlmostEqual(statistics.mean(sizes) / expected, 1, delta=0.03)
+        self.assertEqual(total_size(Population("p", "s3://b/", "o%d", 1000, spec, 1)), round(1000 * expected))
+
+    def test_a_histogram_of_one_size(self):
+        spec = SizeSpec("histogram", 5, 5, buckets=((5, 5), (5, 5)), cumulative=(1, 3))
+        self.assertEqual({size_of(spec, 1, index) for index in range(10)}, {5})
+        self.assertEqual(mean_size(spec), 5)
+
     def test_unknown_law(self):
         with self.assertRaisesRegex(ValueError, "pareto"):
             size_of(SizeSpec("pareto", 1, 2), 1, 1)

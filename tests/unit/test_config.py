@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, Plan, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, Plan, SizeSpec, StageKind
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -90,6 +90,34 @@ BAD = {
     "lognormal without mean": (
         GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: lognormal, min: 1, max: 3}}\nworkload"),
         "type: lognormal needs mean (at least 1) and std_dev",
+    ),
+    "histogram without buckets": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: histogram}}\nworkload"),
+        ":7:38: prepare.ensure_objects.0.size_spec: type: histogram needs buckets, for example",
+    ),
+    "histogram with min": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: histogram, min: 1, buckets: [{size: 1, weight: 1}]}}\nworkload"),
+        "min has no meaning for type: histogram",
+    ),
+    "bucket without weight": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: histogram, buckets: [{size: 1}]}}\nworkload"),
+        "the key 'weight' is missing",
+    ),
+    "bucket of weight 0": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: {type: histogram, buckets: [{size: 1, weight: 0}]}}\nworkload"),
+        "buckets.0.weight: ",
+    ),
+    "bucket with min above max": (
+        GOOD.replace(
+            "size_spec: 4KiB}\nworkload", "size_spec: {type: histogram, buckets: [{size: {min: 9, max: 3}, weight: 1}]}}\nworkload"
+        ),
+        "buckets.0.size: min (9 bytes) is greater than max (3 bytes)",
+    ),
+    "buckets of another law": (
+        GOOD.replace(
+            "size_spec: 4KiB}\nworkload", "size_spec: {type: uniform, min: 1, max: 3, buckets: [{size: 1, weight: 1}]}}\nworkload"
+        ),
+        "buckets have no meaning for type: uniform",
     ),
     "object larger than S3 allows": (
         GOOD.replace("count: 1000, size_spec: 4KiB", "count: 1, size_spec: 6TiB"),
@@ -299,6 +327,28 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         {"workload": [{"op": "put", "path": "n/", "weight": 1, "size_spec": {"uniform": {"min": 1, "max": 5}}}]},
         lambda p: (p.stages[1].operations[0].size.kind, p.stages[1].operations[0].size.max),
         ("uniform", 5),
+    ),
+    "size_spec as a histogram": (
+        {
+            "workload": [
+                {
+                    "op": "put",
+                    "path": "n/",
+                    "weight": 1,
+                    "size_spec": {
+                        "type": "histogram",
+                        "buckets": [{"size": "4KiB", "weight": 70}, {"size": {"min": "64KiB", "max": "1MiB"}, "weight": 30}],
+                    },
+                }
+            ]
+        },
+        lambda p: p.stages[1].operations[0].size,
+        SizeSpec("histogram", 4096, 1 << 20, buckets=((4096, 4096), (65536, 1 << 20)), cumulative=(70, 100)),
+    ),
+    "size_spec as a histogram in the short form": (
+        {"workload": [{"op": "put", "path": "n/", "weight": 1, "size_spec": {"histogram": {"buckets": [{"size": 9, "weight": 2}]}}}]},
+        lambda p: p.stages[1].operations[0].size,
+        SizeSpec("histogram", 9, 9, buckets=((9, 9),), cumulative=(2,)),
     ),
     "stages with order, own duration and concurrency, under config too": (
         {
