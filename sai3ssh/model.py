@@ -142,6 +142,20 @@ class Population:
 
 
 @dataclasses.dataclass(frozen=True)
+class KeySelection:
+    """Which objects of their population get and stat take."""
+
+    distribution: str = "uniform"
+    """uniform, zipf (a few objects are asked for again and again) or sequential."""
+    theta: float = 0.0
+    """zipf only: the exponent; an object's share is proportional to its rank ** -theta."""
+    partitioned: bool = False
+    """Only objects that the agent owns."""
+    overlap: float = 0.0
+    """partitioned only: the share of operations that take any object all the same."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OperationSpec:
     """One kind of operation in the mix of an execute stage."""
 
@@ -154,6 +168,8 @@ class OperationSpec:
     size: Optional[SizeSpec] = None
     """put only: the law of the sizes written."""
     fill: str = "random"
+    keys: Optional[KeySelection] = None
+    """get and stat only; None: uniform over the whole population."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -232,6 +232,11 @@ class Ledger:
         owned.update({name: Intervals([(0, made["count"])]) for name, made in self.made(stage).items()})
         return {name: ranges.subtract(done.get(name, Intervals())) for name, ranges in owned.items()}
 
+    def read(self, stage: Stage) -> Dict[str, Intervals]:
+        """The agent's own part of each population that a stage reads by a key selection."""
+        names = sorted({op.population for op in stage.operations if op.keys is not None and op.population})
+        return {name: self.owned.get(name, Intervals()) for name in names}
+
     def _deleted(self, name: str, before: int) -> List[Intervals]:
         return [
             self.finished[k][name]

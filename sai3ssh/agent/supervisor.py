@@ -373,6 +373,7 @@ class Supervisor:
                 "start_clock_ns": stage.start_clock_ns,
                 "metrics": self._metrics(stage.index, worker.index),
                 "ranges": self._crew.shares[worker.index].left(self._ledger.finished.get(stage.index, {})),
+                "owned": {name: list(ranges) for name, ranges in self._ledger.read(stage.stage).items()},
                 "puts": self._puts,
             }
         )

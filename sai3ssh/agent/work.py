@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Engine, Root, Task
+from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, bucket_of
@@ -236,9 +237,9 @@ class IndexWork:
 class MixWork:
     """A weighted mix of operations until the end of the stage: in a closed loop, or with a pacer in an open one.
 
-    get and stat draw uniformly from their whole population; delete takes its own share of the population in order, each index once, and
-    leaves the mix
-    when none is left; put writes new names, numbered from 0 below this worker's own prefix; list lists a prefix.
+    get and stat take objects as their key selection says, by default uniformly from the whole population; delete takes its own share of the
+    population in order, each index once, and leaves the mix when none is left; put writes new names, numbered from 0 below this worker's
+    own prefix; list lists a prefix.
     """
 
     def __init__(
@@ -255,7 +256,13 @@ class MixWork:
         end_ns: int,
         notice: Callable[[str], None],
         pacer: Optional[Pacer] = None,
+        owned: Optional[Dict[str, Intervals]] = None,
+        lane: Tuple[int, int] = (0, 1),
     ) -> None:
+        """`deletable` is this worker's; `owned` is the agent's part of the populations that have a key selection; `lane` (n, of): this is
+        the n-th, from 0, of so many workers of the agent."""
+        self._owned = owned or {}
+        self._lane = lane
         self._rng = random.Random(seed)
         self._pacer = pacer
         self._recorder = recorder
@@ -298,7 +305,11 @@ class MixWork:
                 return None
 
             return delete
-        count, uniform, task = pool.population.count, self._rng.random, pool.task
+        task = pool.task
+        if spec.keys is not None:
+            draw = chooser(spec.keys, pool.population, self._owned.get(spec.population, Intervals()), self._lane, self._rng)
+            return lambda now_ns: task(op, draw(), now_ns)
+        count, uniform = pool.population.count, self._rng.random
         return lambda now_ns: task(op, int(uniform() * count), now_ns)
 
     def _put_maker(self, root: Root, spec: OperationSpec) -> Callable[[int], Optional[Task]]:

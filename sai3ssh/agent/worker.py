@@ -153,6 +153,8 @@ class Worker:
                 end_ns=end_ns,
                 notice=lambda text: send({"notice": text}),
                 pacer=self._make_pacer(stage, start_ns, seed),
+                owned={name: Intervals(pieces) for name, pieces in order["owned"].items()},
+                lane=(self._index, self._active(stage)),
             )
         objects = dict(self._objects)
         for name, made in order.get("puts", {}).items():
@@ -174,8 +176,12 @@ class Worker:
         mine = self._share(stage)
         if stage.io_rate is None or not mine:
             return None
-        active = min(self._workers, stage.concurrency)
-        return Pacer(stage.io_rate, mine / stage.concurrency, self._index / active, start_ns, random.Random(f"{seed}/pace"))
+        phase = self._index / self._active(stage)
+        return Pacer(stage.io_rate, mine / stage.concurrency, phase, start_ns, random.Random(f"{seed}/pace"))
+
+    def _active(self, stage: Stage) -> int:
+        """How many workers have a share of the concurrency: the first ones."""
+        return min(self._workers, stage.concurrency)
 
     def _share(self, stage: Stage) -> int:
         """How many of the agent's operations in flight are this worker's."""

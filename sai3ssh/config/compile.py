@@ -13,6 +13,7 @@ from ..model import (
     FailurePolicy,
     Host,
     IoRate,
+    KeySelection,
     OperationSpec,
     Plan,
     Population,
@@ -28,6 +29,10 @@ from .document import Path_, Problems
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
+ZIPF_THETA = 0.99
+"""YCSB's, and so what people compare with."""
+PARTITION_OVERLAP = 0.3
+"""sai3-bench's."""
 LEASE_HEARTBEATS = 5
 """A lease is renewed each heartbeat, by a reading of the clock that is as old: with a shorter one well agents would not get to work."""
 
@@ -50,6 +55,7 @@ def compile_plan(
     target = builder.target(uris)
     problems.raise_if_any()
     chosen = _choose(keys, hosts)
+    builder.check_parts(mix, populations, len(chosen))
     policy = builder.policy(failure_policy, len(chosen))
     loss, loss_s = builder.controller_loss()
     problems.raise_if_any()
@@ -175,6 +181,8 @@ class _Builder:
         result = []
         for n, op in enumerate(self._keys.workload):
             where: Path_ = ("workload", n)
+            if op.key_selection is not None and op.op not in ("get", "stat"):
+                self._problems.add((*where, "key_selection"), f"key_selection has no meaning for {op.op}: only get and stat choose objects")
             if op.op not in ("put",) and (op.object_size is not None or op.size_spec is not None):
                 self._problems.add((*where, "size_spec" if op.size_spec else "object_size"), f"a size has no meaning for {op.op}")
             if op.op in ("put", "list"):
@@ -187,8 +195,38 @@ class _Builder:
                 continue
             population = self._population_of(op, populations, where)
             if population is not None:
-                result.append(OperationSpec(op.op, op.weight, population.target, population.name))
+                keys = self._key_selection(op) if op.op in ("get", "stat") else None
+                result.append(OperationSpec(op.op, op.weight, population.target, population.name, keys=keys))
         return result
+
+    def _key_selection(self, op: OperationKeys) -> KeySelection | None:
+        """How the objects of an operation are chosen; None is uniformly from all."""
+        given = op.key_selection
+        if given is None:
+            return self._path_selection()
+        theta = given.theta or ZIPF_THETA if given.distribution == "zipf" else 0.0
+        found = KeySelection(given.distribution, theta, given.partitioned, given.overlap)
+        return None if found == KeySelection() else found
+
+    def _path_selection(self) -> KeySelection | None:
+        """What distributed.path_selection, a key of sai3-bench, means for objects."""
+        keys = self._keys.distributed
+        if keys.path_selection == "random":
+            return None
+        overlap = PARTITION_OVERLAP if keys.partition_overlap is None else keys.partition_overlap
+        return KeySelection(partitioned=True, overlap=0.0 if keys.path_selection == "exclusive" else overlap)
+
+    def check_parts(self, mix: Sequence[OperationSpec], populations: Sequence[Population], agents: int) -> None:
+        """Every agent that reads only its own objects must own some."""
+        keys = self._keys.distributed
+        if keys.partition_overlap is not None and keys.path_selection in ("random", "exclusive"):
+            text = f"partition_overlap has no effect with path_selection {keys.path_selection}; remove it, or use partitioned"
+            self._problems.add(("distributed", "partition_overlap"), text)
+        parted = {op.population for op in mix if op.keys is not None and op.keys.partitioned}
+        for population in populations:
+            if population.name in parted and population.count < agents:
+                text = f"{population.count} objects at {population.target} cannot be partitioned among {agents} agents; prepare more"
+                self._problems.add(("prepare", "ensure_objects"), text)
 
     def _put_size(self, op: OperationKeys, where: Path_) -> SizeSpec:
         if op.size_spec is not None and op.object_size is not None:

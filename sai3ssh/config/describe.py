@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, Plan, StageKind
+from ..model import Assignment, OperationSpec, Plan, StageKind
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -37,7 +37,7 @@ class StagePart:
     exact: bool
     """False: seconds is an estimate at assumed_ops_per_s per agent."""
     mix: tuple[tuple[str, float, str], ...]
-    """(operation, percent, where)."""
+    """(operation, percent, where), with the key selection beside the operation."""
     pace: str
     """Of an open loop; empty for a closed one."""
 
@@ -64,6 +64,17 @@ class Description:
     notices: tuple[str, ...]
 
 
+def _operation(op: OperationSpec) -> str:
+    """An operation and how it chooses its objects: get, get (zipf 0.99, partitioned)."""
+    keys = op.keys
+    if keys is None:
+        return op.kind
+    how = [f"zipf {keys.theta:g}" if keys.distribution == "zipf" else keys.distribution]
+    if keys.partitioned:
+        how.append(f"partitioned, overlap {keys.overlap:.3g}" if keys.overlap else "partitioned")
+    return f"{op.kind} ({', '.join(how)})"
+
+
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:
     """The figures of a plan."""
     agents = len(assignments)
@@ -75,7 +86,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.concurrency,
             stage.duration_s if stage.duration_s is not None else objects / agents / ASSUMED_OPS_PER_S,
             stage.kind is StageKind.EXECUTE,
-            tuple((op.kind, 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
+            tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
             f"open loop, {stage.io_rate.iops:,g} operations/s per agent, {stage.io_rate.distribution}" if stage.io_rate else "",
         )
         for stage in plan.stages

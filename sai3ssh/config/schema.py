@@ -104,6 +104,36 @@ class SizeLaw(Section):
         return self
 
 
+class KeySelectionKeys(Section):
+    """key_selection of get and stat: a mapping, or only uniform, zipf, sequential or partitioned."""
+
+    distribution: Literal["uniform", "zipf", "sequential"] = "uniform"
+    theta: Annotated[float, Field(gt=0, le=2)] | None = None
+    partitioned: bool = False
+    overlap: Share = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, value: Any) -> Any:
+        if value == "partitioned":
+            return {"partitioned": True}
+        if isinstance(value, dict):
+            return value
+        if value not in ("uniform", "zipf", "sequential"):
+            raise ValueError(f"expected uniform, zipf, sequential, partitioned or a mapping of keys, found {value!r}")
+        return {"distribution": value}
+
+    @model_validator(mode="after")
+    def _check(self) -> KeySelectionKeys:
+        if self.theta is not None and self.distribution != "zipf":
+            raise ValueError(f"theta has no meaning for distribution: {self.distribution}; write distribution: zipf")
+        if self.overlap and not self.partitioned:
+            raise ValueError("overlap has no effect without partitioned: true")
+        if self.overlap and self.distribution == "sequential":
+            raise ValueError("overlap contradicts distribution: sequential, which takes one object after the other")
+        return self
+
+
 class OperationKeys(Section):
     """An entry of workload."""
 
@@ -113,6 +143,7 @@ class OperationKeys(Section):
     object_size: Size | None = None
     size_spec: SizeLaw | None = None
     fill: Fill = "random"
+    key_selection: KeySelectionKeys | None = None
 
 
 class EnsureObjects(Section):
@@ -227,6 +258,8 @@ class Distributed(Section):
     reassign_on_loss: bool = True
     min_coverage: Share = 1.0
     on_controller_loss: Annotated[str, Field(pattern=r"^(continue|stop|stop_after: *\S+)$")] = "continue"
+    path_selection: Literal["random", "partitioned", "exclusive", "weighted"] = "random"
+    partition_overlap: Share | None = None
     stages: list[StageKeys] = []
 
 
@@ -258,7 +291,7 @@ NOT_YET = {
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion", "compress_factor",
     "concurrency_override", "dedup_factor", "directory_structure", "dynamic_put_pool", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
-    "multi_endpoint", "op_log_path", "optional", "page_cache_mode", "partition_overlap", "path_selection",
+    "multi_endpoint", "op_log_path", "optional", "page_cache_mode",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine",
     "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The whole agent in its normal course: real processes, real files."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import unittest
 
 from sai3ssh.agent import state
 from sai3ssh.agent.workers import group_members
-from sai3ssh.model import Assignment, to_json
+from sai3ssh.model import Assignment, KeySelection, to_json
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, AgentCase, wait
 from tests.agent.channel import Channel, environment
@@ -92,6 +93,24 @@ class Agent(AgentCase):
         seconds = [record for record in records if record["kind"] == "sec" and record["stage"] == 1]
         self.assertGreaterEqual(len(seconds), 6)
         self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:6]))
+
+    def test_an_agent_that_reads_its_own_part_asks_for_nothing_else(self):
+        # A third of the objects is another agent's, and there is none: whoever asks for one of them fails.
+        plan = self.plan(count=900, duration_s=1.0)
+        keys = KeySelection("zipf", 0.5, partitioned=True)
+        mix = tuple(dataclasses.replace(op, keys=keys) for op in plan.stages[1].operations if op.kind in ("get", "stat"))
+        stages = (plan.stages[0], dataclasses.replace(plan.stages[1], operations=mix), plan.stages[2])
+        channel = self.channel()
+        self.submit(channel, dataclasses.replace(plan, stages=stages), count=600)
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        self.stage(channel, 0, "AT_BARRIER")
+        self.stage(channel, 1, "AT_BARRIER")
+        self.stage(channel, 2, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        (totals,) = [record["totals"] for record in scan(self.journal())[0] if record["kind"] == "stage_end" and record["stage"] == 1]
+        self.assertEqual({op: of["errors"] for op, of in totals.items()}, {"get": {}, "stat": {}})
+        self.assertGreater(totals["get"]["ops"], 100)
 
     def test_submit_is_idempotent_and_guarded(self):
         channel = self.channel()

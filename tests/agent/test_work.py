@@ -11,7 +11,7 @@ from sai3ssh.agent.engines.base import Root
 from sai3ssh.agent.pacing import Pacer
 from sai3ssh.agent.stage import Published
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
-from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, IoRate, OperationSpec, Population, SizeSpec, Stage, StageKind
+from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, IoRate, KeySelection, OperationSpec, Population, SizeSpec, Stage, StageKind
 
 SECOND = 1_000_000_000
 
@@ -157,12 +157,12 @@ class KilledWorker(Base):
 
 
 class Mix(Base):
-    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000, pacer=None):  # noqa: B008 (frozen)
+    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000, pacer=None, **rest):  # noqa: B008 (frozen)
         self.notices = []
         return MixWork(
             FakeEngine(), mix, self.objects(population("prepared", count), population("deletable", count)),
             {"deletable": Intervals(deletable)}, self.recorder, put_format="put-w0-%010d.dat", seed="s/0", limits=limits,
-            end_ns=end_ns, notice=self.notices.append, pacer=pacer,
+            end_ns=end_ns, notice=self.notices.append, pacer=pacer, **rest,
         )  # fmt: skip
 
     def test_weights_are_kept(self):
@@ -187,6 +187,20 @@ class Mix(Base):
         work.failed(puts[3], 9, "http_500", "x", True)
         made = work.result()["puts"]
         self.assertEqual(made, [{"target": "s3://b/new/", "key_format": "put-w0-%010d.dat", "count": len(puts), "failed": [3]}])
+
+    def test_gets_and_stats_follow_their_key_selection(self):
+        mix = [
+            OperationSpec("get", 1, "s3://b/p/", "prepared", keys=KeySelection("sequential")),
+            OperationSpec("stat", 1, "s3://b/p/", "prepared", keys=KeySelection("zipf", 1.5, partitioned=True)),
+        ]
+        work = self.work(mix, owned={"prepared": Intervals([(100, 300)])}, lane=(1, 2))
+        tasks = [work.next(5) for _ in range(1000)]
+        gets = [task.index for task in tasks if OPERATIONS[task.op] == "get"]
+        self.assertEqual(gets, [(101 + 2 * n) % 1000 for n in range(len(gets))], "from the agent's own part, in this worker's lane")
+        stats = Counter(task.index for task in tasks if OPERATIONS[task.op] == "stat")
+        self.assertTrue(set(stats) <= set(range(100, 300)))
+        self.assertGreater(stats.most_common(1)[0][1], sum(stats.values()) / 4)
+        self.assertEqual({task.key for task in tasks}, {f"prepared-{task.index:08d}.dat" for task in tasks})
 
     def test_nothing_begins_at_or_after_the_end(self):
         work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared")], end_ns=100)

@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, Plan, SizeSpec, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Plan, SizeSpec, StageKind
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -138,6 +138,43 @@ BAD = {
     ),
     "get of a part": (GOOD.replace("path: data/, weight: 70", "path: data/x, weight: 70"), "names a part of what is prepared"),
     "pattern for put": (GOOD.replace("path: new/", "path: 'new/*'"), "put needs a prefix, found the pattern"),
+    "key selection of put": (
+        GOOD.replace("path: new/,", "path: new/, key_selection: zipf,"),
+        ":10:27: key_selection has no meaning for put: only get and stat choose objects",
+    ),
+    "unknown key selection": (
+        GOOD.replace("op: get,", "op: get, key_selection: hot,"),
+        ":9:15: workload.0.key_selection: expected uniform, zipf, sequential, partitioned or a mapping of keys, found 'hot'",
+    ),
+    "theta of 0": (GOOD.replace("op: get,", "op: get, key_selection: {distribution: zipf, theta: 0},"), "key_selection.theta: "),
+    "theta above 2": (
+        GOOD.replace("op: get,", "op: get, key_selection: {distribution: zipf, theta: 2.1},"),
+        "key_selection.theta: Input should be less than or equal to 2, found 2.1",
+    ),
+    "theta of another law": (
+        GOOD.replace("op: get,", "op: get, key_selection: {theta: 0.9},"),
+        "theta has no meaning for distribution: uniform",
+    ),
+    "overlap of no partition": (
+        GOOD.replace("op: get,", "op: get, key_selection: {distribution: zipf, overlap: 0.1},"),
+        "overlap has no effect without partitioned: true",
+    ),
+    "overlap of a sequence": (
+        GOOD.replace("op: get,", "op: get, key_selection: {distribution: sequential, partitioned: true, overlap: 0.1},"),
+        "overlap contradicts distribution: sequential",
+    ),
+    "partitions without objects": (
+        GOOD.replace("op: get,", "op: get, key_selection: partitioned,").replace("count: 1000", "count: 2"),
+        ":6:3: 2 objects at s3://bench-bucket/run/data/ cannot be partitioned among 3 agents",
+    ),
+    "unknown path selection": (
+        GOOD + "distributed: {path_selection: mine}\n",
+        "expected 'random', 'partitioned', 'exclusive' or 'weighted', found 'mine'",
+    ),
+    "overlap of exclusive parts": (
+        GOOD + "distributed: {path_selection: exclusive, partition_overlap: 0.1}\n",
+        ":11:42: partition_overlap has no effect with path_selection exclusive",
+    ),
     "all weights zero": (GOOD.replace("weight: 70", "weight: 0").replace("weight: 30", "weight: 0"), "nothing to execute"),
     "negative weight": (GOOD.replace("weight: 70", "weight: -1"), ":9:"),
     "nothing to do": ("target: file:///tmp/x/\nworkload: []\n", "nothing to do"),
@@ -210,6 +247,7 @@ def test_missing_file(tmp_path: Path) -> None:
         config.load(tmp_path / "none.yml")
 
 
+SELECTIONS = [("get", "zipf"), ("stat", "sequential"), ("get", "partitioned")]
 EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "name": ({"name": "other"}, lambda p: p.name, "other"),
     "target": ({"target": "s3://b-2/x/"}, lambda p: p.populations[0].target, "s3://b-2/x/data/"),
@@ -350,6 +388,40 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: p.stages[1].operations[0].size,
         SizeSpec("histogram", 9, 9, buckets=((9, 9),), cumulative=(2,)),
     ),
+    "key_selection in short": (
+        {"workload": [{"op": op, "path": "data/", "weight": 1, "key_selection": keys} for op, keys in SELECTIONS]},
+        lambda p: [o.keys for o in p.stages[1].operations],
+        [KeySelection("zipf", 0.99), KeySelection("sequential"), KeySelection(partitioned=True)],
+    ),
+    "key_selection with all its keys": (
+        {
+            "workload": [
+                {
+                    "op": "get",
+                    "path": "data/",
+                    "weight": 1,
+                    "key_selection": {"distribution": "zipf", "theta": 1.2, "partitioned": True, "overlap": "10%"},
+                }
+            ]
+        },
+        lambda p: [o.keys for o in p.stages[1].operations],
+        [KeySelection("zipf", 1.2, partitioned=True, overlap=0.1)],
+    ),
+    "path_selection": (
+        {"distributed": {"path_selection": "exclusive"}},
+        lambda p: [o.keys for o in p.stages[1].operations],
+        [KeySelection(partitioned=True), None],
+    ),
+    "path_selection without partition_overlap": (
+        {"distributed": {"path_selection": "partitioned"}},
+        lambda p: p.stages[1].operations[0].keys,
+        KeySelection(partitioned=True, overlap=0.3),
+    ),
+    "partition_overlap": (
+        {"distributed": {"path_selection": "weighted", "partition_overlap": 0.5}},
+        lambda p: p.stages[1].operations[0].keys,
+        KeySelection(partitioned=True, overlap=0.5),
+    ),
     "stages with order, own duration and concurrency, under config too": (
         {
             "stages": [
@@ -397,6 +469,23 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
 @pytest.mark.parametrize("iops", [0, "max"])
 def test_an_io_rate_without_limit_is_a_closed_loop(iops: int | str, tmp_path: Path) -> None:
     assert compiled(changed(io_rate={"iops": iops}), tmp_path) == compiled(GOOD, tmp_path)
+
+
+def test_an_operations_own_key_selection_goes_before_path_selection(tmp_path: Path) -> None:
+    workload = [
+        {"op": "get", "path": "data/", "weight": 1, "key_selection": "uniform"},
+        {"op": "stat", "path": "data/", "weight": 1, "key_selection": "zipf"},
+    ]
+    plan = compiled(changed(workload=workload, distributed={"path_selection": "exclusive"}), tmp_path)
+    assert [op.keys for op in plan.stages[1].operations] == [None, KeySelection("zipf", 0.99)]
+
+
+def test_the_description_names_the_key_selection(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(GOOD.replace("op: get,", "op: get, key_selection: {distribution: zipf, partitioned: true},"))
+    loaded = config.load(path)
+    described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
+    assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned)", "put"]
 
 
 def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:
