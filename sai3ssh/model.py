@@ -170,6 +170,8 @@ class OperationSpec:
     fill: str = "random"
     keys: Optional[KeySelection] = None
     """get and stat only; None: uniform over the whole population."""
+    concurrency: Optional[int] = None
+    """At most so many of these in flight per agent, split over its workers; None: as many as the stage has."""
 
 
 @dataclasses.dataclass(frozen=True)

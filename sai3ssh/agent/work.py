@@ -234,12 +234,33 @@ class IndexWork:
             self.finished = True
 
 
+Maker = Callable[[int], Optional[Task]]
+"""Makes the next task of one kind, with its start in ns; None when there is none, now or ever."""
+
+
+class _Limited:
+    """A maker that has only so many of its tasks in flight."""
+
+    def __init__(self, make: Maker, limit: int, held: Dict[Task, _Limited]) -> None:
+        """Notes itself in `held` for each of its tasks in flight."""
+        self._make = make
+        self._held = held
+        self.left = limit
+
+    def __call__(self, start_ns: int) -> Optional[Task]:
+        task = self._make(start_ns) if self.left else None
+        if task is not None:
+            self.left -= 1
+            self._held[task] = self
+        return task
+
+
 class MixWork:
     """A weighted mix of operations until the end of the stage: in a closed loop, or with a pacer in an open one.
 
     get and stat take objects as their key selection says, by default uniformly from the whole population; delete takes its own share of the
     population in order, each index once, and leaves the mix when none is left; put writes new names, numbered from 0 below this worker's
-    own prefix; list lists a prefix.
+    own prefix; list lists a prefix. While an operation with a concurrency of its own has so many in flight, the others have its turns.
     """
 
     def __init__(
@@ -276,10 +297,12 @@ class MixWork:
         self._put_failed: Dict[str, List[int]] = {}
         self._deletes = {name: self._indices(ranges) for name, ranges in deletable.items()}
         self._deleted: Dict[str, List[int]] = {name: [] for name in deletable}
-        self._makers: List[Tuple[Callable[[int], Optional[Task]], int]] = [
-            (self._maker(engine, spec, objects), spec.weight) for spec in mix if spec.weight
-        ]
-        self._deck: List[Callable[[int], Optional[Task]]] = []
+        self._held: Dict[Task, _Limited] = {}
+        self._makers = self._all_makers(engine, [spec for spec in mix if spec.weight], objects)
+        self._deck: List[Maker] = []
+        limited = {spec.kind for spec in mix if spec.concurrency is not None}
+        self._watched = [kind == "delete" or kind in limited for kind in OPERATIONS]
+        """By operation: whether its end means more than to be counted."""
         self.wake_ns: Optional[int] = None
         self.finished = False
 
@@ -287,7 +310,24 @@ class MixWork:
     def _indices(ranges: Intervals) -> Iterator[int]:
         return (index for lo, hi in ranges for index in range(lo, hi))
 
-    def _maker(self, engine: Engine, spec: OperationSpec, objects: Dict[str, Objects]) -> Callable[[int], Optional[Task]]:
+    def _all_makers(self, engine: Engine, mix: Sequence[OperationSpec], objects: Dict[str, Objects]) -> List[Tuple[Maker, int]]:
+        """Each operation with its weight, but those of whose concurrency nothing is for this worker."""
+        result: List[Tuple[Maker, int]] = []
+        worker, workers = self._lane
+        slots = 0
+        for spec in mix:
+            maker = self._maker(engine, spec, objects)
+            if spec.concurrency is not None:
+                # Dealt out in turn, on and on from one operation to the next: so no worker is left without any.
+                limit = len(range((worker - slots) % workers, spec.concurrency, workers))
+                slots += spec.concurrency
+                if not limit:
+                    continue
+                maker = _Limited(maker, limit, self._held)
+            result.append((maker, spec.weight))
+        return result
+
+    def _maker(self, engine: Engine, spec: OperationSpec, objects: Dict[str, Objects]) -> Maker:
         op = OPERATIONS.index(spec.kind)
         if spec.kind == "put":
             return self._put_maker(engine.root(spec.target), spec)
@@ -312,7 +352,7 @@ class MixWork:
         count, uniform = pool.population.count, self._rng.random
         return lambda now_ns: task(op, int(uniform() * count), now_ns)
 
-    def _put_maker(self, root: Root, spec: OperationSpec) -> Callable[[int], Optional[Task]]:
+    def _put_maker(self, root: Root, spec: OperationSpec) -> Maker:
         assert spec.size is not None
         size, seed, target = spec.size, self._rng.getrandbits(48), spec.target
         content = dataset.Content(seed, spec.fill)
@@ -328,7 +368,7 @@ class MixWork:
         return put
 
     def next(self, now_ns: int) -> Optional[Task]:
-        """The next operation of the mix; None when none is due yet (see wake_ns), and once the stage is over."""
+        """The next operation of the mix; None when none is due yet (see wake_ns) or may begin, and once the stage is over."""
         pacer = self._pacer
         start_ns = now_ns
         while now_ns < self._end_ns and not self.finished:
@@ -348,7 +388,14 @@ class MixWork:
                 if pacer is not None:
                     pacer.advance()
                 return task
-            self._drop(maker)
+            if not isinstance(maker, _Limited) or maker.left:
+                self._drop(maker)
+                continue
+            free = [(other, weight) for other, weight in self._makers if not isinstance(other, _Limited) or other.left]
+            if not free:
+                self.wake_ns = None
+                return None
+            self._deck += self._rng.choices(*zip(*free))
         if pacer is not None and not self.finished and self._makers:
             self._tell_backlog(pacer.backlog(self._end_ns))
         self.finished = True
@@ -361,7 +408,7 @@ class MixWork:
                 "the target or the concurrency is too small for this io_rate"
             )
 
-    def _drop(self, maker: Callable[[int], Optional[Task]]) -> None:
+    def _drop(self, maker: Maker) -> None:
         self._makers = [(m, weight) for m, weight in self._makers if m is not maker]
         self._deck = []
         self._notice("no objects left to delete: delete leaves the mix for the rest of the stage")
@@ -369,12 +416,22 @@ class MixWork:
     def done(self, task: Task, end_ns: int, size: int) -> None:
         """Counts a success."""
         self._recorder.done(task, end_ns, size)
-        if task.op == DELETE:
-            self._deleted[task.owner].append(task.index)
+        if self._watched[task.op]:
+            if task.op == DELETE:
+                self._deleted[task.owner].append(task.index)
+            self._ended(task)
+
+    def _ended(self, task: Task) -> None:
+        """A task of a watched operation is no longer in flight."""
+        limited = self._held.pop(task, None)
+        if limited is not None:
+            limited.left += 1
 
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """Counts an error; raises Fatal beyond the error limits."""
         self._recorder.failed(task, error_class, sent)
+        if self._watched[task.op]:
+            self._ended(task)
         if task.op == PUT:
             self._put_failed.setdefault(task.owner, []).append(task.index)
         limits = self._limits

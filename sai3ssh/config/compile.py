@@ -191,12 +191,13 @@ class _Builder:
                 uri = self._uri(op.path, (*where, "path"))
                 target = uri.rstrip("/") + "/" if op.op == "put" or op.path.endswith("/") or not op.path else uri
                 size = self._put_size(op, where) if op.op == "put" else None
-                result.append(OperationSpec(op.op, op.weight, target, None, size, "zero" if op.fill == "zero" else "random"))
+                fill = "zero" if op.fill == "zero" else "random"
+                result.append(OperationSpec(op.op, op.weight, target, None, size, fill, concurrency=op.concurrency))
                 continue
             population = self._population_of(op, populations, where)
             if population is not None:
                 keys = self._key_selection(op) if op.op in ("get", "stat") else None
-                result.append(OperationSpec(op.op, op.weight, population.target, population.name, keys=keys))
+                result.append(OperationSpec(op.op, op.weight, population.target, population.name, keys=keys, concurrency=op.concurrency))
         return result
 
     def _key_selection(self, op: OperationKeys) -> KeySelection | None:
@@ -292,6 +293,8 @@ class _Builder:
         keys = self._keys
         kind = StageKind(stage.type)
         concurrency = stage.concurrency or keys.concurrency
+        if kind is StageKind.EXECUTE:
+            concurrency = self._in_flight(stage.name, concurrency)
         if keys.workers > concurrency:
             self._problems.add(("workers",), f"{keys.workers} workers share a concurrency of {concurrency}: some would have nothing to do")
         names = tuple(p.name for p in populations)
@@ -310,6 +313,15 @@ class _Builder:
             )
         paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
         return Stage(stage.name, kind, concurrency, duration_s, keys.warmup_period, tuple(mix), io_rate=paced)
+
+    def _in_flight(self, stage: str, concurrency: int) -> int:
+        """What an execute stage can have in flight: fewer than its concurrency when each operation has a smaller one of its own."""
+        for n, op in enumerate(self._keys.workload):
+            if op.concurrency is not None and op.concurrency > concurrency:
+                text = f"{op.concurrency} {op.op} operations in flight are more than stage {stage!r} has in all ({concurrency})"
+                self._problems.add(("workload", n, "concurrency"), f"{text}; raise concurrency")
+        own = [op.concurrency for op in self._keys.workload if op.weight]
+        return min(concurrency, sum(n or concurrency for n in own)) if own else concurrency
 
     def policy(self, chosen: str | None, agents: int) -> FailurePolicy:
         """What happens when agents are lost; combinations that make no sense are refused."""

@@ -37,7 +37,7 @@ class StagePart:
     exact: bool
     """False: seconds is an estimate at assumed_ops_per_s per agent."""
     mix: tuple[tuple[str, float, str], ...]
-    """(operation, percent, where), with the key selection beside the operation."""
+    """(operation, percent, where), with what the operation has of its own beside it."""
     pace: str
     """Of an open loop; empty for a closed one."""
 
@@ -65,14 +65,15 @@ class Description:
 
 
 def _operation(op: OperationSpec) -> str:
-    """An operation and how it chooses its objects: get, get (zipf 0.99, partitioned)."""
-    keys = op.keys
-    if keys is None:
-        return op.kind
-    how = [f"zipf {keys.theta:g}" if keys.distribution == "zipf" else keys.distribution]
-    if keys.partitioned:
-        how.append(f"partitioned, overlap {keys.overlap:.3g}" if keys.overlap else "partitioned")
-    return f"{op.kind} ({', '.join(how)})"
+    """An operation and what it has of its own: get, get (zipf 0.99, partitioned, at most 4 at once)."""
+    own = []
+    if op.keys is not None:
+        own.append(f"zipf {op.keys.theta:g}" if op.keys.distribution == "zipf" else op.keys.distribution)
+        if op.keys.partitioned:
+            own.append(f"partitioned, overlap {op.keys.overlap:.3g}" if op.keys.overlap else "partitioned")
+    if op.concurrency is not None:
+        own.append(f"at most {op.concurrency} at once")
+    return f"{op.kind} ({', '.join(own)})" if own else op.kind
 
 
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:

@@ -144,6 +144,7 @@ class OperationKeys(Section):
     size_spec: SizeLaw | None = None
     fill: Fill = "random"
     key_selection: KeySelectionKeys | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
 
 
 class EnsureObjects(Section):

@@ -212,6 +212,64 @@ class Mix(Base):
         mix = [OperationSpec("get", 1, "s3://b/p/", "prepared")]
         return self.work(mix, pacer=Pacer(IoRate(iops, "deterministic"), 1.0, 0.0, 0, random.Random(1)))
 
+    LIMITED = (
+        OperationSpec("get", 98, "s3://b/p/", "prepared", concurrency=3),
+        OperationSpec("stat", 2, "s3://b/p/", "prepared"),
+        OperationSpec("list", 0, "s3://b/p/", concurrency=9),
+    )
+
+    def test_an_operation_has_as_many_in_flight_as_it_may_and_the_others_have_its_turns(self):
+        work = self.work(self.LIMITED)
+        in_flight = [work.next(5) for _ in range(40)]
+        gets = [task for task in in_flight if OPERATIONS[task.op] == "get"]
+        self.assertEqual((len(gets), in_flight[3].op == gets[0].op), (3, False))
+        work.done(in_flight[-1], 9, 0)
+        work.done(gets.pop(), 9, 4096)
+        work.failed(gets.pop(), 9, "http_500", "x", True)
+        after = [work.next(5) for _ in range(40)]
+        self.assertEqual(sum(OPERATIONS[task.op] == "get" for task in after), 2, "one succeeded, one failed: both have left")
+        self.assertEqual(self.notices, [], "nothing has left the mix")
+
+    def test_nothing_begins_while_every_operation_is_at_its_limit(self):
+        work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared", concurrency=2)])
+        first, _ = work.next(5), work.next(5)
+        self.assertEqual((work.next(5), work.wake_ns, work.finished), (None, None, False))
+        work.done(first, 9, 4096)
+        self.assertIsNotNone(work.next(5))
+        self.assertIsNone(work.next(5))
+        self.assertIsNone(work.next(SECOND))
+        self.assertTrue(work.finished)
+
+    def test_what_waits_for_its_turn_in_an_open_loop_is_late(self):
+        mix = [OperationSpec("get", 1, "s3://b/p/", "prepared", concurrency=1)]
+        work = self.work(mix, pacer=Pacer(IoRate(10.0, "deterministic"), 1.0, 0.0, 0, random.Random(1)))
+        first = work.next(0)
+        self.assertIsNone(work.next(SECOND // 2))
+        work.done(first, SECOND // 2, 4096)
+        self.assertEqual(work.next(SECOND // 2).start_ns, SECOND // 10)
+
+    def test_workers_share_the_concurrency_of_an_operation(self):
+        mix = [
+            OperationSpec("get", 50, "s3://b/p/", "prepared", concurrency=2),
+            OperationSpec("put", 50, "s3://b/new/", size=SizeSpec("fixed", 1, 1), concurrency=5),
+        ]
+        counts = []
+        for n in range(4):
+            work = self.work(mix, lane=(n, 4))
+            tasks = list(iter(lambda: work.next(5), None))  # noqa: B023 (used up at once)
+            counts.append(Counter(OPERATIONS[task.op] for task in tasks))
+        self.assertEqual([(c["get"], c["put"]) for c in counts], [(1, 1), (1, 1), (0, 2), (0, 1)])
+
+    def test_deletes_with_a_limit_leave_the_mix_when_none_is_left(self):
+        work = self.work(
+            [OperationSpec("delete", 1, "s3://b/p/", "deletable", concurrency=1), OperationSpec("get", 1, "s3://b/p/", "prepared")],
+            deletable=[(3, 6)],
+        )
+        for _ in range(100):
+            work.done(work.next(5), 9, 0)
+        self.assertEqual(work.take_finished(), {"deletable": [(3, 6)]})
+        self.assertEqual(len(self.notices), 1)
+
     def test_an_open_loop_begins_what_is_due_and_latency_counts_from_then(self):
         work = self.paced()
         self.assertEqual(work.next(0).start_ns, 0)

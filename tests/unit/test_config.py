@@ -175,6 +175,19 @@ BAD = {
         GOOD + "distributed: {path_selection: exclusive, partition_overlap: 0.1}\n",
         ":11:42: partition_overlap has no effect with path_selection exclusive",
     ),
+    "concurrency of an operation above that of all": (
+        GOOD.replace("op: get,", "op: get, concurrency: 9,"),
+        ":9:15: 9 get operations in flight are more than stage 'execute' has in all (8); raise concurrency",
+    ),
+    "concurrency of an operation above that of a stage": (
+        GOOD.replace("op: get,", "op: get, concurrency: 5,") + "stages: [{name: few, type: execute, concurrency: 4}]\n",
+        "5 get operations in flight are more than stage 'few' has in all (4)",
+    ),
+    "no concurrency of an operation": (GOOD.replace("op: get,", "op: get, concurrency: 0,"), ":9:15: workload.0.concurrency: "),
+    "more workers than operations in flight": (
+        GOOD.replace("op: get,", "op: get, concurrency: 2,").replace("op: put,", "op: put, concurrency: 1,") + "workers: 4\n",
+        "4 workers share a concurrency of 3",
+    ),
     "all weights zero": (GOOD.replace("weight: 70", "weight: 0").replace("weight: 30", "weight: 0"), "nothing to execute"),
     "negative weight": (GOOD.replace("weight: 70", "weight: -1"), ":9:"),
     "nothing to do": ("target: file:///tmp/x/\nworkload: []\n", "nothing to do"),
@@ -422,6 +435,28 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: p.stages[1].operations[0].keys,
         KeySelection(partitioned=True, overlap=0.5),
     ),
+    "concurrency of an operation": (
+        {
+            "workload": [
+                {"op": "get", "path": "data/", "weight": 1, "concurrency": 2},
+                {"op": "put", "path": "n/", "weight": 1, "object_size": 1, "concurrency": 3},
+                {"op": "list", "path": "n/", "weight": 1},
+            ]
+        },
+        lambda p: ([o.concurrency for o in p.stages[1].operations], [s.concurrency for s in p.stages]),
+        ([2, 3, None], [8, 8]),
+    ),
+    "concurrency of each operation": (
+        {
+            "workload": [
+                {"op": "get", "path": "data/", "weight": 1, "concurrency": 2},
+                {"op": "stat", "path": "data/", "weight": 1, "concurrency": 3},
+                {"op": "list", "path": "data/", "weight": 0},
+            ]
+        },
+        lambda p: [s.concurrency for s in p.stages],
+        [8, 5],
+    ),
     "stages with order, own duration and concurrency, under config too": (
         {
             "stages": [
@@ -482,10 +517,10 @@ def test_an_operations_own_key_selection_goes_before_path_selection(tmp_path: Pa
 
 def test_the_description_names_the_key_selection(tmp_path: Path) -> None:
     path = tmp_path / "w.yml"
-    path.write_text(GOOD.replace("op: get,", "op: get, key_selection: {distribution: zipf, partitioned: true},"))
+    path.write_text(GOOD.replace("op: get,", "op: get, concurrency: 4, key_selection: {distribution: zipf, partitioned: true},"))
     loaded = config.load(path)
     described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
-    assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned)", "put"]
+    assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned, at most 4 at once)", "put"]
 
 
 def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:
