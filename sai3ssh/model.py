@@ -202,6 +202,9 @@ class Stage:
     barrier: str = "all_or_nothing"
     io_rate: Optional[IoRate] = None
     """execute only: None is a closed loop, in which the next operation begins when one has ended."""
+    ramp_s: float = 0.0
+    """execute only: the first seconds, part of warmup_s, in which the concurrency of a closed loop, or the rate of an open one, grows
+    linearly from nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Engine, Root, Task
 from sai3ssh.agent.keys import chooser
-from sai3ssh.agent.pacing import Pacer
+from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, bucket_of
 
@@ -256,7 +256,7 @@ class _Limited:
 
 
 class MixWork:
-    """A weighted mix of operations until the end of the stage: in a closed loop, or with a pacer in an open one.
+    """A weighted mix of operations until the end of the stage: in a closed loop, at first with a ramp perhaps, or in an open one.
 
     get and stat take objects as their key selection says, by default uniformly from the whole population; delete takes its own share of the
     population in order, each index once, and leaves the mix when none is left; put writes new names, numbered from 0 below this worker's
@@ -276,7 +276,7 @@ class MixWork:
         limits: ErrorLimits,
         end_ns: int,
         notice: Callable[[str], None],
-        pacer: Optional[Pacer] = None,
+        pacer: Union[Pacer, Ramp, None] = None,
         owned: Optional[Dict[str, Intervals]] = None,
         lane: Tuple[int, int] = (0, 1),
     ) -> None:
@@ -303,6 +303,9 @@ class MixWork:
         limited = {spec.kind for spec in mix if spec.concurrency is not None}
         self._watched = [kind == "delete" or kind in limited for kind in OPERATIONS]
         """By operation: whether its end means more than to be counted."""
+        self._watched_later = self._watched
+        if isinstance(pacer, Ramp):
+            self._watched = [True] * len(OPERATIONS)
         self.wake_ns: Optional[int] = None
         self.finished = False
 
@@ -396,7 +399,7 @@ class MixWork:
                 self.wake_ns = None
                 return None
             self._deck += self._rng.choices(*zip(*free))
-        if pacer is not None and not self.finished and self._makers:
+        if isinstance(pacer, Pacer) and not self.finished and self._makers:
             self._tell_backlog(pacer.backlog(self._end_ns))
         self.finished = True
         return None
@@ -419,10 +422,16 @@ class MixWork:
         if self._watched[task.op]:
             if task.op == DELETE:
                 self._deleted[task.owner].append(task.index)
-            self._ended(task)
+            self._ended(task, end_ns)
 
-    def _ended(self, task: Task) -> None:
+    def _ended(self, task: Task, end_ns: int) -> None:
         """A task of a watched operation is no longer in flight."""
+        ramp = self._pacer
+        if isinstance(ramp, Ramp):
+            ramp.ended()
+            if end_ns >= ramp.end_ns:
+                self._pacer = None
+                self._watched = self._watched_later
         limited = self._held.pop(task, None)
         if limited is not None:
             limited.left += 1
@@ -431,7 +440,7 @@ class MixWork:
         """Counts an error; raises Fatal beyond the error limits."""
         self._recorder.failed(task, error_class, sent)
         if self._watched[task.op]:
-            self._ended(task)
+            self._ended(task, end_ns)
         if task.op == PUT:
             self._put_failed.setdefault(task.owner, []).append(task.index)
         limits = self._limits

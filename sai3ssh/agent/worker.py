@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Union
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import Engine
-from sai3ssh.agent.pacing import Pacer
+from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder, put_format
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
 from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
@@ -171,13 +171,19 @@ class Worker:
             unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
         )
 
-    def _make_pacer(self, stage: Stage, start_ns: int, seed: str) -> Optional[Pacer]:
-        """An open loop's schedule: the share of the rate is that of the concurrency."""
+    def _make_pacer(self, stage: Stage, start_ns: int, seed: str) -> Union[Pacer, Ramp, None]:
+        """An open loop's schedule, in which the share of the rate is that of the concurrency, or a closed loop's ramp."""
         mine = self._share(stage)
-        if stage.io_rate is None or not mine:
+        if not mine:
             return None
-        phase = self._index / self._active(stage)
-        return Pacer(stage.io_rate, mine / stage.concurrency, phase, start_ns, random.Random(f"{seed}/pace"))
+        active = self._active(stage)
+        if stage.io_rate is None:
+            return Ramp(stage.ramp_s, stage.concurrency, (self._index, active), start_ns) if stage.ramp_s else None
+        rng = random.Random(f"{seed}/pace")
+        part, phase = mine / stage.concurrency, self._index / active
+        if stage.ramp_s:
+            return RampedPacer(stage.io_rate, part, phase, start_ns, rng, stage.ramp_s)
+        return Pacer(stage.io_rate, part, phase, start_ns, rng)
 
     def _active(self, stage: Stage) -> int:
         """How many workers have a share of the concurrency: the first ones."""

@@ -311,8 +311,12 @@ class _Builder:
             self._problems.add(
                 ("warmup_period",), f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
             )
+        if keys.ramp_up >= duration_s:
+            self._problems.add(("ramp_up",), f"ramp_up ({keys.ramp_up:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)")
         paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
-        return Stage(stage.name, kind, concurrency, duration_s, keys.warmup_period, tuple(mix), io_rate=paced)
+        return Stage(
+            stage.name, kind, concurrency, duration_s, max(keys.warmup_period, keys.ramp_up), tuple(mix), io_rate=paced, ramp_s=keys.ramp_up
+        )
 
     def _in_flight(self, stage: str, concurrency: int) -> int:
         """What an execute stage can have in flight: fewer than its concurrency when each operation has a smaller one of its own."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, OperationSpec, Plan, StageKind
+from ..model import Assignment, OperationSpec, Plan, Stage, StageKind
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -39,7 +39,7 @@ class StagePart:
     mix: tuple[tuple[str, float, str], ...]
     """(operation, percent, where), with what the operation has of its own beside it."""
     pace: str
-    """Of an open loop; empty for a closed one."""
+    """Of an open loop or a ramp; empty for a plain closed loop."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ def _operation(op: OperationSpec) -> str:
     return f"{op.kind} ({', '.join(own)})" if own else op.kind
 
 
+def _pace(stage: Stage) -> str:
+    rate = stage.io_rate
+    open_loop = [f"open loop, {rate.iops:,g} operations/s per agent, {rate.distribution}"] if rate else []
+    return ", ".join([*open_loop, *([f"ramp of {stage.ramp_s:g} s"] if stage.ramp_s else [])])
+
+
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:
     """The figures of a plan."""
     agents = len(assignments)
@@ -88,7 +94,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.duration_s if stage.duration_s is not None else objects / agents / ASSUMED_OPS_PER_S,
             stage.kind is StageKind.EXECUTE,
             tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
-            f"open loop, {stage.io_rate.iops:,g} operations/s per agent, {stage.io_rate.distribution}" if stage.io_rate else "",
+            _pace(stage),
         )
         for stage in plan.stages
     )

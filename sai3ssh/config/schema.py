@@ -275,6 +275,7 @@ class WorkloadKeys(Section):
     prepare: Prepare = Prepare()
     io_rate: IoRateKeys = IoRateKeys()
     warmup_period: Annotated[Duration, Field(ge=0)] = 0.0
+    ramp_up: Annotated[Duration, Field(ge=0)] = 0.0
     error_handling: ErrorHandling = ErrorHandling()
     stages: list[StageKeys] = []
     distributed: Distributed = Distributed()

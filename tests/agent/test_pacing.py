@@ -3,7 +3,7 @@
 import random
 import unittest
 
-from sai3ssh.agent.pacing import SECOND_NS, Pacer
+from sai3ssh.agent.pacing import SECOND_NS, Pacer, Ramp, RampedPacer
 from sai3ssh.model import IoRate
 
 START = 10 * SECOND_NS
@@ -59,6 +59,58 @@ class Schedule(unittest.TestCase):
         late.due_ns(START)
         self.assertEqual(late.backlog(START + SECOND_NS), 1000)
         self.assertEqual(late.backlog(START - 1), 0)
+
+
+class RampedSchedule(unittest.TestCase):
+    def ramped(self, law, share=1.0, phase=0.0, ramp_s=10.0):
+        return RampedPacer(IoRate(1000.0, law), share, phase, START, random.Random(3), ramp_s)
+
+    def test_the_rate_grows_linearly_and_stays(self):
+        for law in ("deterministic", "exponential", "uniform"):
+            times = [(t - START) / SECOND_NS for t in schedule(self.ramped(law), 15_000)]
+            for second in (1, 3, 5, 9, 12, 15):
+                due = 1000 * (second**2 / 20 if second < 10 else second - 5)
+                self.assertAlmostEqual(sum(t < second for t in times), due, delta=1 if law == "deterministic" else 4 * due**0.5, msg=law)
+
+    def test_workers_interleave(self):
+        apart = sorted(t for n in range(4) for t in schedule(self.ramped("deterministic", 0.25, n / 4), 2000))
+        together = schedule(self.ramped("deterministic"), 8000)
+        self.assertLessEqual(max(abs(a - b) for a, b in zip(apart, together)), 1)
+
+    def test_who_comes_late_finds_the_rate_of_that_time(self):
+        for late_s, rate in ((5, 500), (20, 1000)):
+            late = START + late_s * SECOND_NS
+            times = schedule(self.ramped("deterministic"), 50, now_ns=late)
+            self.assertAlmostEqual(times[0], late, delta=1)
+            self.assertAlmostEqual((times[49] - times[0]) / SECOND_NS, 49 / rate, delta=0.02 * 49 / rate)
+
+    def test_backlog(self):
+        late = self.ramped("deterministic")
+        self.assertEqual(late.backlog(START + SECOND_NS), 0, "nobody has asked yet")
+        late.due_ns(START)
+        self.assertEqual(late.backlog(START + 2 * SECOND_NS), 200)
+        self.assertEqual(late.backlog(START + 12 * SECOND_NS), 7000)
+
+
+class Filling(unittest.TestCase):
+    def test_places_open_one_after_the_other_over_all_workers(self):
+        opened = []
+        for n in range(3):
+            ramp = Ramp(10.0, 8, (n, 3), START)
+            for _ in range(len(range(n, 8, 3))):
+                opened.append((ramp.due_ns(START) - START) / SECOND_NS)
+                ramp.advance()
+        self.assertEqual(sorted(opened), [n * 10 / 8 for n in range(8)])
+
+    def test_a_place_that_is_open_is_taken_again_at_once(self):
+        ramp = Ramp(10.0, 10, (0, 1), START)
+        now = START + 3 * SECOND_NS
+        for _ in range(4):
+            self.assertEqual(ramp.due_ns(now), now)
+            ramp.advance()
+        self.assertEqual(ramp.due_ns(now), START + 4 * SECOND_NS)
+        ramp.ended()
+        self.assertEqual(ramp.due_ns(now), now)
 
 
 if __name__ == "__main__":

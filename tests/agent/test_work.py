@@ -8,7 +8,7 @@ from collections import Counter
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Root
-from sai3ssh.agent.pacing import Pacer
+from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.stage import Published
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
 from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, IoRate, KeySelection, OperationSpec, Population, SizeSpec, Stage, StageKind
@@ -285,6 +285,40 @@ class Mix(Base):
         self.assertEqual(
             (work.wake_ns, work.finished), (SECOND, False), "the stage ends when its time is over, not with its last operation"
         )
+        self.assertIsNone(work.next(SECOND))
+        self.assertEqual((work.finished, self.notices), (True, []))
+
+    def test_a_closed_loop_with_a_ramp_fills_up(self):
+        mix = [
+            OperationSpec("get", 1, "s3://b/p/", "prepared"),
+            OperationSpec("delete", 1, "s3://b/p/", "deletable"),
+            OperationSpec("list", 1, "s3://b/p/", concurrency=1),
+        ]
+        work = self.work(mix, deletable=[(0, 1000)], pacer=Ramp(0.4, 4, (0, 1), 0))
+
+        def take(now_ns):
+            return list(iter(lambda: work.next(now_ns), None))
+
+        (first,) = take(0)
+        self.assertEqual((first.start_ns, work.wake_ns), (0, SECOND // 10))
+        self.assertEqual(take(SECOND // 20), [])
+        work.failed(first, SECOND // 20, "http_500", "x", True)
+        (again,) = take(SECOND // 20)
+        self.assertEqual(again.start_ns, SECOND // 20, "latency counts from when it began: nothing was due")
+        second, third = take(SECOND // 5)
+        self.assertEqual(work.wake_ns, 3 * SECOND // 10)
+        work.done(again, SECOND // 4, 0)
+        self.assertEqual(len(take(SECOND // 4)), 1)
+        # The ramp is over with the first end after it; then the engine alone limits what is in flight.
+        work.done(second, SECOND // 2, 0)
+        work.done(third, SECOND // 2, 0)
+        tasks = [work.next(SECOND // 2) for _ in range(200)]
+        self.assertNotIn(None, tasks)
+        self.assertLessEqual(sum(OPERATIONS[task.op] == "list" for task in tasks), 1, "an operation's own limit goes on")
+        deletes = [task for task in tasks if task.op == DELETE]
+        for task in deletes:
+            work.done(task, SECOND // 2, 0)
+        self.assertGreaterEqual(sum(hi - lo for lo, hi in work.take_finished()["deletable"]), len(deletes))
         self.assertIsNone(work.next(SECOND))
         self.assertEqual((work.finished, self.notices), (True, []))
 

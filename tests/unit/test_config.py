@@ -206,6 +206,8 @@ BAD = {
     "unknown engine": (GOOD + "engine: fast\n", ":11:1: engine: expected 'native' or 'boto3', found 'fast'"),
     "endpoint without scheme": (GOOD.replace("http://127.0.0.1:9000", "127.0.0.1:9000"), "expected http://host:port or https://host"),
     "warm-up as long as the stage": (GOOD + "warmup_period: 30s\n", ":11:1: warmup_period (30 s) leaves nothing of stage 'execute' (30 s)"),
+    "ramp as long as the stage": (GOOD + "ramp_up: 1m\n", ":11:1: ramp_up (60 s) leaves nothing of stage 'execute' (30 s)"),
+    "ramp in words": (GOOD + "ramp_up: slowly\n", ":11:1: ramp_up: expected a duration such as 90, 60s, 5m or 2h, found 'slowly'"),
     "more workers than concurrency": (GOOD + "workers: 9\n", "9 workers share a concurrency of 8"),
     "secret in the file": (
         GOOD.replace("endpoint_url:", "secret_key: abc, endpoint_url:"),
@@ -268,6 +270,12 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "duration as a number": ({"duration": 45}, lambda p: p.stages[1].duration_s, 45.0),
     "concurrency": ({"concurrency": 99}, lambda p: {s.concurrency for s in p.stages}, {99}),
     "warmup_period": ({"warmup_period": "7s"}, lambda p: p.stages[1].warmup_s, 7.0),
+    "ramp_up": ({"ramp_up": "10s"}, lambda p: [(s.ramp_s, s.warmup_s) for s in p.stages], [(0.0, 0.0), (10.0, 10.0)]),
+    "ramp_up within the warm-up": (
+        {"ramp_up": "5s", "warmup_period": 7},
+        lambda p: (p.stages[1].ramp_s, p.stages[1].warmup_s),
+        (5.0, 7.0),
+    ),
     "io_rate": ({"io_rate": {"iops": 500}}, lambda p: [s.io_rate for s in p.stages], [None, IoRate(500.0, "exponential")]),
     "io_rate with its law": (
         {"io_rate": {"iops": "1,000", "distribution": "uniform"}},
@@ -515,12 +523,16 @@ def test_an_operations_own_key_selection_goes_before_path_selection(tmp_path: Pa
     assert [op.keys for op in plan.stages[1].operations] == [None, KeySelection("zipf", 0.99)]
 
 
-def test_the_description_names_the_key_selection(tmp_path: Path) -> None:
+def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
     path = tmp_path / "w.yml"
-    path.write_text(GOOD.replace("op: get,", "op: get, concurrency: 4, key_selection: {distribution: zipf, partitioned: true},"))
+    path.write_text(
+        "ramp_up: 2s\nio_rate: {iops: 50}\n"
+        + GOOD.replace("op: get,", "op: get, concurrency: 4, key_selection: {distribution: zipf, partitioned: true},")
+    )
     loaded = config.load(path)
     described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
     assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned, at most 4 at once)", "put"]
+    assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
 
 
 def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:
