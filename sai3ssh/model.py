@@ -172,6 +172,8 @@ class OperationSpec:
     """get and stat only; None: uniform over the whole population."""
     concurrency: Optional[int] = None
     """At most so many of these in flight per agent, split over its workers; None: as many as the stage has."""
+    put_pool: bool = False
+    """get only: it also takes objects that the same worker has put below the same target in this run."""
 
 
 @dataclasses.dataclass(frozen=True)

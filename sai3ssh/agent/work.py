@@ -16,6 +16,7 @@ from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Engine, Root, Task
 from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer, Ramp
+from sai3ssh.agent.putpool import PutPool, drawn_from
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, ErrorLimits, Intervals, OperationSpec, Population, bucket_of
 
@@ -279,9 +280,13 @@ class MixWork:
         pacer: Union[Pacer, Ramp, None] = None,
         owned: Optional[Dict[str, Intervals]] = None,
         lane: Tuple[int, int] = (0, 1),
+        pools: Optional[List[PutPool]] = None,
     ) -> None:
         """`deletable` is this worker's; `owned` is the agent's part of the populations that have a key selection; `lane` (n, of): this is
-        the n-th, from 0, of so many workers of the agent."""
+        the n-th, from 0, of so many workers of the agent. `pools` has what the worker put in earlier stages, and gets what it puts now."""
+        self._pools = [] if pools is None else pools
+        self._pool_of: Dict[Optional[dataset.Content], PutPool] = {}
+        self._pooled = tuple(spec.target for spec in mix if spec.put_pool)
         self._owned = owned or {}
         self._lane = lane
         self._rng = random.Random(seed)
@@ -300,8 +305,8 @@ class MixWork:
         self._held: Dict[Task, _Limited] = {}
         self._makers = self._all_makers(engine, [spec for spec in mix if spec.weight], objects)
         self._deck: List[Maker] = []
-        limited = {spec.kind for spec in mix if spec.concurrency is not None}
-        self._watched = [kind == "delete" or kind in limited for kind in OPERATIONS]
+        watched = {"delete", *(spec.kind for spec in mix if spec.concurrency is not None), *(["put"] if self._pooled else [])}
+        self._watched = [kind in watched for kind in OPERATIONS]
         """By operation: whether its end means more than to be counted."""
         self._watched_later = self._watched
         if isinstance(pacer, Ramp):
@@ -318,19 +323,20 @@ class MixWork:
         result: List[Tuple[Maker, int]] = []
         worker, workers = self._lane
         slots = 0
-        for spec in mix:
-            maker = self._maker(engine, spec, objects)
-            if spec.concurrency is not None:
-                # Dealt out in turn, on and on from one operation to the next: so no worker is left without any.
-                limit = len(range((worker - slots) % workers, spec.concurrency, workers))
-                slots += spec.concurrency
-                if not limit:
-                    continue
-                maker = _Limited(maker, limit, self._held)
-            result.append((maker, spec.weight))
+        # Puts first: gets take from what they make.
+        for spec in sorted(mix, key=lambda spec: spec.kind != "put"):
+            if spec.concurrency is None:
+                result.append((self._maker(engine, spec, objects, self._lane), spec.weight))
+                continue
+            # Dealt out in turn, on and on from one operation to the next: so no worker is left without any.
+            lane = (worker - slots) % workers, min(workers, spec.concurrency)
+            limit = len(range(lane[0], spec.concurrency, workers))
+            slots += spec.concurrency
+            if limit:
+                result.append((_Limited(self._maker(engine, spec, objects, lane), limit, self._held), spec.weight))
         return result
 
-    def _maker(self, engine: Engine, spec: OperationSpec, objects: Dict[str, Objects]) -> Maker:
+    def _maker(self, engine: Engine, spec: OperationSpec, objects: Dict[str, Objects], lane: Tuple[int, int]) -> Maker:
         op = OPERATIONS.index(spec.kind)
         if spec.kind == "put":
             return self._put_maker(engine.root(spec.target), spec)
@@ -348,9 +354,25 @@ class MixWork:
                 return None
 
             return delete
+        owned = self._owned.get(spec.population, Intervals())
+        make = self._reader(op, spec, pool, owned, lane)
+        if not spec.put_pool:
+            return make
+        pools = [made for made in self._pools if made.target.startswith(spec.target)]
+        others = pool.population.count if spec.keys is None else len(owned)
+        uniform = self._rng.random
+
+        def get(now_ns: int) -> Task:
+            made = drawn_from(pools, others, uniform())
+            return made.draw(op, now_ns) if made is not None else make(now_ns)
+
+        return get
+
+    def _reader(self, op: int, spec: OperationSpec, pool: Objects, owned: Intervals, lane: Tuple[int, int]) -> Callable[[int], Task]:
+        """Makes tasks on prepared objects, by the operation's key selection."""
         task = pool.task
         if spec.keys is not None:
-            draw = chooser(spec.keys, pool.population, self._owned.get(spec.population, Intervals()), self._lane, self._rng)
+            draw = chooser(spec.keys, pool.population, owned, lane, self._rng)
             return lambda now_ns: task(op, draw(), now_ns)
         count, uniform = pool.population.count, self._rng.random
         return lambda now_ns: task(op, int(uniform() * count), now_ns)
@@ -361,6 +383,13 @@ class MixWork:
         content = dataset.Content(seed, spec.fill)
         counts, cells = self._put_count, self._recorder.cells
         counts[target] = 0
+        if target.startswith(self._pooled):
+
+            def task(op: int, index: int, now_ns: int) -> Task:
+                return Task(op, root, self._put_format % index, dataset.size_of(size, seed, index), index, content, now_ns, target)
+
+            self._pool_of[content] = PutPool(target, task, self._rng)
+            self._pools.append(self._pool_of[content])
 
         def put(now_ns: int) -> Optional[Task]:
             index = counts[target]
@@ -422,6 +451,8 @@ class MixWork:
         if self._watched[task.op]:
             if task.op == DELETE:
                 self._deleted[task.owner].append(task.index)
+            elif task.op == PUT and task.content in self._pool_of:
+                self._pool_of[task.content].add(task.index)
             self._ended(task, end_ns)
 
     def _ended(self, task: Task, end_ns: int) -> None:

@@ -19,6 +19,7 @@ from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
+from sai3ssh.agent.putpool import PutPool
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder, put_format
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
 from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
@@ -57,6 +58,7 @@ class Worker:
         self._work: Optional[Work] = None
         self._stop_reason: Optional[str] = None
         self._queue: List[Dict[str, Any]] = []
+        self._pools: List[PutPool] = []
 
     def check(self) -> None:
         """Reaches the target, within CHECK_S; raises TargetError or Transient with what is wrong."""
@@ -155,7 +157,10 @@ class Worker:
                 pacer=self._make_pacer(stage, start_ns, seed),
                 owned={name: Intervals(pieces) for name, pieces in order["owned"].items()},
                 lane=(self._index, self._active(stage)),
+                pools=self._pools,
             )
+        if stage.kind is StageKind.CLEANUP:
+            self._pools.clear()
         objects = dict(self._objects)
         for name, made in order.get("puts", {}).items():
             objects[name] = Objects(

@@ -197,8 +197,27 @@ class _Builder:
             population = self._population_of(op, populations, where)
             if population is not None:
                 keys = self._key_selection(op) if op.op in ("get", "stat") else None
-                result.append(OperationSpec(op.op, op.weight, population.target, population.name, keys=keys, concurrency=op.concurrency))
+                pooled = self._takes_puts(op, keys, where)
+                spec = OperationSpec(
+                    op.op, op.weight, population.target, population.name, keys=keys, concurrency=op.concurrency, put_pool=pooled
+                )
+                result.append(spec)
+        if self._keys.dynamic_put_pool and not any(spec.put_pool for spec in result):
+            text = "dynamic_put_pool has no effect: no get reads where a put writes; let both have the same path"
+            self._problems.add(("dynamic_put_pool",), text)
         return result
+
+    def _takes_puts(self, op: OperationKeys, keys: KeySelection | None, where: Path_) -> bool:
+        """Whether an operation may take objects that puts write: a get, below whose path there are some."""
+        if not self._keys.dynamic_put_pool or op.op != "get":
+            return False
+        here = self._path_uri(op)
+        puts = [self._path_uri(put).rstrip("/") + "/put-" for put in self._keys.workload if put.op == "put" and put.weight]
+        found = any(name.startswith(here) for name in puts)
+        if found and keys is not None and keys.distribution != "uniform":
+            text = f"dynamic_put_pool adds objects that have no place in a {keys.distribution} order; use uniform, or another path for put"
+            self._problems.add((*where, "key_selection"), text)
+        return found
 
     def _key_selection(self, op: OperationKeys) -> KeySelection | None:
         """How the objects of an operation are chosen; None is uniformly from all."""

@@ -284,6 +284,7 @@ class WorkloadKeys(Section):
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
     verify_reads: bool = False
+    dynamic_put_pool: bool = False
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
 
@@ -291,7 +292,7 @@ class WorkloadKeys(Section):
 NOT_YET = {
     "args", "backoff_duration", "barrier", "barrier_sync",
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion", "compress_factor",
-    "concurrency_override", "dedup_factor", "directory_structure", "dynamic_put_pool", "enable_metadata_cache", "env",
+    "concurrency_override", "dedup_factor", "directory_structure", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
     "multi_endpoint", "op_log_path", "optional", "page_cache_mode",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine",

@@ -97,7 +97,7 @@ class AgentCase(unittest.TestCase):
             Population("deletable", uri, "d/deletable-%08d.dat", count, size, 2),
         )
         return Plan(
-            self.run_id, "test", Target("file"), populations, stages, heartbeat_s=0.2, workers=2,
+            self.run_id, "test", changes.pop("target", Target("file")), populations, stages, heartbeat_s=0.2, workers=2,
             error_limits=ErrorLimits(0, 0.0, 1.0), **changes,
         )  # fmt: skip
 

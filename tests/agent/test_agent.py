@@ -14,7 +14,7 @@ import unittest
 
 from sai3ssh.agent import state
 from sai3ssh.agent.workers import group_members
-from sai3ssh.model import Assignment, KeySelection, to_json
+from sai3ssh.model import Assignment, KeySelection, SizeSpec, Target, to_json
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, AgentCase, wait
 from tests.agent.channel import Channel, environment
@@ -111,6 +111,29 @@ class Agent(AgentCase):
         (totals,) = [record["totals"] for record in scan(self.journal())[0] if record["kind"] == "stage_end" and record["stage"] == 1]
         self.assertEqual({op: of["errors"] for op, of in totals.items()}, {"get": {}, "stat": {}})
         self.assertGreater(totals["get"]["ops"], 100)
+
+    def test_gets_take_what_was_put_in_this_run_until_it_is_deleted(self):
+        # What is prepared is empty: every byte that is read was put.
+        plan = self.plan(duration_s=0.6, target=Target("file", verify_reads=True))
+        populations = tuple(dataclasses.replace(p, size=SizeSpec("fixed", 0, 0)) for p in plan.populations)
+        get, put = (op for op in plan.stages[1].operations if op.kind in ("get", "put"))
+        get = dataclasses.replace(get, put_pool=True)
+        prepare, execute, cleanup = plan.stages
+        executes = [dataclasses.replace(execute, name=f"e{n}", operations=mix) for n, mix in enumerate([(get, put), (get,), (get,)])]
+        none_left = dataclasses.replace(cleanup, name="c0")
+        stages = (prepare, *executes[:2], none_left, dataclasses.replace(prepare, name="again"), executes[2], cleanup)
+        channel = self.channel()
+        self.submit(channel, dataclasses.replace(plan, stages=stages, populations=populations))
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        for index in range(6):
+            self.stage(channel, index, "AT_BARRIER")
+        self.stage(channel, 6, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        gets = {r["name"]: r["totals"]["get"] for r in scan(self.journal())[0] if r["kind"] == "stage_end" and r["name"].startswith("e")}
+        self.assertEqual({name: get["errors"] for name, get in gets.items()}, {"e0": {}, "e1": {}, "e2": {}})
+        self.assertEqual({name: get["bytes"] > 0 for name, get in gets.items()}, {"e0": True, "e1": True, "e2": False})
+        self.assertGreater(gets["e2"]["ops"], 0)
 
     def test_submit_is_idempotent_and_guarded(self):
         channel = self.channel()

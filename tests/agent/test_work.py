@@ -202,6 +202,58 @@ class Mix(Base):
         self.assertGreater(stats.most_common(1)[0][1], sum(stats.values()) / 4)
         self.assertEqual({task.key for task in tasks}, {f"prepared-{task.index:08d}.dat" for task in tasks})
 
+    POOLED = (
+        OperationSpec("get", 1, "s3://b/p/", "prepared", put_pool=True),
+        OperationSpec("put", 1, "s3://b/p/new/", size=SizeSpec("uniform", 1, 9000)),
+        OperationSpec("put", 1, "s3://b/elsewhere/", size=SizeSpec("fixed", 1, 1)),
+    )
+
+    def test_gets_take_what_was_put_once_it_is_acknowledged(self):
+        work = self.work(self.POOLED, count=100)
+        acknowledged, gets, expected = {}, Counter(), 0.0
+        for n in range(20_000):
+            task = work.next(5)
+            if task.op != PUT:
+                gets[task.root.uri] += 1
+                expected += len(acknowledged) / (100 + len(acknowledged))
+                if task.root.uri == "s3://b/p/new/":
+                    made = acknowledged[task.key]
+                    self.assertEqual((task.size, task.index), (made.size, made.index))
+                    self.assertIs(task.content, made.content)
+                else:
+                    self.assertEqual(task.size, 4096)
+                work.done(task, 9, task.size)
+            elif n % 10 == 0:
+                work.failed(task, 9, "http_500", "x", True)
+            elif n % 2:  # the others stay in flight
+                if task.root.uri == "s3://b/p/new/":
+                    acknowledged[task.key] = task
+                work.done(task, 9, task.size)
+        self.assertEqual(set(gets), {"s3://b/p/", "s3://b/p/new/"}, "none of those that were put elsewhere")
+        self.assertAlmostEqual(gets["s3://b/p/new/"] / expected, 1, delta=0.02, msg="as often as any other object")
+
+    def test_gets_take_what_was_put_in_an_earlier_stage(self):
+        pools = []
+        before = self.work(self.POOLED[1:2], pools=pools)
+        self.assertEqual(pools, [], "nobody reads them")
+        before = self.work(self.POOLED[:2], count=1, pools=pools)
+        puts = [task for task in (before.next(5) for _ in range(100)) if task.op == PUT]
+        for task in puts:
+            before.done(task, 9, task.size)
+        work = self.work(self.POOLED[:1], count=1, pools=pools)
+        keys = {work.next(5).key for _ in range(2000)}
+        self.assertEqual(keys, {"prepared-00000000.dat", *(task.key for task in puts)})
+
+    def test_a_get_of_the_agents_own_part_takes_each_object_as_often(self):
+        keys = KeySelection(partitioned=True)
+        mix = [OperationSpec("get", 1, "s3://b/p/", "prepared", keys=keys, put_pool=True), self.POOLED[1]]
+        work = self.work(mix, owned={"prepared": Intervals([(0, 50)])})
+        while work.result()["puts"] == [] or work.result()["puts"][0]["count"] < 50:
+            task = work.next(5)
+            work.done(task, 9, task.size)
+        gets = [task for task in (work.next(5) for _ in range(20_000)) if task.op != PUT]
+        self.assertAlmostEqual(sum(task.root.uri == "s3://b/p/" for task in gets) / len(gets), 0.5, delta=0.02)
+
     def test_nothing_begins_at_or_after_the_end(self):
         work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared")], end_ns=100)
         self.assertIsNotNone(work.next(99))
@@ -258,7 +310,23 @@ class Mix(Base):
             work = self.work(mix, lane=(n, 4))
             tasks = list(iter(lambda: work.next(5), None))  # noqa: B023 (used up at once)
             counts.append(Counter(OPERATIONS[task.op] for task in tasks))
-        self.assertEqual([(c["get"], c["put"]) for c in counts], [(1, 1), (1, 1), (0, 2), (0, 1)])
+        self.assertEqual([(c["get"], c["put"]) for c in counts], [(0, 2), (1, 1), (1, 1), (0, 1)])
+
+    def test_a_sequence_with_few_in_flight_leaves_out_no_object(self):
+        keys = KeySelection("sequential")
+        mix = [
+            OperationSpec("get", 50, "s3://b/p/", "prepared", keys=keys, concurrency=2),
+            OperationSpec("stat", 50, "s3://b/p/", "prepared", concurrency=7),
+        ]
+        found = set()
+        for n in range(4):
+            work = self.work(mix, count=100, lane=(n, 4))
+            for _ in range(400):
+                task = work.next(5)
+                if OPERATIONS[task.op] == "get":
+                    found.add(task.index)
+                work.done(task, 9, 4096)
+        self.assertEqual(found, set(range(100)))
 
     def test_deletes_with_a_limit_leave_the_mix_when_none_is_left(self):
         work = self.work(

@@ -188,6 +188,19 @@ BAD = {
         GOOD.replace("op: get,", "op: get, concurrency: 2,").replace("op: put,", "op: put, concurrency: 1,") + "workers: 4\n",
         "4 workers share a concurrency of 3",
     ),
+    "puts where no get reads": (
+        GOOD + "dynamic_put_pool: true\n",
+        ":11:1: dynamic_put_pool has no effect: no get reads where a put writes",
+    ),
+    "puts that a pattern does not match": (
+        GOOD.replace("path: data/, weight: 70", "path: data/prepared-*, weight: 70").replace("path: new/", "path: data/")
+        + "dynamic_put_pool: true\n",
+        "no get reads where a put writes",
+    ),
+    "puts without a rank": (
+        GOOD.replace("op: get,", "op: get, key_selection: zipf,").replace("path: new/", "path: data/") + "dynamic_put_pool: true\n",
+        ":9:15: dynamic_put_pool adds objects that have no place in a zipf order",
+    ),
     "all weights zero": (GOOD.replace("weight: 70", "weight: 0").replace("weight: 30", "weight: 0"), "nothing to execute"),
     "negative weight": (GOOD.replace("weight: 70", "weight: -1"), ":9:"),
     "nothing to do": ("target: file:///tmp/x/\nworkload: []\n", "nothing to do"),
@@ -214,8 +227,8 @@ BAD = {
         ":4:6: secret_key: no secrets in workload files",
     ),
     "key that is not supported yet": (
-        GOOD + "dynamic_put_pool: true\n",
-        ":11:1: dynamic_put_pool: a key of sai3-bench that is not supported yet",
+        GOOD + "op_log_path: /tmp/x\n",
+        ":11:1: op_log_path: a key of sai3-bench that is not supported yet",
     ),
     "more coverage than there is": (
         GOOD + "distributed: {min_coverage: 95}\n",
@@ -464,6 +477,18 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         },
         lambda p: [s.concurrency for s in p.stages],
         [8, 5],
+    ),
+    "dynamic_put_pool": (
+        {
+            "workload": [
+                {"op": "get", "path": "data/*", "weight": 1},
+                {"op": "stat", "path": "data/", "weight": 1},
+                {"op": "put", "path": "data/new", "weight": 1, "object_size": 1},
+            ],
+            "dynamic_put_pool": True,
+        },
+        lambda p: [o.put_pool for o in p.stages[1].operations],
+        [True, False, False],
     ),
     "stages with order, own duration and concurrency, under config too": (
         {
