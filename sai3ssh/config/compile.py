@@ -238,10 +238,6 @@ class _Builder:
 
     def check_parts(self, mix: Sequence[OperationSpec], populations: Sequence[Population], agents: int) -> None:
         """Every agent that reads only its own objects must own some."""
-        keys = self._keys.distributed
-        if keys.partition_overlap is not None and keys.path_selection in ("random", "exclusive"):
-            text = f"partition_overlap has no effect with path_selection {keys.path_selection}; remove it, or use partitioned"
-            self._problems.add(("distributed", "partition_overlap"), text)
         parted = {op.population for op in mix if op.keys is not None and op.keys.partitioned}
         for population in populations:
             if population.name in parted and population.count < agents:

@@ -64,6 +64,10 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
             problems.add(path, _message(item, path))
     problems.raise_if_any()
     assert keys is not None
+    distributed = keys.distributed
+    if distributed.partition_overlap is not None and distributed.path_selection in ("random", "exclusive"):
+        line = problems.line(("distributed", "partition_overlap"))
+        notices.append(f"line {line}: partition_overlap has no effect with path_selection {distributed.path_selection}")
     return Workload(str(file), keys, tuple(notices), found)
 
 

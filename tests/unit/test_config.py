@@ -171,10 +171,6 @@ BAD = {
         GOOD + "distributed: {path_selection: mine}\n",
         "expected 'random', 'partitioned', 'exclusive' or 'weighted', found 'mine'",
     ),
-    "overlap of exclusive parts": (
-        GOOD + "distributed: {path_selection: exclusive, partition_overlap: 0.1}\n",
-        ":11:42: partition_overlap has no effect with path_selection exclusive",
-    ),
     "concurrency of an operation above that of all": (
         GOOD.replace("op: get,", "op: get, concurrency: 9,"),
         ":9:15: 9 get operations in flight are more than stage 'execute' has in all (8); raise concurrency",
@@ -530,6 +526,8 @@ def test_keys_of_the_controller(tmp_path: Path) -> None:
 
 def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None:
     path = tmp_path / "w.yml"
+    path.write_text(GOOD + "distributed: {path_selection: exclusive, partition_overlap: 0.1}\n")
+    assert config.load(path).notices == ("line 11: partition_overlap has no effect with path_selection exclusive",)
     path.write_text(GOOD + "processes: 4\n")
     assert config.load(path).notices == ("line 11: processes has no effect: one worker process per core is the rule here; set workers",)
 
