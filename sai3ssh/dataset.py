@@ -15,6 +15,15 @@ number in its first 8 bytes. For object `index` let g = index * GOLDEN + c. Byte
 each block b of 4 KiB begins with a stamp: g + b * (GOLDEN << 33) as 8 bytes, little-endian. The map from (index, b) to stamps is one
 to one for indices below 2**33 and objects up to 8 TiB, so no two blocks of a population are alike. A smaller object is a prefix of
 a larger one of the same index. Fill `zero`: zeros.
+
+dedup_factor D > 1. Unit u of an object is its bytes from u * 64 KiB to (u + 1) * 64 KiB. It is the object's own, as above, where
+index * 0xC13FA9A902A6328F + u * 0x91E10DA5C79E7B1D + c < 2**64 / D. Elsewhere it is the common unit of its cell (index // (50 * ceil(D)),
+h = u // 64): the blocks 2**31 - 16 * (h + 1) and following of the object whose index is the cell's first number. So one unit in D
+occurs once and the others are copies, of one common unit in each cell: where a cell has 50 * D units or more, which takes that
+many objects or long ones, the ratio is within 2 % of D.
+
+compress_factor C > 1. Of each 1 KiB, counted from the beginning of the object, what follows the first 1024 / C bytes, rounded and at
+least 8, is zeros.
 """
 
 from __future__ import annotations
@@ -38,6 +47,13 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _STEP = (_GOLDEN << 33) & _MASK
 _STEPS = tuple(b * _STEP & _MASK for b in range(PIECE // BLOCK + 1))
 _ZEROS = bytes(PIECE)
+UNIT = 64 * 1024
+"""Data that deduplicates does so in units of this many bytes, aligned in their objects."""
+MOST = {"dedup_factor": 1000.0, "compress_factor": 100.0}
+"""The largest factors that have a meaning."""
+_CELL_UNITS = 64
+_CELL_OBJECTS = 50
+_COMPRESSED = 1024
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -119,23 +135,30 @@ def _base(seed: int) -> bytes:
 
 
 class Content:
-    """The bytes of the objects of one seed and fill, as the head of this module defines them."""
+    """The bytes of the objects of one seed, fill and factors, as the head of this module defines them."""
 
-    __slots__ = ("_base", "_constant", "_view", "fill", "seed")
+    __slots__ = ("_base", "_constant", "_group", "_keep", "_own", "_plain", "_view", "fill", "seed")
 
-    def __init__(self, seed: int, fill: str = "random") -> None:
-        """Raises ValueError on a fill other than random and zero."""
+    def __init__(self, seed: int, fill: str = "random", dedup_factor: float = 1.0, compress_factor: float = 1.0) -> None:
+        """Raises ValueError on a fill other than random and zero, and on factors that are below 1, too large, or of zeros."""
         if fill not in ("random", "zero"):
             raise ValueError(f"fill {fill!r} (random or zero)")
+        for name, factor in (("dedup_factor", dedup_factor), ("compress_factor", compress_factor)):
+            if not 1 <= factor <= MOST[name] or (factor > 1 and fill == "zero"):
+                raise ValueError(f"{name} {factor} with fill {fill} (1 to {MOST[name]:g}, and 1 with fill zero)")
         self.seed = seed
         self.fill = fill
         self._base = _base(seed) if fill == "random" else b""
         self._view = memoryview(self._base)
         self._constant = int.from_bytes(self._base[:8], "little")
+        self._own = int(2**64 / dedup_factor) if dedup_factor > 1 else 0
+        self._group = _CELL_OBJECTS * math.ceil(dedup_factor)
+        self._keep = max(8, round(_COMPRESSED / compress_factor)) if compress_factor > 1 else 0
+        self._plain = fill == "random" and not self._own and not self._keep
 
     def head(self, index: int, size: int) -> bytes:
         """The first bytes of an object of `size` bytes: all of it when it is at most PIECE, else PIECE bytes."""
-        if size > BLOCK or not self._base:
+        if size > BLOCK or not self._plain:
             return self.piece(index, size, 0, PIECE)
         g = (index * 0x9E3779B97F4A7C15 + self._constant) & 0xFFFFFFFFFFFFFFFF
         if size > 8:
@@ -171,10 +194,36 @@ class Content:
 
     def _fill(self, buffer: bytearray, index: int, offset: int) -> None:
         """Fills the buffer, whole blocks, from `offset`, a multiple of BLOCK."""
+        view = memoryview(buffer)
+        if self._plain:
+            self._blocks(view, index, offset)
+            return
+        if self._own:
+            self._units(view, index, offset)
+        else:
+            self._blocks(view, index, offset)
+        if self._keep:
+            keep, zeros = self._keep, _ZEROS[: _COMPRESSED - self._keep]
+            for end in range(_COMPRESSED, len(view) + 1, _COMPRESSED):
+                view[end - _COMPRESSED + keep : end] = zeros
+
+    def _units(self, view: memoryview, index: int, offset: int) -> None:
+        at, length = 0, len(view)
+        while at < length:
+            unit, inside = divmod(offset + at, UNIT)
+            end = min(at + UNIT - inside, length)
+            if (index * 0xC13FA9A902A6328F + unit * 0x91E10DA5C79E7B1D + self._constant) & _MASK < self._own:
+                self._blocks(view[at:end], index, offset + at)
+            else:
+                common = (1 << 31) * BLOCK - (unit // _CELL_UNITS + 1) * UNIT
+                self._blocks(view[at:end], index // self._group, common + inside)
+            at = end
+
+    def _blocks(self, view: memoryview, index: int, offset: int) -> None:
+        """As _fill, without regard to factors."""
         g = (index * _GOLDEN + self._constant) & _MASK
         start = ((g >> 42) + offset) % _BASE
-        length = len(buffer)
-        view = memoryview(buffer)
+        length = len(view)
         view[:] = self._view[start : start + length]
         first = g + offset // BLOCK * _STEP
         # One strided assignment of 64-bit words: stamping block by block would take as long as the copy.

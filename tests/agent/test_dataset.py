@@ -1,12 +1,13 @@
 """The dataset against the definition at the head of sai3ssh/dataset.py, written again here in the plainest way."""
 
+import functools
 import hashlib
 import math
 import statistics
 import unittest
 import zlib
 
-from sai3ssh.dataset import BLOCK, PIECE, Content, key_of, mean_size, size_of, total_size
+from sai3ssh.dataset import BLOCK, PIECE, UNIT, Content, key_of, mean_size, size_of, total_size
 from sai3ssh.model import Population, SizeSpec
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -22,6 +23,32 @@ def reference(seed, index, size):
         stamp = ((g + block * (GOLDEN << 33)) & MASK).to_bytes(8, "little")
         data[block * 4096 : min(block * 4096 + 8, size)] = stamp[: size - block * 4096]
     return bytes(data)
+
+
+@functools.lru_cache(maxsize=1)
+def base_of(seed):
+    return hashlib.shake_128(f"sai3ssh {seed}".encode()).digest(4 << 20)
+
+
+def reduced(seed, index, size, dedup, compress):
+    """As reference, with factors; each block of 4 KiB by itself."""
+    base = base_of(seed)
+    constant = int.from_bytes(base[:8], "little")
+    data = bytearray()
+    for at in range(0, size, 4096):
+        unit, owner, block = at // 65536, index, at // 4096
+        if (index * 0xC13FA9A902A6328F + unit * 0x91E10DA5C79E7B1D + constant) % 2**64 >= 2**64 / dedup:
+            owner, block = index // (50 * math.ceil(dedup)), 2**31 - 16 * (unit // 64 + 1) + block % 16
+        g = (owner * GOLDEN + constant) & MASK
+        start = ((g >> 42) + block * 4096) % len(base)
+        stamp = ((g + block * (GOLDEN << 33)) & MASK).to_bytes(8, "little")
+        body = bytearray(stamp + (base[start + 8 : start + 4096] + base[:4096])[:4088])
+        if compress > 1:
+            keep = max(8, round(1024 / compress))
+            for p in range(0, 4096, 1024):
+                body[p + keep : p + 1024] = bytes(1024 - keep)
+        data += body
+    return bytes(data[:size])
 
 
 def splitmix(seed, index):
@@ -98,6 +125,76 @@ class Bytes(unittest.TestCase):
         self.assertFalse(content.matches(3, 100, 50, b"\1"))
         with self.assertRaises(ValueError):
             Content(1, "ones")
+
+
+class Factors(unittest.TestCase):
+    CASES = ((2, 1), (1, 2), (3, 5), (1.5, 2.5), (1000, 100))
+
+    def test_definition(self):
+        for dedup, compress in self.CASES:
+            content = Content(42, "random", dedup, compress)
+            for index in (0, 1, 99, 2**32):
+                for size in (0, 1, 7, 100, 1024, 4096, 5000, 3 * UNIT + 4097, PIECE + 5):
+                    expected = reduced(42, index, size, dedup, compress)
+                    found = b"".join(content.piece(index, size, at, PIECE) for at in range(0, size, PIECE))
+                    self.assertEqual(found, expected, (dedup, compress, index, size))
+                    self.assertEqual(content.head(index, size), expected[:PIECE])
+                    self.assertEqual(content.md5(index, size), hashlib.md5(expected).hexdigest())
+
+    def test_beyond_the_first_cell(self):
+        size = (9 << 20) + 17
+        content = Content(7, "random", 4, 3)
+        expected = reduced(7, 12, size, 4, 3)
+        buffer = bytearray(PIECE)
+        for at in range(0, size, PIECE):
+            length = content.piece_into(buffer, 12, size, at)
+            self.assertEqual(buffer[:length], expected[at : at + length])
+        self.assertTrue(content.matches(12, size, 0, expected))
+
+    def test_any_offset_and_length(self):
+        size = 3 * UNIT + 1000
+        for dedup, compress in self.CASES:
+            content = Content(42, "random", dedup, compress)
+            expected = reduced(42, 5, size, dedup, compress)
+            for offset in (0, 1, 4090, 4096, UNIT - 1, UNIT, UNIT + 5000, 2 * UNIT - 8, size - 1, size):
+                for length in (1, 8, 4096, UNIT, PIECE):
+                    piece = content.piece(5, size, offset, length)
+                    self.assertEqual(piece, expected[offset : offset + length], (offset, length))
+                    self.assertTrue(content.matches(5, size, offset, piece))
+
+    def test_factors_of_one_change_nothing(self):
+        self.assertEqual(Content(5, "random", 1, 1).piece(3, 10**6, 0, PIECE), Content(5).piece(3, 10**6, 0, PIECE))
+
+    def test_matches_notices_every_change(self):
+        size = UNIT + 3000
+        for dedup, compress in self.CASES:
+            content = Content(8, "random", dedup, compress)
+            data = bytearray(content.piece(5, size, 0, size))
+            for at in (*range(0, size, 61), size - 1):
+                data[at] ^= 1
+                self.assertFalse(content.matches(5, size, 0, data), (dedup, compress, at))
+                data[at] ^= 1
+            self.assertTrue(content.matches(5, size, 0, data))
+
+    def test_distinct_units(self):
+        for dedup in (1, 1.5, 2, 3, 5, 20):
+            for count, units in ((6000, 1), (500, 5), (3, 800)):
+                content = Content(3, "random", dedup)
+                distinct, block = set(), UNIT // 16
+                for index in range(count):
+                    for unit in range(units):
+                        # The first block is enough: units are alike or differ in all their blocks.
+                        distinct.add(content.piece(index, units * UNIT, unit * UNIT, block))
+                self.assertAlmostEqual(count * units / len(distinct) / dedup, 1, delta=0.1, msg=f"{dedup} {count} {units}")
+
+    def test_absurd_factors(self):
+        for wrong in (0, 0.99, -1, 1001, float("nan"), float("inf")):
+            with self.assertRaisesRegex(ValueError, "dedup_factor"):
+                Content(1, "random", wrong)
+            with self.assertRaisesRegex(ValueError, "compress_factor"):
+                Content(1, "random", 1, wrong)
+        with self.assertRaisesRegex(ValueError, "compress_factor 2 with fill zero"):
+            Content(1, "zero", 1, 2)
 
 
 class Sizes(unittest.TestCase):
