@@ -171,12 +171,16 @@ class Content:
         length = min(length, size - offset, PIECE)
         if length <= 0:
             return b""
+        return bytes(self._made(index, offset, length))
+
+    def _made(self, index: int, offset: int, length: int) -> bytearray:
+        """At most PIECE bytes from `offset`. A bytearray: it is compared with a memoryview as memory, which bytes are not."""
         if not self._base:
-            return _ZEROS[:length]
+            return bytearray(length)
         skip = offset % BLOCK
         buffer = bytearray(-(-(skip + length) // BLOCK) * BLOCK)
         self._fill(buffer, index, offset - skip)
-        return bytes(memoryview(buffer)[skip : skip + length])
+        return buffer if len(buffer) == length else buffer[skip : skip + length]
 
     def piece_into(self, buffer: bytearray, index: int, size: int, offset: int) -> int:
         """Writes the piece from `offset`, a multiple of BLOCK, into a buffer of PIECE bytes; returns its length.
@@ -245,9 +249,9 @@ class Content:
         if offset + length > size:
             return False
         if length <= PIECE:
-            return self.piece(index, size, offset, length) == data
+            return self._made(index, offset, length) == data
         view = memoryview(data)
-        return all(self.piece(index, size, offset + at, PIECE) == view[at : at + PIECE] for at in range(0, length, PIECE))
+        return all(self._made(index, offset + at, min(PIECE, length - at)) == view[at : at + PIECE] for at in range(0, length, PIECE))
 
 
 _BIG_ENDIAN = array("H", [1]).tobytes() == b"\x00\x01"
