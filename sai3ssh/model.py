@@ -136,9 +136,13 @@ class Population:
     size: SizeSpec
     seed: int
     fill: str = "random"
-    """random (incompressible, no two blocks alike) or zero."""
+    """random or zero."""
     shards: int = 0
     """With N > 0 the key begins with the two-digit hexadecimal of index modulo N and '/'."""
+    dedup_factor: float = 1.0
+    """N: one block in N is distinct; see dataset. 1 is no two alike."""
+    compress_factor: float = 1.0
+    """N: the bytes compress N:1; see dataset. 1 is incompressible."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +178,9 @@ class OperationSpec:
     """At most so many of these in flight per agent, split over its workers; None: as many as the stage has."""
     put_pool: bool = False
     """get only: it also takes objects that the same worker has put below the same target in this run."""
+    dedup_factor: float = 1.0
+    """put only, as compress_factor: as in Population. Blocks are alike among the objects of one worker."""
+    compress_factor: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Objects:
     def __init__(self, engine: Engine, population: Population) -> None:
         self.population = population
         self.root: Root = engine.root(population.target)
-        self.content = dataset.Content(population.seed, population.fill)
+        self.content = dataset.Content(population.seed, population.fill, population.dedup_factor, population.compress_factor)
         self.name = population.name
 
     def task(self, op: int, index: int, now_ns: int) -> Task:
@@ -380,7 +380,7 @@ class MixWork:
     def _put_maker(self, root: Root, spec: OperationSpec) -> Maker:
         assert spec.size is not None
         size, seed, target = spec.size, self._rng.getrandbits(48), spec.target
-        content = dataset.Content(seed, spec.fill)
+        content = dataset.Content(seed, spec.fill, spec.dedup_factor, spec.compress_factor)
         counts, cells = self._put_count, self._recorder.cells
         counts[target] = 0
         if target.startswith(self._pooled):

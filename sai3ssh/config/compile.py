@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TypedDict
 
 from ..errors import InventoryError
 from ..model import (
@@ -112,6 +113,12 @@ def _choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:
     return chosen
 
 
+class _Data(TypedDict):
+    fill: str
+    dedup_factor: float
+    compress_factor: float
+
+
 class _Builder:
     """Parts of a plan; notes contradictions as it goes."""
 
@@ -144,11 +151,19 @@ class _Builder:
                 self._problems.add((*where, "base_uri"), f"{uri} is prepared by an earlier entry already")
             for pool in pools:
                 name = pool if n == 0 else f"{pool}-{n + 1}"
-                fill = "zero" if entry.fill == "zero" else "random"
                 seed = self._keys.seed * 1000 + len(result) + 1
                 size = self._population_size(entry, where)
-                result.append(Population(name, uri, f"{pool}-%08d.dat", entry.count, size, seed, fill, prepare.key_prefix_shards))
+                data = self._data(entry, where)
+                result.append(Population(name, uri, f"{pool}-%08d.dat", entry.count, size, seed, shards=prepare.key_prefix_shards, **data))
         return result
+
+    def _data(self, entry: EnsureObjects | OperationKeys, where: Path_) -> _Data:
+        """How the bytes of what an entry writes are made."""
+        fill = "zero" if entry.fill == "zero" else "random"
+        for name in ("dedup_factor", "compress_factor"):
+            if fill == "zero" and getattr(entry, name) != 1:
+                self._problems.add((*where, name), f"{name} contradicts fill: zero, which has nothing but zeros; remove one of them")
+        return {"fill": fill, "dedup_factor": entry.dedup_factor, "compress_factor": entry.compress_factor}
 
     def _reads(self, op: OperationKeys, target: str) -> bool:
         return op.op in ("get", "stat", "delete") and self._path_uri(op).startswith(target)
@@ -185,14 +200,17 @@ class _Builder:
                 self._problems.add((*where, "key_selection"), f"key_selection has no meaning for {op.op}: only get and stat choose objects")
             if op.op not in ("put",) and (op.object_size is not None or op.size_spec is not None):
                 self._problems.add((*where, "size_spec" if op.size_spec else "object_size"), f"a size has no meaning for {op.op}")
+            for name in ("dedup_factor", "compress_factor"):
+                if op.op != "put" and getattr(op, name) != 1:
+                    text = f"{name} has no meaning for {op.op}; it belongs to put, and to prepare.ensure_objects"
+                    self._problems.add((*where, name), text)
             if op.op in ("put", "list"):
                 if "*" in op.path:
                     self._problems.add((*where, "path"), f"{op.op} needs a prefix, found the pattern {op.path!r}")
                 uri = self._uri(op.path, (*where, "path"))
                 target = uri.rstrip("/") + "/" if op.op == "put" or op.path.endswith("/") or not op.path else uri
                 size = self._put_size(op, where) if op.op == "put" else None
-                fill = "zero" if op.fill == "zero" else "random"
-                result.append(OperationSpec(op.op, op.weight, target, None, size, fill, concurrency=op.concurrency))
+                result.append(OperationSpec(op.op, op.weight, target, None, size, concurrency=op.concurrency, **self._data(op, where)))
                 continue
             population = self._population_of(op, populations, where)
             if population is not None:

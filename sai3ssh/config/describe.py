@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, OperationSpec, Plan, Stage, StageKind
+from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -24,6 +24,7 @@ class PopulationPart:
     bytes: int
     """Exact for fixed sizes, else expected."""
     size: str
+    """The law, and how far the data can be reduced."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
                 p.target,
                 p.count,
                 dataset.total_size(p),
-                f"{p.size.min}" if p.size.kind == "fixed" else f"{p.size.kind} {p.size.min} to {p.size.max}",
+                (f"{p.size.min}" if p.size.kind == "fixed" else f"{p.size.kind} {p.size.min} to {p.size.max}") + _reduction(p),
             )
             for p in plan.populations
         ),
@@ -136,3 +137,8 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         "none needed" if plan.target.engine == "file" else source,
         workload.notices,
     )
+
+
+def _reduction(population: Population) -> str:
+    factors = (("dedup", population.dedup_factor), ("compress", population.compress_factor))
+    return "".join(f", {name} {factor:g}:1" for name, factor in factors if factor != 1)

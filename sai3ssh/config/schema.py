@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from .. import dataset
 from . import units
 
 Duration = Annotated[float, BeforeValidator(units.duration)]
@@ -13,6 +14,8 @@ Size = Annotated[int, BeforeValidator(units.size)]
 Count = Annotated[int, BeforeValidator(units.count)]
 Share = Annotated[float, BeforeValidator(units.share)]
 Fill = Literal["random", "zero", "prand"]
+DedupFactor = Annotated[float, Field(ge=1, le=dataset.MOST["dedup_factor"])]
+CompressFactor = Annotated[float, Field(ge=1, le=dataset.MOST["compress_factor"])]
 MAX_OBJECT = 5 * 1024**4
 
 
@@ -145,6 +148,8 @@ class OperationKeys(Section):
     fill: Fill = "random"
     key_selection: KeySelectionKeys | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    dedup_factor: DedupFactor = 1.0
+    compress_factor: CompressFactor = 1.0
 
 
 class EnsureObjects(Section):
@@ -156,6 +161,8 @@ class EnsureObjects(Section):
     max_size: Size | None = None
     size_spec: SizeLaw | None = None
     fill: Fill = "random"
+    dedup_factor: DedupFactor = 1.0
+    compress_factor: CompressFactor = 1.0
 
 
 class Prepare(Section):
@@ -291,8 +298,8 @@ class WorkloadKeys(Section):
 
 NOT_YET = {
     "args", "backoff_duration", "barrier", "barrier_sync",
-    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion", "compress_factor",
-    "concurrency_override", "dedup_factor", "directory_structure", "enable_metadata_cache", "env",
+    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
+    "concurrency_override", "directory_structure", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
     "multi_endpoint", "op_log_path", "optional", "page_cache_mode",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine",

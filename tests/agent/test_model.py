@@ -58,6 +58,12 @@ class Json(unittest.TestCase):
         for value in (PLAN, Assignment("h1", 0, 2, {"prepared": ((0, 3), (5, 9))})):
             self.assertEqual(from_json(type(value), json.loads(json.dumps(to_json(value)))), value)
 
+    def test_an_earlier_plan_comes_back_with_what_it_did_not_say(self):
+        data = to_json(PLAN)
+        for part in (*data["populations"], *data["stages"][1]["operations"]):
+            del part["dedup_factor"], part["compress_factor"]
+        self.assertEqual(from_json(Plan, data), PLAN)
+
     def test_what_does_not_fit_is_refused(self):
         good = to_json(PLAN)
         for change in ({"name": 3}, {"surprise": 1}, {"stages": [{"name": "x"}]}, {"seed": "1"}, {"seed": True}):

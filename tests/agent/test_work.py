@@ -1,5 +1,6 @@
 """What a worker does in a stage, against an engine whose outcomes the test decides."""
 
+import dataclasses
 import os
 import random
 import tempfile
@@ -253,6 +254,15 @@ class Mix(Base):
             work.done(task, 9, task.size)
         gets = [task for task in (work.next(5) for _ in range(20_000)) if task.op != PUT]
         self.assertAlmostEqual(sum(task.root.uri == "s3://b/p/" for task in gets) / len(gets), 0.5, delta=0.02)
+    def test_data_have_the_factors_of_their_populations_and_puts(self):
+        put = OperationSpec("put", 1, "s3://b/n/", size=SizeSpec("fixed", 8192, 8192), dedup_factor=50.0, compress_factor=2.0)
+        tasks = [self.work([put], count=1).next(0)]
+        reduced = dataclasses.replace(population(), dedup_factor=50.0, compress_factor=2.0)
+        tasks.append(self.objects(reduced)["prepared"].task(PUT, 3, 0))
+        for task in tasks:
+            objects = [task.content.head(index, 8192) for index in range(100)]
+            self.assertEqual({data[1023 - 511 : 1024] for data in objects}, {bytes(512)})
+            self.assertLess(len(set(objects)), 5)
 
     def test_nothing_begins_at_or_after_the_end(self):
         work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared")], end_ns=100)

@@ -222,6 +222,39 @@ BAD = {
         GOOD.replace("endpoint_url:", "secret_key: abc, endpoint_url:"),
         ":4:6: secret_key: no secrets in workload files",
     ),
+    "dedup factor below one": (
+        GOOD.replace("count: 1000,", "count: 1000, dedup_factor: 0.5,"),
+        ":7:38: prepare.ensure_objects.0.dedup_factor: Input should be greater than or equal to 1, found 0.5",
+    ),
+    "compress factor below one": (
+        GOOD.replace("weight: 30,", "weight: 30, compress_factor: 0,"),
+        ":10:39: workload.1.compress_factor: Input should be greater than or equal to 1, found 0",
+    ),
+    "absurd dedup factor": (
+        GOOD.replace("weight: 30,", "weight: 30, dedup_factor: 1001,"),
+        ":10:39: workload.1.dedup_factor: Input should be less than or equal to 1000, found 1001",
+    ),
+    "absurd compress factor": (
+        GOOD.replace("count: 1000,", "count: 1000, compress_factor: 101,"),
+        ":7:38: prepare.ensure_objects.0.compress_factor: Input should be less than or equal to 100, found 101",
+    ),
+    "endless factor": (GOOD.replace("count: 1000,", "count: 1000, compress_factor: .nan,"), "compress_factor: Input should be"),
+    "factor of nothing": (
+        GOOD.replace("weight: 30,", "weight: 30, dedup_factor: true,"),
+        ":10:39: workload.1.dedup_factor: Input should be",
+    ),
+    "factor of a get": (
+        GOOD.replace("weight: 70", "weight: 70, dedup_factor: 2"),
+        ":9:40: dedup_factor has no meaning for get; it belongs to put, and to prepare.ensure_objects",
+    ),
+    "zeros that compress": (
+        GOOD.replace("count: 1000,", "count: 1000, fill: zero, compress_factor: 2,"),
+        ":7:50: compress_factor contradicts fill: zero, which has nothing but zeros; remove one of them",
+    ),
+    "zeros that deduplicate": (
+        GOOD.replace("weight: 30,", "weight: 30, fill: zero, dedup_factor: 2,"),
+        ":10:51: dedup_factor contradicts fill: zero",
+    ),
     "key that is not supported yet": (
         GOOD + "op_log_path: /tmp/x\n",
         ":11:1: op_log_path: a key of sai3-bench that is not supported yet",
@@ -390,6 +423,16 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         },
         lambda p: [(o.kind, o.weight, o.fill, o.size.min if o.size else None) for o in p.stages[1].operations],
         [("put", 2, "zero", 1500), ("list", 1, "random", None)],
+    ),
+    "factors of put": (
+        {"workload": [{"op": "put", "path": "n/", "weight": 1, "object_size": 1, "dedup_factor": 3, "compress_factor": 2.5}]},
+        lambda p: [(o.dedup_factor, o.compress_factor) for o in p.stages[1].operations],
+        [(3.0, 2.5)],
+    ),
+    "factors of prepare": (
+        {"prepare": {"ensure_objects": [{"base_uri": "data/", "count": 9, "size_spec": 1, "dedup_factor": 1.5, "compress_factor": 4}]}},
+        lambda p: [(q.dedup_factor, q.compress_factor) for q in p.populations],
+        [(1.5, 4.0)],
     ),
     "documented forms of sizes": (
         {"workload": [{"op": "put", "path": "n/", "weight": 1, "size_spec": {"uniform": {"min": 1, "max": 5}}}]},
@@ -591,6 +634,16 @@ def test_examples_are_valid(name: str) -> None:
     described = config.describe(plan, assignments, loaded)
     assert described.objects == sum(p.count for p in plan.populations)
     assert described.seconds > 0
+
+
+def test_the_description_tells_how_far_the_data_reduces(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    sizes = []
+    for text in (GOOD, GOOD.replace("count: 1000,", "count: 1000, dedup_factor: 2, compress_factor: 1.5,")):
+        path.write_text(text)
+        loaded = config.load(path)
+        sizes.append(config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded).populations[0].size)
+    assert sizes == ["4096", "4096, dedup 2:1, compress 1.5:1"]
 
 
 def test_credentials_come_from_where_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
