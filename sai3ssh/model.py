@@ -258,8 +258,8 @@ class Target:
     verify_tls: bool = True
     ca_file: Optional[str] = None
     sign_payload: bool = False
-    verify_reads: bool = False
-    """Compare the bytes of each GET of a known object with what was written; size is always compared."""
+    verify_reads: float = 0.0
+    """The share of GETs of known objects whose bytes are compared with what was written; size is always compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -502,7 +502,8 @@ def _decode(kind: Any, data: Any) -> Any:
         return kind(**{name: _decode(hints[name], item) for name, item in data.items()})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(data)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and isinstance(data, int):
+        # true and false too: what is a share now was yes or no in earlier plans.
         return float(data)
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
         raise TypeError(f"expected {kind.__name__}, found {data!r}")

@@ -12,6 +12,7 @@ from . import units
 Duration = Annotated[float, BeforeValidator(units.duration)]
 Size = Annotated[int, BeforeValidator(units.size)]
 Count = Annotated[int, BeforeValidator(units.count)]
+ShareOrBool = Annotated[float, BeforeValidator(units.share_or_bool)]
 Share = Annotated[float, BeforeValidator(units.share)]
 Fill = Literal["random", "zero", "prand"]
 DedupFactor = Annotated[float, Field(ge=1, le=dataset.MOST["dedup_factor"])]
@@ -290,7 +291,7 @@ class WorkloadKeys(Section):
     engine: Literal["native", "boto3"] = "native"
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
-    verify_reads: bool = False
+    verify_reads: ShareOrBool = 0.0
     dynamic_put_pool: bool = False
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0

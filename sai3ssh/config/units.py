@@ -60,6 +60,16 @@ def share(value: object) -> float:
     return found
 
 
+def share_or_bool(value: object) -> float:
+    """As share(), or true for all and false for none. Raises ValueError."""
+    if isinstance(value, bool):
+        return float(value)
+    try:
+        return share(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; true is all, false none") from None
+
+
 def size_text(bytes_: float) -> str:
     """A size for people: 4 KiB, 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

@@ -96,6 +96,18 @@ class Files(unittest.TestCase):
         self.assertEqual([failure[0] for failure in work.failures], ["not_found"] * 4 + ["io"] + ["verify"] * 3)
         self.assertEqual((work.retries, work.bytes, work.dones), ([], 0, []))
 
+    def test_a_share_of_the_reads_is_compared(self):
+        self.perform((PUT, {"size": 100, "content": CONTENT}))
+        for share, found in ((0.0, 0), (0.05, 2), (0.25, 10), (0.99, 39), (1.0, 40)):
+            engine = make_engine(Target("file", verify_reads=share), self.uri, None, Deadlines(), QUICK)
+            work = CountingWork(task(self.root, GET, size=100, index=1, content=CONTENT) for _ in range(40))
+            engine.run(work, 4)
+            self.assertEqual([failure[0] for failure in work.failures], ["verify"] * found)
+            self.assertEqual(len(work.dones), 40 - found)
+            sizes = CountingWork([task(self.root, GET, size=99, content=CONTENT)])
+            engine.run(sizes, 1)
+            self.assertEqual([failure[0] for failure in sizes.failures], ["verify"], "the size is compared of all")
+
     def test_no_space(self):
         with open("/dev/full", "wb"):
             pass

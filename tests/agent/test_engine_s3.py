@@ -301,6 +301,15 @@ class Broken(Case):
             work, _ = self.perform(lambda c, r, n, bad=bad: response(bad if n else good), *((GET, keywords),) * 2, verify_reads=True)
             self.assertEqual((len(work.dones), self.classes(work)), (1, ["verify"]))
 
+    def test_a_share_of_the_reads_is_compared(self):
+        body, keywords = CONTENT.piece(2, 500, 0, 500), {"size": 500, "index": 1, "content": CONTENT}
+        for share, found in ((0.0, []), (0.3, [3, 6, 9]), (1.0, list(range(10)))):
+            work, _ = self.perform(
+                lambda c, r, n: response(body), *((GET, {**keywords, "key": str(n)}) for n in range(10)), verify_reads=share
+            )
+            self.assertEqual(self.classes(work), ["verify"] * len(found))
+            self.assertEqual([int(made.key) for made in work.dones], [n for n in range(10) if n not in found])
+
     def test_refusal_before_the_body_was_sent(self):
         def script(client, request, number):
             client.sendall(error(403, "AccessDenied"))

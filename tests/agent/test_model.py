@@ -63,6 +63,9 @@ class Json(unittest.TestCase):
         for part in (*data["populations"], *data["stages"][1]["operations"]):
             del part["dedup_factor"], part["compress_factor"]
         self.assertEqual(from_json(Plan, data), PLAN)
+        for earlier, now in ((False, 0.0), (True, 1.0)):
+            found = from_json(Target, {**to_json(PLAN.target), "verify_reads": earlier})
+            self.assertEqual((found.verify_reads, type(found.verify_reads)), (now, float))
 
     def test_what_does_not_fit_is_refused(self):
         good = to_json(PLAN)

@@ -54,7 +54,7 @@ class Bucket:
         return {"access_key": self.server.access_key, "secret_key": self.server.secret_key, **other}
 
     def engine(self, name: str, uri: str = "", credentials: dict[str, str | None] | None = None, url: str = "", **options: Any) -> Engine:
-        target = Target(engine=name, endpoint_url=url or self.server.endpoint_url, verify_reads=True, **options)
+        target = Target(engine=name, endpoint_url=url or self.server.endpoint_url, **{"verify_reads": 1.0, **options})
         return make_engine(target, uri or self.uri, credentials or self.credentials(), Deadlines(5, 20, 60), RETRY)
 
     def body(self, key: str) -> bytes:
@@ -88,6 +88,18 @@ def perform(engine: Engine, uri: str, op: int, objects: list[tuple[str, int, int
     work = CountingWork(task(root, op, key=key, size=size, index=index, content=CONTENT) for key, size, index in objects)
     engine.run(work, concurrency)
     return work
+
+
+def test_a_share_of_the_reads_is_compared(bucket: Bucket, subject: str) -> None:
+    engine = bucket.engine(subject, verify_reads=0.25)
+    root, key = engine.root(bucket.uri), f"share of {subject}"
+    assert perform(engine, bucket.uri, PUT, [(key, 5000, 1)]).failures == []
+    for index, found in ((1, 0), (2, 10)):
+        work = CountingWork(task(root, GET, key=key, size=5000, index=index, content=CONTENT) for _ in range(40))
+        engine.run(work, 4)
+        assert ([failure[0] for failure in work.failures], len(work.dones)) == (["verify"] * found, 40 - found)
+    assert perform(engine, bucket.uri, DELETE, [(key, 5000, 1)]).failures == []
+    engine.close()
 
 
 def test_objects(bucket: Bucket, subject: str) -> None:

@@ -255,6 +255,14 @@ BAD = {
         GOOD.replace("weight: 30,", "weight: 30, fill: zero, dedup_factor: 2,"),
         ":10:51: dedup_factor contradicts fill: zero",
     ),
+    "more reads than there are": (
+        GOOD + "verify_reads: 10\n",
+        ":11:1: verify_reads: expected a share of at most 1 (100%), found 10; true is all, false none",
+    ),
+    "reads to verify that are no share": (
+        GOOD + "verify_reads: some\n",
+        ":11:1: verify_reads: expected a share such as 0.95 or 95%, found 'some'; true is all, false none",
+    ),
     "key that is not supported yet": (
         GOOD + "op_log_path: /tmp/x\n",
         ":11:1: op_log_path: a key of sai3-bench that is not supported yet",
@@ -327,7 +335,13 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "workers": ({"workers": 3}, lambda p: p.workers, 3),
     "seed": ({"seed": 7}, lambda p: (p.seed, p.populations[0].seed), (7, 7001)),
     "engine": ({"engine": "boto3"}, lambda p: p.target.engine, "boto3"),
-    "verify_reads": ({"verify_reads": True}, lambda p: p.target.verify_reads, True),
+    "verify_reads": ({"verify_reads": True}, lambda p: p.target.verify_reads, 1.0),
+    "verify_reads of a share": ({"verify_reads": "10%"}, lambda p: p.target.verify_reads, 0.1),
+    "verify_reads of files": (
+        {"target": "file:///tmp/x/", "s3": None, "verify_reads": 0.25},
+        lambda p: (p.target.engine, p.target.verify_reads),
+        ("file", 0.25),
+    ),
     "target_outage_timeout": ({"target_outage_timeout": "90s"}, lambda p: p.target_outage_timeout_s, 90.0),
     "deadlines": (
         {"deadlines": {"connect": 1, "first_byte": "2s", "total": "3s"}},

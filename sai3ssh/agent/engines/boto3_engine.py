@@ -12,6 +12,7 @@ from botocore.config import Config
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
 from sai3ssh.agent.engines.s3_errors import Refusal, check_error
+from sai3ssh.agent.engines.sampling import Sample
 from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import PIECE, Content
@@ -46,6 +47,7 @@ class Boto3Engine(ThreadedEngine):
     ) -> None:
         super().__init__(retry, rng)
         self._target = target
+        self._sample = Sample(target.verify_reads)
         self._roots: Dict[str, _Prefix] = {}
         self._client: Any = boto3.session.Session().client(
             "s3",
@@ -126,7 +128,7 @@ class Boto3Engine(ThreadedEngine):
         return 0
 
     def _get(self, task: Task, names: Dict[str, str]) -> int:
-        content = task.content if self._target.verify_reads else None
+        content = task.content if self._target.verify_reads and self._sample() else None
         answer = self._client.get_object(**names)
         offset = 0
         with answer["Body"] as body:

@@ -20,6 +20,7 @@ from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, check_error, refusal
 from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, Probe, list_query
+from sai3ssh.agent.engines.sampling import Sample
 from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, encode_path
 from sai3ssh.dataset import PIECE
 from sai3ssh.model import Deadlines, Retry, Target
@@ -47,6 +48,7 @@ class S3Engine:
         self._target = target
         self._sign_payload = target.sign_payload
         self._verify_reads = target.verify_reads
+        self._sample = Sample(target.verify_reads)
         self._credentials = credentials
         self._deadlines = deadlines
         self._retry = retry
@@ -298,7 +300,7 @@ class S3Engine:
                 length = size = task.size
                 if payload and size:
                     payload = task.state
-            elif op == GET and self._verify_reads:
+            elif op == GET and self._verify_reads and self._sample():
                 compare = task.content
         connection.start(task, signer.head(METHODS[op], path, query, now, length, payload), size, keep, compare, now)
         if connection.mask != connection.registered:
