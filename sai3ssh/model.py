@@ -67,6 +67,7 @@ class StageKind(str, enum.Enum):
     PREPARE = "prepare"
     EXECUTE = "execute"
     CLEANUP = "cleanup"
+    VERIFY = "verify"
 
 
 class AgentState(str, enum.Enum):
@@ -207,7 +208,7 @@ class Stage:
     """execute only: the first seconds, measured apart and not in the results."""
     operations: Tuple[OperationSpec, ...] = ()
     populations: Tuple[str, ...] = ()
-    """prepare and cleanup: names of the populations."""
+    """prepare, verify and cleanup: names of the populations."""
     barrier: str = "all_or_nothing"
     io_rate: Optional[IoRate] = None
     """execute only: None is a closed loop, in which the next operation begins when one has ended."""

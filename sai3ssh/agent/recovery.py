@@ -96,6 +96,8 @@ class Recovered:
         self.recorded = self.redone = 0
         """Indices that the ledger has of the running stage, and those that were done twice; as far as the counters go."""
         self.recorded_before = self.redone_before = 0
+        self.listed = 0
+        """Unreadable objects that the running stage has told by name."""
         self.names: Dict[int, int] = {}
         """Worker to the names that put had used when its last incarnation began."""
         self.puts: List[Dict[str, Any]] = []
@@ -140,7 +142,7 @@ def _stage_end(result: Recovered, record: Record) -> None:
     result.stage = record["stage"] + 1
     result.armed = result.committed = result.measured_to = None
     result.started = False
-    result.redone = result.recorded = result.redone_before = result.recorded_before = 0
+    result.redone = result.recorded = result.redone_before = result.recorded_before = result.listed = 0
     result.names = {}
     result.told, result.before = {0: Told(), 1: Told()}, {0: Told(), 1: Told()}
 
@@ -168,6 +170,7 @@ def _adopted(result: Recovered, record: Record) -> None:
 def _ledger(result: Recovered, record: Record) -> None:
     result.finished.append((record["stage"], record["population"], record["ranges"]))
     result.recorded += sum(hi - lo for lo, hi in record["ranges"])
+    result.listed += len(record.get("unreadable", {}).get("objects", ()))
 
 
 def _recovered(result: Recovered, record: Record) -> None:

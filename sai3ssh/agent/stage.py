@@ -8,10 +8,14 @@ from typing import Any, Dict, List, Sequence, Set, Tuple
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.hostmetrics import HostMetrics, ProcessCpu
 from sai3ssh.agent.recovery import Recovered, Told
+from sai3ssh.agent.verify import LISTED
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Plan, Stage, StageKind
 
 HIST_EVERY_S = 10
 RANKS = (50.0, 90.0, 99.0)
+_PER_OBJECT = {
+    kind: OPERATIONS.index(op) for kind, op in ((StageKind.PREPARE, "put"), (StageKind.VERIFY, "get"), (StageKind.CLEANUP, "delete"))
+}
 
 
 class Published:
@@ -25,6 +29,7 @@ class Published:
         self.readers = readers
         self._without: Dict[int, List[int]] = {}
         self._base_done = self._base_redone = self._redone = 0
+        self._listed = 0
         self._host = HostMetrics()
         self._cpu = ProcessCpu()
         self._second = 0
@@ -34,12 +39,12 @@ class Published:
 
     @property
     def done(self) -> int:
-        """Objects of prepare or cleanup finished so far."""
+        """Objects of prepare, verify or cleanup finished so far."""
         return self._base_done + sum(map(self.finished, range(len(self.readers)))) - self._redone
 
     def finished(self, worker: int) -> int:
-        """Objects of prepare or cleanup that a worker and those before it have finished, those included that were done again."""
-        op = {StageKind.PREPARE: OPERATIONS.index("put"), StageKind.CLEANUP: OPERATIONS.index("delete")}.get(self.stage.kind)
+        """Objects of prepare, verify or cleanup that a worker and those before it have finished, those included that were done again."""
+        op = _PER_OBJECT.get(self.stage.kind)
         return 0 if op is None else self.readers[worker].completed(op) + self.readers[worker].not_found
 
     @property
@@ -55,6 +60,7 @@ class Published:
         """
         records = []
         self._base_done, self._base_redone = past.recorded_before, past.redone_before
+        self._listed = past.listed
         if not self.stage.operations:
             # What had been done and was not recorded is done again.
             self._redone = sum(map(self.finished, range(len(self.readers)))) - past.recorded
@@ -86,6 +92,12 @@ class Published:
     def redone(self) -> int:
         """Objects that were done again because the first time was not in the ledger."""
         return self._base_redone + self._redone
+
+    def list_unreadable(self, told: Dict[str, Any]) -> Dict[str, Any]:
+        """What a worker told, with no more names than the agent may still list."""
+        objects = told["objects"][: LISTED - self._listed]
+        self._listed += len(objects)
+        return {**told, "objects": objects}
 
     def lost(self, from_ns: int, to_ns: int, cause: str) -> Dict[str, Any]:
         """The lost record of an interval in which not all workers measured; what they counted is in the seconds."""

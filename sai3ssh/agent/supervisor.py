@@ -295,7 +295,7 @@ class Supervisor:
             worker.started_clock_ns = message["started"]
             self._stage_started()
         elif "finished" in message:
-            self._record_finished(worker, message["finished"])
+            self._record_finished(worker, message["finished"], message["unreadable"])
         elif "ended" in message:
             worker.ended = message["ended"]
         if self._outcome is not None:
@@ -306,13 +306,16 @@ class Supervisor:
             self._end_stage(max(w.ended["drained_clock_ns"] for w in self._crew.members if w.ended))
             self._after_stage()
 
-    def _record_finished(self, worker: WorkerProcess, finished: Json) -> None:
+    def _record_finished(self, worker: WorkerProcess, finished: Json, unreadable: Json) -> None:
         if self._stage is None:
             return
         for name, ranges in finished.items():
             self._ledger.record(self._stage.index, name, ranges)
             self._crew.shares[worker.index].recorded += sum(hi - lo for lo, hi in ranges)
-            self._journal.append("ledger", {"stage": self._stage.index, "population": name, "ranges": ranges})
+            fields = {"stage": self._stage.index, "population": name, "ranges": ranges}
+            if name in unreadable:
+                fields["unreadable"] = self._stage.list_unreadable(unreadable[name])
+            self._journal.append("ledger", fields)
 
     def _ready_late(self) -> None:
         late = [worker.index for worker in self._crew.members if not worker.ready]

@@ -1,9 +1,8 @@
 """One worker process: the load of a share of an agent's concurrency.
 
 Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...} and {"stop": ...}; on stdout {"ready": true},
-{"finished": ranges},
-{"notice": text}, {"ended": {...}} and {"error": {...}}. When stdin ends the supervisor is gone and the worker exits: a new supervisor
-must find nobody writing.
+{"finished": ranges, "unreadable": of them, in a verify stage}, {"notice": text}, {"ended": {...}} and {"error": {...}}. When
+stdin ends the supervisor is gone and the worker exits: a new supervisor must find nobody writing.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.putpool import PutPool
+from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder, put_format
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
 from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
@@ -52,7 +52,8 @@ class Worker:
         self._uri = uris[0] if uris else ""
         for uri in uris:
             self._engine.root(uri)
-        self._writes = any(s.kind is not StageKind.EXECUTE or any(o.kind == "put" for o in s.operations) for s in plan.stages)
+        writing = (StageKind.PREPARE, StageKind.CLEANUP)
+        self._writes = any(s.kind in writing or any(o.kind == "put" for o in s.operations) for s in plan.stages)
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None
@@ -109,6 +110,7 @@ class Worker:
         recorder = Recorder(cells)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
         concurrency = self._share(stage)
+        self._engine.compare(1.0 if stage.kind is StageKind.VERIFY else self._plan.target.verify_reads)
         try:
             self._wait_until(start_ns)
             actual_ns = state.clock_ns()
@@ -161,6 +163,11 @@ class Worker:
             )
         if stage.kind is StageKind.CLEANUP:
             self._pools.clear()
+        target = plan.target.endpoint_url or self._uri
+        if stage.kind is StageKind.VERIFY:
+            earlier = plan.stages[: order["stage"]]
+            unsure = [op.population for s in earlier for op in s.operations if op.kind == "delete" and op.weight and op.population]
+            return VerifyWork(self._objects, ranges, recorder, outage_timeout_s=plan.target_outage_timeout_s, target=target, unsure=unsure)
         objects = dict(self._objects)
         for name, made in order.get("puts", {}).items():
             objects[name] = Objects(
@@ -172,7 +179,7 @@ class Worker:
             ranges,
             recorder,
             outage_timeout_s=plan.target_outage_timeout_s,
-            target=plan.target.endpoint_url or self._uri,
+            target=target,
             unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
         )
 
@@ -202,7 +209,8 @@ class Worker:
         work = work or self._work
         finished = work.take_finished() if work is not None else {}
         if finished:
-            send({"finished": finished})
+            unreadable = work.take_unreadable() if isinstance(work, VerifyWork) else {}
+            send({"finished": finished, "unreadable": unreadable})
 
 
 def send(message: Dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import unittest
 
 from sai3ssh.agent import state
 from sai3ssh.agent.workers import group_members
-from sai3ssh.model import Assignment, KeySelection, SizeSpec, Target, to_json
+from sai3ssh.model import Assignment, KeySelection, SizeSpec, Stage, StageKind, Target, to_json
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, AgentCase, wait
 from tests.agent.channel import Channel, environment
@@ -64,6 +64,65 @@ class Agent(AgentCase):
         channel.ok("forget", run_id=self.run_id, agent_id="a0")
         self.assertEqual(channel.ok("runs"), {"runs": []})
         self.assertFalse(os.path.exists(os.path.join(self.state, "runs", self.run_id)))
+
+    def verify(self, *between):
+        """The journal's verify records of a run whose files are changed after each stage."""
+        names = ("prepared", "deletable")
+        plan = self.plan(duration_s=0.5)
+        stages = (*plan.stages[: len(between)], Stage("verify", StageKind.VERIFY, 4, populations=names))
+        channel = self.channel()
+        self.submit(channel, dataclasses.replace(plan, stages=stages))
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        for index, change in enumerate(between):
+            self.stage(channel, index, "AT_BARRIER")
+            change()
+        self.stage(channel, len(between), "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(self.journal())
+        self.check_sums(records)
+        self.assertEqual(channel.final["outcome"], "finished")
+        return [record for record in records if record.get("stage") == len(between)]
+
+    def test_verify_names_what_cannot_be_read_back(self):
+        def change():
+            os.remove(f"{self.data}/d/prepared-00000007.dat")
+            os.remove(f"{self.data}/d/deletable-00000599.dat")
+            path = f"{self.data}/d/prepared-00000100.dat"
+            with open(path, "r+b") as file:
+                file.seek(os.path.getsize(path) - 1)
+                last = file.read(1)[0]
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([last ^ 1]))
+            with open(f"{self.data}/d/prepared-00000200.dat", "ab") as file:
+                file.write(b"x")
+
+        records = self.verify(change)
+        parts = [record["unreadable"] for record in records if "unreadable" in record]
+        found = sorted((wrong["object"].rpartition("/")[2], wrong["error"]) for part in parts for wrong in part["objects"])
+        self.assertEqual(
+            found,
+            [
+                ("deletable-00000599.dat", "not_found"),
+                ("prepared-00000007.dat", "not_found"),
+                ("prepared-00000100.dat", "verify"),
+                ("prepared-00000200.dat", "verify"),
+            ],
+        )
+        self.assertEqual(sum(part["count"] for part in parts), 4)
+        end = next(record for record in records if record["kind"] == "stage_end")
+        self.assertEqual(end["totals"]["get"]["ops"], 2 * COUNT - 4)
+        self.assertEqual(end["totals"]["get"]["errors"], {"not_found": 2, "verify": 2})
+        ranges = [piece for record in records if record["kind"] == "ledger" for piece in record["ranges"]]
+        self.assertEqual(sum(hi - lo for lo, hi in ranges), 2 * COUNT)
+        self.assertEqual([record["done"] for record in records if record["kind"] == "sec"][-1], 2 * COUNT)
+
+    def test_verify_misses_nothing_that_the_run_deleted(self):
+        records = self.verify(lambda: None, lambda: None)
+        self.assertEqual([record for record in records if "unreadable" in record], [])
+        end = next(record for record in records if record["kind"] == "stage_end")
+        self.assertEqual(end["totals"]["get"]["errors"], {})
+        self.assertEqual(end["totals"]["get"]["ops"], len([name for name in self.files() if name.startswith("d/")]))
 
     def test_windows_that_are_killed_at_random_lose_and_double_nothing(self):
         rng = random.Random(11)

@@ -8,11 +8,24 @@ import unittest
 from collections import Counter
 
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import Root
+from sai3ssh.agent.engines.base import GET, Root
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.stage import Published
+from sai3ssh.agent.verify import LISTED, TRIES, VerifyWork
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
-from sai3ssh.model import OPERATIONS, ErrorLimits, Intervals, IoRate, KeySelection, OperationSpec, Population, SizeSpec, Stage, StageKind
+from sai3ssh.model import (
+    ERROR_CLASSES,
+    OPERATIONS,
+    ErrorLimits,
+    Intervals,
+    IoRate,
+    KeySelection,
+    OperationSpec,
+    Population,
+    SizeSpec,
+    Stage,
+    StageKind,
+)
 
 SECOND = 1_000_000_000
 
@@ -101,6 +114,99 @@ class Prepare(Base):
         self.assertTrue(work.finished)
 
 
+class Verify(Base):
+    def work(self, owned, unsure=(), outage_timeout_s=60.0):
+        self.verify = VerifyWork(
+            self.objects(population(count=5000)), {"prepared": Intervals(owned)}, self.recorder,
+            outage_timeout_s=outage_timeout_s, target="http://s3", unsure=unsure, now_ns=lambda: 0,
+        )  # fmt: skip
+        return self.verify
+
+    def errors(self):
+        return {ERROR_CLASSES[code]: n for code, n in self.reader.delta(0).errors.get(GET, {}).items()}
+
+    def test_what_is_missing_or_wrong_is_told_with_the_ledger_and_the_stage_goes_on(self):
+        work = self.work([(0, 5)])
+        tasks = [work.next(0) for _ in range(5)]
+        self.assertEqual({(task.op, task.size) for task in tasks}, {(GET, 4096)})
+        work.done(tasks[0], 5, 4096)
+        work.failed(tasks[1], 5, "http_404", "NoSuchKey", True)
+        work.failed(tasks[3], 5, "verify", "the bytes differ", True)
+        self.assertEqual(work.take_finished(), {"prepared": [(0, 2), (3, 4)]})
+        self.assertEqual(
+            work.take_unreadable(),
+            {"prepared": {"count": 2, "errors": {"http_404": 1, "verify": 1}, "objects": [
+                {"object": "s3://b/p/prepared-00000001.dat", "error": "http_404", "detail": "NoSuchKey"},
+                {"object": "s3://b/p/prepared-00000003.dat", "error": "verify", "detail": "the bytes differ"},
+            ]}},
+        )  # fmt: skip
+        self.assertEqual(work.take_unreadable(), {})
+        work.done(tasks[2], 6, 4096)
+        self.assertFalse(work.finished)
+        work.failed(tasks[4], 7, "not_found", "No such file", True)
+        self.assertTrue(work.finished)
+        self.assertEqual(self.reader.completed(GET) + self.reader.not_found, 5)
+        self.assertEqual(self.errors(), {"http_404": 1, "verify": 1, "not_found": 1})
+
+    def test_names_are_bounded_and_the_count_is_not(self):
+        work = self.work([(0, LISTED + 50)])
+        for _ in range(LISTED + 50):
+            work.failed(work.next(0), 1, "not_found", "x" * 1000, True)
+        told = work.take_unreadable()["prepared"]
+        self.assertEqual((told["count"], told["errors"], len(told["objects"])), (LISTED + 50, {"not_found": LISTED + 50}, LISTED))
+        self.assertEqual(len(told["objects"][0]["detail"]), 300)
+        self.assertTrue(work.finished)
+
+    def test_an_agent_lists_no_more_names_than_one_worker(self):
+        stage = Published(Stage("v", StageKind.VERIFY, 1), 0, [self.reader], 0)
+        told = [stage.list_unreadable({"count": 700, "errors": {}, "objects": [{}] * 700}) for _ in range(3)]
+        self.assertEqual([(part["count"], len(part["objects"])) for part in told], [(700, 700), (700, LISTED - 700), (700, 0)])
+
+    def test_what_may_have_been_deleted_is_not_missing_but_can_be_wrong(self):
+        work = self.work([(0, 2)], unsure=["prepared"])
+        work.failed(work.next(0), 1, "http_404", "NoSuchKey", True)
+        work.failed(work.next(0), 1, "verify", "the bytes differ", True)
+        self.assertEqual(work.take_unreadable()["prepared"]["errors"], {"verify": 1})
+        self.assertTrue(work.finished)
+        counted = self.reader.delta(0)
+        self.assertEqual((counted.errors, counted.requests), ({GET: {ERROR_CLASSES.index("verify"): 1}}, {GET: 2}))
+
+    def test_an_object_that_fails_while_others_are_read_is_given_up(self):
+        work = self.work([(0, 2)])
+        bad, good = work.next(0), work.next(0)
+        for n in range(1, TRIES):
+            work.failed(bad, n * 10 * SECOND // TRIES, "http_500", "InternalError", True)
+            bad = work.next(work.wake_ns)
+            self.assertEqual(bad.index, 0)
+        work.done(good, 10 * SECOND, 4096)
+        self.assertEqual(work.take_unreadable(), {})
+        work.failed(bad, 11 * SECOND, "http_500", "InternalError", True)
+        self.assertEqual([found["error"] for found in work.take_unreadable()["prepared"]["objects"]], ["http_500"])
+        self.assertTrue(work.finished)
+
+    def test_an_outage_gives_no_object_up(self):
+        work = self.work([(0, 1)], outage_timeout_s=20)
+        now = 0
+        for _ in range(2 * TRIES):
+            now += SECOND
+            work.failed(work.next(work.wake_ns or 0), now, "http_503", "SlowDown", True)
+        self.assertEqual((work.finished, work.take_unreadable()), (False, {}))
+        with self.assertRaisesRegex(Fatal, "nothing has succeeded for 21 s"):
+            work.failed(work.next(work.wake_ns), 21 * SECOND, "http_503", "SlowDown", True)
+
+    def test_a_target_that_says_something_is_missing_has_no_outage(self):
+        work = self.work([(0, 3)], outage_timeout_s=20)
+        first, second, third = (work.next(0) for _ in range(3))
+        work.failed(first, 19 * SECOND, "http_404", "NoSuchKey", True)
+        work.failed(second, 30 * SECOND, "http_503", "SlowDown", True)
+        with self.assertRaises(Fatal):
+            work.failed(third, 40 * SECOND, "http_503", "SlowDown", True)
+
+    def test_what_a_person_must_mend_is_fatal(self):
+        with self.assertRaises(Fatal):
+            self.work([(0, 2)]).failed(self.verify.next(0), 1, "http_403", "AccessDenied", True)
+
+
 class Killed(BaseException):
     """As SIGKILL: between any two writes."""
 
@@ -124,20 +230,20 @@ class Dying:
 
 class KilledWorker(Base):
     def test_what_is_counted_agrees_wherever_a_worker_is_killed(self):
-        for op, kind in ((PUT, StageKind.PREPARE), (DELETE, StageKind.CLEANUP)):
-            for missing in (False, True) if op == DELETE else (False,):
+        for op, kind in ((PUT, StageKind.PREPARE), (DELETE, StageKind.CLEANUP), (GET, StageKind.VERIFY)):
+            for missing in (False,) if op == PUT else (False, True):
                 self.check(op, Stage("s", kind, 1, populations=("prepared",)), missing)
 
     def check(self, op, stage, missing):
         stage_of = Published(stage, 0, [self.reader], 0)
         dying = Dying(self.cells)
-        finished = counted = 0
+        finished = began = stage_of.finished(0)
+        counted = 0
         for writes in range(8):
             recorder = Recorder(dying)
-            work = IndexWork(
-                op, self.objects(population()), {"prepared": Intervals([(0, 9)])}, recorder,
-                outage_timeout_s=1, target="", unsure=["prepared"],
-            )  # fmt: skip
+            parts = (self.objects(population()), {"prepared": Intervals([(0, 9)])}, recorder)
+            options = {"outage_timeout_s": 1, "target": "", "unsure": ["prepared"]}
+            work = VerifyWork(*parts, **options) if op == GET else IndexWork(op, *parts, **options)
             dying.writes = writes
             try:
                 task = work.next(0)
@@ -153,7 +259,7 @@ class KilledWorker(Base):
             counted += ops
             if not missing:
                 self.assertEqual((finished - before, delta.requests.get(op, 0)), (ops, ops), writes)
-        self.assertGreater(finished, 0)
+        self.assertGreater(finished, began)
         self.assertEqual(counted == 0, missing)
 
 
@@ -254,6 +360,7 @@ class Mix(Base):
             work.done(task, 9, task.size)
         gets = [task for task in (work.next(5) for _ in range(20_000)) if task.op != PUT]
         self.assertAlmostEqual(sum(task.root.uri == "s3://b/p/" for task in gets) / len(gets), 0.5, delta=0.02)
+
     def test_data_have_the_factors_of_their_populations_and_puts(self):
         put = OperationSpec("put", 1, "s3://b/n/", size=SizeSpec("fixed", 8192, 8192), dedup_factor=50.0, compress_factor=2.0)
         tasks = [self.work([put], count=1).next(0)]

@@ -117,5 +117,8 @@ class Engine(Protocol):
         Calls on_control from the calling thread within 100 ms whenever control_fd is readable. What it raises ends the run at once.
         """
 
+    def compare(self, share: float) -> None:
+        """From now on the bytes of that share of the reads, 0 to 1, are compared with what was written."""
+
     def close(self) -> None:
         """Closes connections; the engine may still be used again."""

@@ -12,7 +12,6 @@ from botocore.config import Config
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
 from sai3ssh.agent.engines.s3_errors import Refusal, check_error
-from sai3ssh.agent.engines.sampling import Sample
 from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import PIECE, Content
@@ -45,9 +44,8 @@ class Boto3Engine(ThreadedEngine):
         retry: Retry,
         rng: Optional[random.Random] = None,
     ) -> None:
-        super().__init__(retry, rng)
+        super().__init__(retry, rng, target.verify_reads)
         self._target = target
-        self._sample = Sample(target.verify_reads)
         self._roots: Dict[str, _Prefix] = {}
         self._client: Any = boto3.session.Session().client(
             "s3",
@@ -128,7 +126,7 @@ class Boto3Engine(ThreadedEngine):
         return 0
 
     def _get(self, task: Task, names: Dict[str, str]) -> int:
-        content = task.content if self._target.verify_reads and self._sample() else None
+        content = self.content_of(task)
         answer = self._client.get_object(**names)
         offset = 0
         with answer["Body"] as body:

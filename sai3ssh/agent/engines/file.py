@@ -8,7 +8,6 @@ import random
 from typing import Dict, Optional
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
-from sai3ssh.agent.engines.sampling import Sample
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import PIECE
 from sai3ssh.errors import TargetError
@@ -29,9 +28,7 @@ class FileEngine(ThreadedEngine):
     """Performs operations on files, through the page cache. A put is complete when the data is written, not when it is on the medium."""
 
     def __init__(self, retry: Retry, rng: Optional[random.Random] = None, verify_reads: float = 0.0) -> None:
-        super().__init__(retry, rng)
-        self._verify_reads = verify_reads
-        self._sample = Sample(verify_reads)
+        super().__init__(retry, rng, verify_reads)
         self._roots: Dict[str, _Directory] = {}
 
     def root(self, uri: str) -> Root:
@@ -93,7 +90,7 @@ class FileEngine(ThreadedEngine):
         return 0
 
     def _get(self, task: Task, path: str) -> int:
-        content = task.content if self._verify_reads and self._sample() else None
+        content = self.content_of(task)
         buffer = bytearray(PIECE)
         view = memoryview(buffer)
         offset = 0

@@ -47,8 +47,7 @@ class S3Engine:
         """Raises TargetError when the target cannot be used as it is written."""
         self._target = target
         self._sign_payload = target.sign_payload
-        self._verify_reads = target.verify_reads
-        self._sample = Sample(target.verify_reads)
+        self.compare(target.verify_reads)
         self._credentials = credentials
         self._deadlines = deadlines
         self._retry = retry
@@ -119,6 +118,11 @@ class S3Engine:
                 with contextlib.suppress(OSError, ValueError):
                     self._poller.unregister(control_fd)
             self._work = Probe()
+
+    def compare(self, share: float) -> None:
+        """See base.Engine."""
+        self._verify_reads = share
+        self._sample = Sample(share)
 
     def close(self) -> None:
         """Closes connections and forgets what was in flight."""

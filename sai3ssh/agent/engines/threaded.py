@@ -11,6 +11,8 @@ from typing import Callable, List, Optional
 from sai3ssh.agent.engines.base import LATE_NS, Task, Work
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import RETRYABLE
+from sai3ssh.agent.engines.sampling import Sample
+from sai3ssh.dataset import Content
 from sai3ssh.model import Retry
 
 _CONTROL_S = 0.05
@@ -29,9 +31,10 @@ class OperationFailed(Failure):
 class ThreadedEngine:
     """Runs perform() in threads; the caller's thread looks after control. Calls of the work are made under a lock."""
 
-    def __init__(self, retry: Retry, rng: Optional[random.Random] = None) -> None:
+    def __init__(self, retry: Retry, rng: Optional[random.Random] = None, verify_reads: float = 0.0) -> None:
         self._retry = retry
         self._rng = rng or random.Random()
+        self.compare(verify_reads)
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         self._due = threading.Condition(lock)
@@ -40,6 +43,15 @@ class ThreadedEngine:
         self._stopping = False
         self._timekeeper = False
         self._crash: Optional[BaseException] = None
+
+    def compare(self, share: float) -> None:
+        """See base.Engine."""
+        self._verify_reads = share
+        self._sample = Sample(share)
+
+    def content_of(self, task: Task) -> Optional[Content]:
+        """What the bytes of a read are to be compared with; None where they are not."""
+        return task.content if self._verify_reads and self._sample() else None
 
     def perform(self, task: Task) -> int:
         """Makes one attempt and returns the bytes of object data moved; raises OperationFailed."""
