@@ -314,17 +314,21 @@ class _Builder:
             given = list(enumerate(implied))
         given.sort(key=lambda item: (item[1].order if item[1].order is not None else 0, item[0]))
         names: set[str] = set()
-        result = []
+        result: list[Stage] = []
         for n, stage in given:
             if stage.name in names:
                 self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}")
             names.add(stage.name)
             result.append(self._stage(stage, (*where, n), populations, mix))
+            changes = [earlier for earlier in result if earlier.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
+            if result[-1].kind is StageKind.VERIFY and changes and changes[-1].kind is StageKind.CLEANUP:
+                text = f"nothing is left to verify after the cleanup stage {changes[-1].name!r}; give verify a smaller order"
+                self._problems.add((*where, n), text)
         return result
 
     def _stage(self, stage: StageKeys, where: Path_, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> Stage:
         keys = self._keys
-        kind = StageKind(stage.type)
+        kind = StageKind.VERIFY if stage.type == "validation" else StageKind(stage.type)
         concurrency = stage.concurrency or keys.concurrency
         if kind is StageKind.EXECUTE:
             concurrency = self._in_flight(stage.name, concurrency)
@@ -334,8 +338,8 @@ class _Builder:
         if kind is not StageKind.EXECUTE:
             if stage.duration is not None:
                 self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
-            if not names and kind is StageKind.PREPARE:
-                self._problems.add(where, "nothing to prepare: prepare.ensure_objects is empty")
+            if not names and kind is not StageKind.CLEANUP:
+                self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
             return Stage(stage.name, kind, concurrency, populations=names)
         duration_s = stage.duration or keys.duration
         if not mix or not any(op.weight for op in mix):

@@ -233,7 +233,8 @@ class StageKeys(Section):
     """A stage, with its own fields beside name or under config."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
-    type: Literal["prepare", "execute", "cleanup"]
+    type: Literal["prepare", "execute", "cleanup", "verify", "validation"]
+    """validation is sai3-bench's word for verify."""
     order: int | None = None
     duration: Annotated[Duration, Field(gt=0)] | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None

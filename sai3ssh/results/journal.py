@@ -67,6 +67,22 @@ class StageData:
 
 
 @dataclass
+class Unreadable:
+    """Objects that a verify stage could not read back as they were written."""
+
+    count: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    objects: list[Json] = field(default_factory=list)
+    """The first of them: {object, error, detail}."""
+
+    def take(self, told: Json) -> None:
+        """Adds what a ledger record tells."""
+        self.count += told["count"]
+        self.errors.update(told["errors"])
+        self.objects += told["objects"]
+
+
+@dataclass
 class AgentStage:
     """One stage in one agent's journal. Times are CLOCK_BOOTTIME of its host, in ns."""
 
@@ -81,6 +97,7 @@ class AgentStage:
     """The lost records: what was not measured, and why."""
     without_histogram: Json = field(default_factory=dict)
     """Operations that are in the summaries only, because a power cut took their histograms: {op: [count, bytes, sum_ns]}."""
+    unreadable: Unreadable = field(default_factory=Unreadable)
     passes: int = 0
     """How often it was begun: once more for what was taken over from lost agents."""
 
@@ -140,6 +157,8 @@ def _take(agent: AgentJournal, record: Json) -> None:
         agent.notices.append(str(record["text"]))
     elif kind == "worker" and record.get("cause"):
         agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
+    elif kind == "ledger" and "unreadable" in record:
+        agent.stages.setdefault(record["stage"], AgentStage()).unreadable.take(record["unreadable"])
     elif kind in ("stage_start", "stage_end", "sec", "gap", "lost", "hist"):
         if agent.shift_ns:
             record = {**record, **{name: record[name] + agent.shift_ns for name in _TIMES if name in record}}

@@ -21,6 +21,8 @@ RANKS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "p99
 LATE_NS = 1_000_000_000
 """Coverage is counted in journal seconds: a start that is late by one or more is time that was not measured. What is late by less shows
 as late_ms."""
+LISTED = 1000
+"""So many unreadable objects of an agent and stage are named."""
 FULL_STRENGTH_LATE_NS = 100_000_000
 """An agent that started later than this was not there in the stage's first second."""
 
@@ -199,12 +201,14 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
                 "limits": limits(part, _host(inputs, agent_id)),
+                "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
                 "operations": operations(part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s),
             }
             for agent_id, part in parts.items()
             if agent_id in spans
         },
         "full_strength": _full_strength(inputs, parts) if spec.kind is StageKind.EXECUTE else None,
+        "unreadable": sum(part.unreadable.count for part in parts.values()) if spec.kind is StageKind.VERIFY else None,
     }
 
 
@@ -213,6 +217,12 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
     epoch = inputs.agents[agent_id].epoch
     host: Json | None = epoch["host"] if epoch else None
     return host
+
+
+def _unreadable(part: AgentStage) -> Json:
+    """What could not be read back: exact counts, and the first by name."""
+    found = part.unreadable
+    return {"count": found.count, "errors": dict(sorted(found.errors.items())), "objects": found.objects[:LISTED]}
 
 
 def operations(data: StageData, seconds: float) -> Json:

@@ -145,6 +145,24 @@ def test_a_run_is_complete_and_its_mirrors_are_the_journals(bench: Bench) -> Non
     assert not list((bench.directory / "target").rglob("*.dat"))
 
 
+def test_a_later_run_finds_what_of_an_earlier_ones_objects_is_gone_or_altered(bench: Bench) -> None:
+    text = WORKLOAD.partition("stages:")[0].replace("size_spec: 1KiB", "size_spec: 1KiB, dedup_factor: 2, compress_factor: 2")
+    out, err = bench.start(text=text + "stages: [{{name: prepare, type: prepare}}]").communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    names = sorted(path.name for path in (bench.directory / "target" / "data").iterdir())
+    (bench.directory / "target" / "data" / names[3]).unlink()
+    (bench.directory / "target" / "data" / names[70]).write_bytes(bytes(1024))
+    bench.results = bench.directory / "later"
+    out, err = bench.start(text=text + "stages: [{{name: check, type: verify}}]").communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    assert "check: 2 objects cannot be read back as written (1 not_found, 1 verify), such as file://" in out
+    found = json.loads((bench.run / "results.json").read_text())["stages"][0]
+    listed = [wrong for agent in found["agents"].values() for wrong in agent["unreadable"]["objects"]]
+    assert sorted((one["object"].rpartition("/")[2], one["error"]) for one in listed) == [(names[3], "not_found"), (names[70], "verify")]
+    assert (found["unreadable"], found["operations"]["get"]["ops"]) == (2, 98)
+    assert len(list((bench.directory / "target" / "data").iterdir())) == 99
+
+
 def test_json_is_an_object_a_line(bench: Bench) -> None:
     out, err = bench.start("--json").communicate(timeout=120)
     assert bench.processes[-1].returncode == 0, out + err

@@ -278,10 +278,25 @@ BAD = {
         ":13:6: two stages are named 'a'",
     ),
     "prepare with a duration": (GOOD + "stages: [{name: a, type: prepare, duration: 5s}]\n", "a prepare stage ends when its work is done"),
-    "unknown type of stage": (GOOD + "stages: [{name: a, type: burn}]\n", "expected 'prepare', 'execute' or 'cleanup', found 'burn'"),
+    "unknown type of stage": (
+        GOOD + "stages: [{name: a, type: burn}]\n",
+        "expected 'prepare', 'execute', 'cleanup', 'verify' or 'validation', found 'burn'",
+    ),
     "stages twice": (
         GOOD + "stages: [{name: a, type: prepare}]\ndistributed: {stages: [{name: b, type: prepare}]}\n",
         "stages is given both at the top and under distributed",
+    ),
+    "verify after cleanup": (
+        GOOD + "stages: [{name: a, type: prepare}, {name: b, type: cleanup}, {name: c, type: verify}]\n",
+        ":11:62: nothing is left to verify after the cleanup stage 'b'; give verify a smaller order",
+    ),
+    "verify of nothing": (
+        "target: file:///tmp/x/\nstages: [{name: a, type: verify}]\n",
+        ":2:10: nothing to verify: prepare.ensure_objects is empty",
+    ),
+    "verify for a time": (
+        GOOD + "stages: [{name: a, type: validation, duration: 5s}]\n",
+        "a verify stage ends when its work is done; it has no duration",
     ),
     "prefix prepared twice": (
         GOOD.replace("workload:", "    - {base_uri: data/, count: 5, size_spec: 1}\nworkload:"),
@@ -552,6 +567,11 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         },
         lambda p: [(s.name, s.kind.value, s.duration_s, s.concurrency) for s in p.stages],
         [("fill", "prepare", None, 50), ("run", "execute", 9.0, 8)],
+    ),
+    "a stage that verifies, under both its names": (
+        {"stages": [{"name": n, "type": t} for n, t in (("p", "prepare"), ("a", "verify"), ("b", "validation"), ("c", "cleanup"))]},
+        lambda p: [(s.kind, s.populations, s.duration_s) for s in p.stages[1:3]],
+        [(StageKind.VERIFY, ("prepared",), None)] * 2,
     ),
     "the coverage that COMPLETE needs": ({"distributed": {"min_coverage": 0.9}}, lambda p: p.min_coverage, 0.9),
     "the coverage that COMPLETE needs, in percent": ({"distributed": {"min_coverage": "99.5 %"}}, lambda p: p.min_coverage, 0.995),

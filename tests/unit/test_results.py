@@ -352,6 +352,40 @@ def test_the_terminal_tells_what_was_lost(tmp_path: Path) -> None:
     assert {f"  {REASON}", LOST, FULL_STRENGTH} <= set(lines)
 
 
+def test_everything_names_what_cannot_be_read_back(tmp_path: Path) -> None:
+    stage = Stage("check", StageKind.VERIFY, 4, populations=("prepared",))
+    agents = [FakeAgent("h1", 10**12), FakeAgent("h2", 10**15)]
+    for n, agent in enumerate(agents):
+        for number in range(10):
+            agent.second(number, 1e6)
+        for part in range(3 * n):
+            objects = [{"object": f"s3://b/p/o-{part}-{i}", "error": "http_404", "detail": "NoSuchKey"} for i in range(400)]
+            told = {"count": 500, "errors": {"http_404": 499, "verify": 1}, "objects": objects}
+            agent.add("ledger", stage=0, population="prepared", ranges=[[0, 500]], unreadable=told)
+        agent.end()
+        agent.final()
+    written = write_run(tmp_path / "run", agents, plan=dataclasses.replace(PLAN, stages=(stage,)))
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["stages"][0]
+    assert found["unreadable"] == 1500
+    assert found["agents"]["h1"]["unreadable"] == {"count": 0, "errors": {}, "objects": []}
+    theirs = found["agents"]["h2"]["unreadable"]
+    assert (theirs["count"], theirs["errors"], len(theirs["objects"])) == (1500, {"http_404": 1497, "verify": 3}, 1000)
+    assert theirs["objects"][999] == {"object": "s3://b/p/o-2-199", "error": "http_404", "detail": "NoSuchKey"}
+    line = "check: 1,500 objects cannot be read back as written (1,497 http_404, 3 verify), such as s3://b/p/o-0-0; see results.json"
+    assert line in on_terminal(tmp_path / "run")
+    for name in ("STATUS.txt", "01_check_results.tsv"):
+        assert f"# {line}" in (tmp_path / "run" / name).read_text().splitlines()
+    assert written.verdict is Verdict.COMPLETE
+
+
+def test_a_verify_stage_that_finds_all_says_nothing_and_other_stages_have_no_such_figure(tmp_path: Path) -> None:
+    stage = Stage("check", StageKind.VERIFY, 4, populations=("prepared",))
+    for name, plan, figure in (("verify", dataclasses.replace(PLAN, stages=(stage,)), 0), ("execute", PLAN, None)):
+        written = write_run(tmp_path / name, [whole("h1", 10**12)], plan=plan)
+        assert written.content["stages"][0]["unreadable"] == figure
+        assert "read back" not in "".join(on_terminal(tmp_path / name))
+
+
 def test_a_run_that_is_complete_by_min_coverage_still_tells_what_was_lost(tmp_path: Path) -> None:
     written = damaged(tmp_path / "run", dataclasses.replace(PLAN, min_coverage=0.9))
     assert written.verdict is Verdict.COMPLETE
