@@ -261,6 +261,8 @@ class Target:
     sign_payload: bool = False
     verify_reads: float = 0.0
     """The share of GETs of known objects whose bytes are compared with what was written; size is always compared."""
+    anonymous: bool = False
+    """Requests are not signed, and no credentials are looked for."""
 
 
 @dataclasses.dataclass(frozen=True)

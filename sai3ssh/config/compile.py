@@ -413,6 +413,9 @@ class _Builder:
         path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (s3.endpoint_url is not None or dotted))
         if s3.endpoint_url is not None and not s3.endpoint_url.startswith(("http://", "https://")):
             self._problems.add(("s3", "endpoint_url"), f"expected http://host:port or https://host, found {s3.endpoint_url!r}")
+        given = [name for name in ("sign_payload", "profile", "credentials_file") if getattr(s3, name)]
+        if s3.anonymous and given:
+            self._problems.add(("s3", given[0]), f"s3.anonymous and s3.{given[0]} contradict each other: nothing is signed; remove one")
         return Target(
             "boto3" if keys.engine == "boto3" else "s3",
             s3.endpoint_url,
@@ -422,6 +425,7 @@ class _Builder:
             s3.ca_file,
             s3.sign_payload,
             keys.verify_reads,
+            s3.anonymous,
         )
 
 

@@ -18,12 +18,15 @@ class Secret(Credentials):
 
 
 def find(workload: Workload, environ: Mapping[str, str]) -> Secret | None:
-    """The named file's or profile's credentials, else those of the environment, else the default profile's; None: the agents use their own.
+    """The named file's or profile's credentials, else those of the environment, else the default profile's; None: the agents use their own,
+    or none.
 
     Raises ConfigError when a named source has none.
     """
     keys = workload.keys
     if "s3://" not in " ".join([keys.target or "", *(op.path for op in keys.workload), *(e.base_uri for e in keys.prepare.ensure_objects)]):
+        return None
+    if keys.s3.anonymous:
         return None
     where = workload.document.where(("s3", "credentials_file" if keys.s3.credentials_file else "profile"))
     if keys.s3.credentials_file or keys.s3.profile:

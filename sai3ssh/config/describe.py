@@ -134,7 +134,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         int(seconds * JOURNAL_BYTES_PER_S) + 65536,
         ASSUMED_OPS_PER_S,
         plan.min_coverage,
-        "none needed" if plan.target.engine == "file" else source,
+        "none needed" if plan.target.engine == "file" or plan.target.anonymous else source,
         workload.notices,
     )
 

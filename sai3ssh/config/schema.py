@@ -206,6 +206,7 @@ class S3(Section):
     sign_payload: bool = False
     profile: str | None = None
     credentials_file: str | None = None
+    anonymous: bool = False
 
 
 class DeadlineKeys(Section):

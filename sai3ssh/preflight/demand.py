@@ -61,6 +61,7 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
         "path_style": target.path_style,
         "ca_file": target.ca_file,
         "verify_tls": target.verify_tls,
+        "anonymous": target.anonymous,
     }
     found = []
     for uri, kinds in operations.items():

@@ -39,6 +39,11 @@ class Request:
         self.headers = {name.lower(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
         self.body = body
 
+    @property
+    def region(self):
+        """The region that the request is signed for."""
+        return self.headers["authorization"].partition("Credential=")[2].split("/")[2]
+
     def signature_is_right(self):
         """Whether the request is signed with SECRET_KEY, by the letter of the specification."""
         if "authorization" not in self.headers:
@@ -68,11 +73,12 @@ class Server:
     `number` counts requests from 0, over all connections. With read_body=False the script gets requests before their bodies have come.
     """
 
-    def __init__(self, script, host="127.0.0.1", context=None, read_body=True):
+    def __init__(self, script, host="127.0.0.1", context=None, read_body=True, anonymous=False):
         self.script = script
         self.requests = []
         self.unsigned = []
         self.connections = 0
+        self._anonymous = anonymous
         self._read_body = read_body
         self._context = context
         self._clients = []
@@ -141,7 +147,7 @@ class Server:
             with self._lock:
                 number = len(self.requests)
                 self.requests.append(request)
-                if self._read_body and not request.signature_is_right():
+                if self._read_body and request.signature_is_right() == self._anonymous:
                     self.unsigned.append(request)
             answer = self.script(client, request, number)
             if answer is None:

@@ -296,6 +296,25 @@ class Buckets(Case):
             self.assertIn("storage.list failed", found["storage.rtt"].found)
             self.assertNotIn("storage.put", found)
 
+    def test_a_bucket_of_another_region(self):
+        malformed = response(b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-9</Region></Error>", 400)
+        bucket = Bucket(["p/there"])
+        with Server(lambda c, r, n: malformed if r.headers.get("authorization") and r.region != "eu-9" else bucket(c, r, n)) as server:
+            found = self.check(server.url)
+        self.only(found, Level.WARNING, "storage.list", "region eu-9, not us-east-1", "Set s3.region to eu-9")
+        self.assertEqual({finding.level for check, finding in found.items() if check != "storage.list"}, {Level.OK})
+
+    def test_anonymous(self):
+        page = response(b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>p/a</Key></Contents></ListBucketResult>")
+        sheet = Sheet()
+        with Server(lambda c, r, n: page, anonymous=True) as server:
+            entry = Storage("s3://bucket/p/", server.url, operations=("get",), anonymous=True)
+            storage_checks.check_storage(sheet, [entry], None, time.monotonic() + 10)
+        found = {finding.check: finding for finding in sheet.findings()}
+        self.assertIn("not signed", found["storage.credentials"].found)
+        self.assertEqual((found["storage.list"].level, found["storage.get"].level), (Level.OK, Level.OK))
+        self.assertEqual([r.headers.get("authorization") for r in server.requests], [None] * len(server.requests))
+
     def test_no_s3_server(self):
         found = self.serve(Bucket(answers={"list": lambda self, key: response(b"<html>welcome</html>")}))
         self.only(found, Level.FAILURE, "storage.list", "not a ListBucketResult", "S3 endpoint")

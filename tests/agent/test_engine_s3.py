@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.endpoint import EndpointMap
+from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
 from sai3ssh.model import Deadlines, Retry, Target
@@ -43,7 +45,7 @@ class Case(unittest.TestCase):
 
     def perform(self, script, *tasks, concurrency=1, read_body=True, host="127.0.0.1", **options):
         """The work after the tasks (tuples of op and keywords) were performed against the script, and the server."""
-        with Server(script, host=host, read_body=read_body) as server:
+        with Server(script, host=host, read_body=read_body, anonymous=options.get("anonymous", False)) as server:
             engine, root = self.engine(server, **options)
             work = CountingWork(task(root, op, **keywords) for op, keywords in tasks)
             engine.run(work, concurrency)
@@ -137,6 +139,120 @@ class Good(Case):
         self.assertEqual(server.unsigned, [])
         self.assertEqual(server.requests[0].headers["x-amz-security-token"], "tok/en==")
         self.assertIn("x-amz-security-token", server.requests[0].headers["authorization"])
+
+    def test_anonymous(self):
+        work, server = self.perform(
+            lambda c, r, n: response(), (PUT, {"size": 0}), (STAT, {"key": "a b"}), anonymous=True, verify_reads=True
+        )
+        self.assertEqual(work.failures, [])
+        self.assertEqual([(r.method, r.path) for r in server.requests], [("PUT", "/bucket/prefix/key"), ("HEAD", "/bucket/prefix/a%20b")])
+        for request in server.requests:
+            self.assertEqual([name for name in request.headers if name.startswith(("x-amz", "auth"))], [])
+
+    def test_anonymous_needs_no_credentials(self):
+        with Server(lambda c, r, n: error(403, "AccessDenied", "for nobody"), anonymous=True) as server:
+            made = make_engine(target(server, anonymous=True), "s3://b/", None, DEADLINES, QUICK)
+            self.addCleanup(made.close)
+            with self.assertRaisesRegex(TargetError, "AccessDenied: for nobody"):
+                made.check()
+
+
+class Region(Case):
+    """A bucket that is elsewhere."""
+
+    GET = (GET, {"size": 3})
+
+    def moved(self, answer, *tasks, regions=("eu-9",), **options):
+        """Performs against a server that answers so to whatever is not signed for one of the regions."""
+
+        def script(client, request, number):
+            return response(b"abc" if request.method == "GET" else b"") if request.region in regions else answer
+
+        return self.perform(script, *tasks, **options)
+
+    def test_each_way_to_say_so(self):
+        xml = b"<Error><Code>%s</Code><Message>m</Message><Region>eu-9</Region></Error>"
+        header = ["x-amz-bucket-region: eu-9"]
+        for answer, error_class in (
+            (response(b"", 301, header), "http_3xx"),
+            (response(xml % b"TemporaryRedirect", 307), "http_3xx"),
+            (response(xml % b"AuthorizationHeaderMalformed", 400), "http_400"),
+            (response(b"", 400, header), "http_400"),
+            (response(b"", 307, ["Location: https://bucket.s3.eu-9.amazonaws.com/prefix/key"]), "http_3xx"),
+            (response(b"<Error><Code>PermanentRedirect</Code><Endpoint>b.s3-eu-9.amazonaws.com</Endpoint></Error>", 301), "http_3xx"),
+        ):
+            work, server = self.moved(answer, self.GET, self.GET)
+            self.assertEqual((work.failures, work.retries, len(work.dones)), ([], [(error_class, True)], 2), answer)
+            self.assertEqual([r.region for r in server.requests], ["us-east-1", "eu-9", "eu-9"])
+
+    def test_requests_under_way_when_the_bucket_moves(self):
+        together = threading.Barrier(4)
+
+        def script(client, request, number):
+            if request.region == "eu-9":
+                return response(b"abc")
+            together.wait(10)
+            return response(b"", 301, ["x-amz-bucket-region: eu-9"])
+
+        work, _ = self.perform(script, *(self.GET,) * 10, concurrency=4)
+        self.assertEqual((work.failures, work.retries, len(work.dones)), ([], [("http_3xx", True)] * 4, 10))
+
+    def test_check_moves_all_roots_of_the_bucket(self):
+        page = response(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+        moved = response(b"", 301, ["x-amz-bucket-region: eu-9"])
+        with Server(lambda c, r, n: page if r.region == "eu-9" else moved) as server:
+            engine, root = self.engine(server)
+            other = engine.root("s3://bucket/other/")
+            engine.check()
+            work = CountingWork([task(root, STAT), task(other, STAT)])
+            engine.run(work, 1)
+        self.assertEqual((work.failures, work.retries), ([], []))
+        self.assertEqual([r.region for r in server.requests], ["us-east-1", "eu-9", "eu-9", "eu-9"])
+
+    def test_a_put_is_sent_again_whole(self):
+        size = 600_000
+        for sign in (False, True):
+            work, server = self.moved(
+                response(b"", 307, ["x-amz-bucket-region: eu-9"]), (PUT, {"size": size, "content": CONTENT}), sign_payload=sign
+            )
+            self.assertEqual((work.failures, work.bytes), ([], size))
+            self.assertEqual([len(r.body) for r in server.requests], [size, size])
+
+    def test_no_end_of_regions(self):
+        def script(client, request, number):
+            return response(b"", 301, ["x-amz-bucket-region: eu-2" if request.region == "eu-1" else "x-amz-bucket-region: eu-1"])
+
+        work, server = self.perform(script, self.GET, self.GET)
+        self.assertEqual((self.classes(work), work.retries), (["http_3xx"] * 2, [("http_3xx", True)]))
+        self.assertEqual([r.region for r in server.requests], ["us-east-1", "eu-1", "eu-1"])
+        self.assertIn("it had been sent to region eu-1 before", work.failures[0][2])
+
+    def test_nowhere_to_go(self):
+        for headers, detail in (
+            (["x-amz-bucket-region: us-east-1"], "HTTP 301"),
+            (["x-amz-bucket-region: eu/9"], "HTTP 301"),
+            (["Location: http://elsewhere.example/key?X-Amz-Signature=abc"], "(Location http://elsewhere.example)"),
+        ):
+            work, server = self.perform(lambda c, r, n, h=headers: response(b"", 301, h), self.GET)
+            self.assertEqual((self.classes(work), work.retries, len(server.requests)), (["http_3xx"], [], 1))
+            self.assertIn(detail, work.failures[0][2])
+            self.assertNotIn("abc", work.failures[0][2])
+
+    def test_hosts(self):
+        for url, path_style, before, after in (
+            (None, False, "bucket.s3.us-east-1.amazonaws.com", "bucket.s3.eu-9.amazonaws.com"),
+            ("https://s3.amazonaws.com", False, "bucket.s3.amazonaws.com", "bucket.s3.eu-9.amazonaws.com"),
+            ("https://s3.dualstack.us-east-1.amazonaws.com", True, None, "s3.dualstack.eu-9.amazonaws.com"),
+            ("https://s3.cn-north-1.amazonaws.com.cn", True, None, "s3.eu-9.amazonaws.com.cn"),
+            ("https://s3.us-east-1.amazonaws.com.evil.example", True, None, "s3.us-east-1.amazonaws.com.evil.example"),
+        ):
+            places = EndpointMap(Target("s3", url, path_style=path_style), Credentials(ACCESS_KEY, SECRET_KEY))
+            root = places.root("s3://bucket/")
+            self.assertIn(before, (None, root.endpoint.host))
+            # Numbers that no resolver is asked about.
+            places._endpoint("bucket", after if path_style else after.partition(".")[2], "eu-9").addresses = [(2, ("192.0.2.1", 443))]
+            moved = places.elsewhere(root, "eu-9")
+            self.assertEqual((moved.host, moved.region), (after, "eu-9"))
 
 
 class Framing(Case):
@@ -588,7 +704,8 @@ class Check(Case):
 
     def test_other_region(self):
         problem = self.refused(response(b"", 301, ["x-amz-bucket-region: eu-west-9"]))
-        self.assertIn("eu-west-9, not us-east-1", str(problem))
+        self.assertIn("another region eu-west-9", str(problem))
+        self.assertIn("had been sent to region eu-west-9 before", str(problem))
 
     def test_overload_is_transient(self):
         self.assertIsInstance(self.refused(error(503, "SlowDown")), Transient)

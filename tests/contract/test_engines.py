@@ -179,6 +179,18 @@ def test_wrong_credentials(bucket: Bucket, subject: str, wrong: dict[str, str], 
     engine.close()
 
 
+@pytest.mark.parametrize("bucket", ["radosgw"], indirect=True)
+def test_anonymous(bucket: Bucket, subject: str) -> None:
+    open_to_all = f"open-{uuid.uuid4().hex[:12]}"
+    bucket.client.create_bucket(Bucket=open_to_all, ACL="public-read-write")
+    objects = [("some key", 5000, 3)]
+    for uri, failures in ((f"s3://{open_to_all}/p/", []), (bucket.uri, ["http_403"])):
+        engine = bucket.engine(subject, uri=uri, anonymous=True)
+        for op in (PUT, LIST):
+            assert [failure[0] for failure in perform(engine, uri, op, objects).failures] == failures
+        engine.close()
+
+
 def test_missing_bucket(bucket: Bucket, subject: str) -> None:
     uri = "s3://no-such-bucket-anywhere/x/"
     engine = bucket.engine(subject, uri=uri)

@@ -71,6 +71,10 @@ BAD = {
         GOOD + "io_rate: {iops: 5, distribution: normal}\n",
         "expected 'exponential', 'uniform' or 'deterministic', found 'normal'",
     ),
+    "anonymous with keys": (
+        GOOD.replace("s3: {", "s3: {anonymous: true, profile: p, "),
+        "s3.anonymous and s3.profile contradict each other: nothing is signed; remove one",
+    ),
     "zero duration": (GOOD.replace("30s", "0s"), ":2:1: duration: "),
     "negative concurrency": (GOOD.replace("concurrency: 8", "concurrency: -1"), ":3:1: concurrency: "),
     "text as concurrency": (GOOD.replace("concurrency: 8", "concurrency: many"), ":3:1: concurrency: "),
@@ -403,6 +407,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         ),
         ("https://x", "eu-1", False, False, "/ca", True),
     ),
+    "s3.anonymous": ({"s3": {"anonymous": True}}, lambda p: p.target.anonymous, True),
     "s3 of AWS": ({"s3": {}}, lambda p: (p.target.endpoint_url, p.target.path_style), (None, False)),
     "prepare.cleanup": (
         {"prepare": {"ensure_objects": [{"base_uri": "data/", "count": 1, "size_spec": 1}], "cleanup": True}},

@@ -9,6 +9,7 @@ from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.engines.credentials import find_credentials
 from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.engines.s3 import S3Engine
+from sai3ssh.agent.engines.sigv4 import ANONYMOUS
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Deadlines, Retry, Target
 
@@ -23,18 +24,20 @@ def make_engine(
 ) -> Engine:
     """The engine that the target names, with target_uri prepared already; raises TargetError when it cannot be used as it is written.
 
-    `credentials` has access_key, secret_key and session_token; None means the host's own. `rng` is for the jitter of retries.
+    `credentials` has access_key, secret_key and session_token; None means the host's own. Nobody's are looked for when the target is
+    anonymous. `rng` is for the jitter of retries.
     """
     engine: Engine
+    keys = ANONYMOUS if target.anonymous or target.engine == "file" else find_credentials(credentials)
     if target.engine == "file":
         engine = FileEngine(retry, rng, target.verify_reads)
     elif target.engine == "s3":
-        engine = S3Engine(target, find_credentials(credentials), deadlines, retry, rng)
+        engine = S3Engine(target, keys, deadlines, retry, rng)
     elif target.engine == "boto3":
         # Imported here, not above: the zipapp must start on hosts that have no boto3.
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine
 
-        engine = Boto3Engine(target, find_credentials(credentials), deadlines, retry, rng)
+        engine = Boto3Engine(target, keys, deadlines, retry, rng)
     else:
         raise TargetError(f"engine {target.engine!r} (s3, file or boto3)", remedy="Correct the target's engine")
     engine.root(target_uri)

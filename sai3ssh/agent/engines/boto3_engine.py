@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional
 
 import boto3
 import botocore.exceptions
+from botocore import UNSIGNED
 from botocore.config import Config
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
@@ -51,13 +52,13 @@ class Boto3Engine(ThreadedEngine):
             "s3",
             endpoint_url=target.endpoint_url,
             region_name=target.region,
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key,
+            aws_access_key_id=credentials.access_key or None,
+            aws_secret_access_key=credentials.secret_key or None,
             aws_session_token=credentials.session_token,
             verify=(target.ca_file or True) if target.verify_tls else False,
             config=Config(
                 retries={"total_max_attempts": 1},
-                signature_version="s3v4",
+                signature_version=UNSIGNED if target.anonymous else "s3v4",
                 s3={"addressing_style": "path" if target.path_style else "virtual", "payload_signing_enabled": target.sign_payload},
                 connect_timeout=deadlines.connect_s,
                 read_timeout=deadlines.first_byte_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -11,12 +12,14 @@ from urllib.parse import urlsplit
 from sai3ssh.agent.engines.base import Root
 from sai3ssh.agent.engines.connection import Connection
 from sai3ssh.agent.engines.response import Failure
-from sai3ssh.agent.engines.sigv4 import Credentials, RequestSigner, encode_path
+from sai3ssh.agent.engines.sigv4 import Credentials, encode_path, make_signer
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Target
 
 Address = Tuple[int, Any]
 """Address family and socket address."""
+
+_AWS_HOST = re.compile(r"s3[.-](dualstack\.)?(?:[a-z0-9-]+\.)?amazonaws\.com(\.cn)?")
 
 
 class Endpoint:
@@ -26,6 +29,7 @@ class Endpoint:
         """`host` is a name or an address, IPv6 without brackets; `context` None means plain HTTP."""
         self.host = host
         self.port = port
+        self.region = region
         self.context = context
         self.idle: List[Connection] = []
         self.addresses: List[Address] = []
@@ -34,7 +38,7 @@ class Endpoint:
         name = f"[{host}]" if ":" in host else host
         self.name = name if port == (443 if context else 80) else f"{name}:{port}"
         self.url = f"{'https' if context else 'http'}://{self.name}"
-        self.signer = RequestSigner(self.name, region, credentials)
+        self.signer = make_signer(self.name, region, credentials)
         self._resolver: Optional[threading.Thread] = None
 
     def resolve(self) -> None:
@@ -65,7 +69,7 @@ class Endpoint:
 class S3Root(Root):
     """A target URI s3://bucket/prefix as its endpoint wants it."""
 
-    __slots__ = ("bucket", "bucket_path", "endpoint", "path", "prefix")
+    __slots__ = ("bucket", "bucket_path", "endpoint", "moved", "path", "prefix")
 
     def __init__(self, uri: str, bucket: str, prefix: str, bucket_path: str, endpoint: Endpoint) -> None:
         super().__init__(uri)
@@ -74,6 +78,8 @@ class S3Root(Root):
         self.bucket_path = bucket_path or "/"
         self.path = f"{bucket_path}/{encode_path(prefix)}"
         self.endpoint = endpoint
+        self.moved = False
+        """Whether the server has sent us to another region already."""
 
 
 class EndpointMap:
@@ -95,7 +101,8 @@ class EndpointMap:
         self._path = parts.path.rstrip("/")
         self._context = _context(target) if parts.scheme == "https" else None
         self._port = port or (443 if self._context else 80)
-        self.endpoints: Dict[str, Endpoint] = {}
+        self.endpoints: Dict[Tuple[str, str], Endpoint] = {}
+        """By host and region."""
 
     def root(self, uri: str) -> S3Root:
         """The prepared form of s3://bucket/prefix; raises TargetError on another form."""
@@ -103,12 +110,28 @@ class EndpointMap:
         bucket, _, prefix = rest.partition("/")
         if scheme != "s3" or not bucket:
             raise TargetError(f"target {uri!r} is not of the form s3://bucket/prefix", remedy="Correct the target")
-        host, path = (self._host, f"{self._path}/{bucket}") if self._target.path_style else (f"{bucket}.{self._host}", self._path)
-        endpoint = self.endpoints.get(host)
-        if endpoint is None:
-            endpoint = Endpoint(host, self._port, self._context, self._target.region, self._credentials)
-            self.endpoints[host] = endpoint
-        return S3Root(uri, bucket, prefix, path, endpoint)
+        path = f"{self._path}/{bucket}" if self._target.path_style else self._path
+        return S3Root(uri, bucket, prefix, path, self._endpoint(bucket, self._host, self._target.region))
+
+    def elsewhere(self, root: S3Root, region: str) -> Endpoint:
+        """The endpoint of the root's bucket in another region, its name looked up, which blocks.
+
+        On AWS a region has hosts of its own. Other servers keep theirs and only want another signature: no answer of a server makes us
+        send requests to a host that nobody has named.
+        """
+        aws = _AWS_HOST.fullmatch(self._host)
+        host = f"s3.{aws.group(1) or ''}{region}.amazonaws.com{aws.group(2) or ''}" if aws else self._host
+        endpoint = self._endpoint(root.bucket, host, region)
+        if not endpoint.addresses:
+            endpoint.resolve()
+        return endpoint
+
+    def _endpoint(self, bucket: str, host: str, region: str) -> Endpoint:
+        if not self._target.path_style:
+            host = f"{bucket}.{host}"
+        if (host, region) not in self.endpoints:
+            self.endpoints[host, region] = Endpoint(host, self._port, self._context, region, self._credentials)
+        return self.endpoints[host, region]
 
 
 def _context(target: Target) -> ssl.SSLContext:

@@ -90,7 +90,7 @@ class S3Engine:
                 self._refusal = None
                 self.run(Probe(task), 1)
                 if self._refusal is not None:
-                    raise check_error(self._refusal, root.uri, root.endpoint.url, self._target.region)
+                    raise check_error(self._refusal, root.uri, root.endpoint.url, root.endpoint.region)
 
     def run(
         self,
@@ -361,7 +361,7 @@ class S3Engine:
         else:
             self._drop(connection)
         if problem is not None:
-            self._fail(task, problem, sent=True)
+            self._refused(task, problem, connection.endpoint)
             return
         if op == LIST and task.state is not None:
             self._work.page(task)
@@ -375,6 +375,27 @@ class S3Engine:
             self._in_flight -= 1
         else:
             self._begin(following, now)
+
+    def _refused(self, task: Task, problem: Refusal, asked: Endpoint) -> None:
+        """A whole response of the endpoint that was asked is no success."""
+        if problem.elsewhere:
+            root: S3Root = task.root
+            if root.endpoint is asked and not root.moved and problem.region not in ("", asked.region):
+                self._move(root.bucket, self._map.elsewhere(root, problem.region))
+            if root.endpoint is not asked:
+                self._work.retried(task, problem.error_class, sent=True)
+                self._begin(task, perf_counter_ns())
+                return
+            if root.moved:
+                problem = problem._replace(detail=f"{problem.detail}; it had been sent to region {asked.region} before")
+        self._fail(task, problem, sent=True)
+
+    def _move(self, bucket: str, endpoint: Endpoint) -> None:
+        """From now on the requests of a bucket go to another endpoint."""
+        for root in self._roots.values():
+            if root.bucket == bucket:
+                root.endpoint = endpoint
+                root.moved = True
 
     def _take_page(self, connection: Connection, task: Task) -> Optional[Refusal]:
         """Counts the keys of a page and notes where the next begins."""

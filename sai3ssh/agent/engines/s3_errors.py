@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html import unescape
 from typing import NamedTuple, Tuple, Union
+from urllib.parse import urlsplit
 
 from sai3ssh.agent.engines.response import header
 from sai3ssh.agent.engines.sigv4 import Credentials
@@ -30,6 +31,13 @@ class Refusal(NamedTuple):
     status: int = 0
     code: str = ""
     region: str = ""
+    """The region that the server says the bucket is in."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the server says that the bucket is in another region; a HEAD has no code to say so."""
+        wrong = self.code == "AuthorizationHeaderMalformed" or (not self.code and bool(self.region))
+        return 300 <= self.status < 400 or (self.status == 400 and wrong)
 
 
 def refusal(status: int, head: bytes, body: Union[bytes, bytearray], credentials: Credentials) -> Refusal:
@@ -37,12 +45,23 @@ def refusal(status: int, head: bytes, body: Union[bytes, bytearray], credentials
     text = bytes(body).decode("utf-8", "replace")
     code = re.sub(r"[^A-Za-z0-9.]", "", _text(text, "Code"))[:60]
     message = " ".join(_text(text, "Message").split())
+    location = urlsplit(header(head, "location"))
+    if location.hostname:
+        message += f" (Location {location.scheme}://{location.hostname})"
     for secret in credentials:
         if secret and len(secret) >= _SHORTEST_SECRET:
             message = message.replace(secret, "[redacted]")
     message = "".join(c for c in message[:200] if c.isprintable())
     detail = " ".join(part for part in (f"HTTP {status}", f"{code}:" if code and message else code, message) if part)
-    return Refusal(http_error_class(status), detail, status, code, header(head, "x-amz-bucket-region"))
+    region = header(head, "x-amz-bucket-region") or _text(text, "Region")
+    if not region:
+        of_host = _REGION_OF_HOST.search(location.hostname or _text(text, "Endpoint"))
+        region = of_host.group(1) if of_host else ""
+    return Refusal(http_error_class(status), detail, status, code, region if _REGION.fullmatch(region) else "")
+
+
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_REGION_OF_HOST = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?$")
 
 
 def _text(body: str, tag: str) -> str:
@@ -73,7 +92,7 @@ def explain(found: Refusal, region: str) -> Tuple[str, str]:
         return found.detail, certificate if "certificate" in found.detail else "Check that the port speaks HTTPS"
     if found.error_class in RETRYABLE:
         return found.detail, "Check that the server is up and reachable from this host"
-    if 300 <= found.status < 400 or found.code == "AuthorizationHeaderMalformed":
+    if found.elsewhere:
         elsewhere = f" {found.region}" if found.region else ""
         return f"the bucket is in another region{elsewhere}, not {region} ({found.detail})", "Correct region and endpoint_url"
     code = found.code or {403: "AccessDenied", 401: "AccessDenied", 404: "NoSuchBucket"}.get(found.status, "")

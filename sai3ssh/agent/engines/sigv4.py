@@ -30,6 +30,10 @@ class Credentials(NamedTuple):
         return f"Credentials(access_key={self.access_key[:4]}...)"
 
 
+ANONYMOUS = Credentials("", "")
+"""Of nobody: requests are not signed."""
+
+
 def encode_path(path: str) -> str:
     """The path as it goes onto the wire and into the signature: each byte but A-Z a-z 0-9 - _ . ~ / escaped, nothing normalised."""
     raw = path.encode("utf-8")
@@ -106,3 +110,27 @@ class RequestSigner:
         if length >= 0:
             return f"{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n{fixed}{outer.hexdigest()}\r\n\r\n".encode()
         return f"{method} {path} HTTP/1.1\r\n{fixed}{outer.hexdigest()}\r\n\r\n".encode()
+
+
+class AnonymousSigner(RequestSigner):
+    """Makes request heads without a signature."""
+
+    def head(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        now_ns: int,  # noqa: ARG002
+        length: int = -1,
+        payload_sha256: str = "",  # noqa: ARG002
+    ) -> bytes:
+        """The whole head of a request; the arguments are those of RequestSigner."""
+        if query:
+            path = f"{path}?{query}"
+        sized = f"Content-Length: {length}\r\n" if length >= 0 else ""
+        return f"{method} {path} HTTP/1.1\r\n{sized}Host: {self._host}\r\nUser-Agent: sai3ssh\r\n\r\n".encode()
+
+
+def make_signer(host: str, region: str, credentials: Credentials) -> RequestSigner:
+    """The signer for these credentials."""
+    return (RequestSigner if credentials.access_key else AnonymousSigner)(host, region, credentials)

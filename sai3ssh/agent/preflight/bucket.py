@@ -8,7 +8,7 @@ from html import unescape
 from typing import Callable, Dict, Optional, Tuple
 from urllib.parse import unquote_plus
 
-from sai3ssh.agent.engines.endpoint import S3Root
+from sai3ssh.agent.engines.endpoint import Endpoint, S3Root
 from sai3ssh.agent.engines.listing import parse_page
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import Refusal, explain
@@ -31,13 +31,19 @@ PERMISSIONS = {
 
 
 class Bucket:
-    """One target on one endpoint, over a connection of its own. `left` gives the seconds that a request may take."""
+    """One target on one endpoint, over a connection of its own.
 
-    def __init__(self, client: Client, root: S3Root, storage: Storage, left: Callable[[], float]) -> None:
+    `left` gives the seconds that a request may take, `elsewhere` the endpoint of the bucket in another region.
+    """
+
+    def __init__(
+        self, client: Client, root: S3Root, storage: Storage, left: Callable[[], float], elsewhere: Callable[[str], Endpoint]
+    ) -> None:
         self.client = client
         self.root = root
         self.storage = storage
         self.left = left
+        self._elsewhere = elsewhere
         self.denied = False
         """LIST was answered by AccessDenied: the key is known, and may have other rights."""
         self.retains = ""
@@ -61,20 +67,37 @@ class Bucket:
 
     def refusal(self, operation: str, found: Refusal) -> Finding:
         """The finding for an operation that the server refused, or that did not come about."""
-        what, remedy = explain(found, self.storage.region)
+        what, remedy = explain(found, self.client.endpoint.region)
         if found.status == 403 and found.code in ("", "AccessDenied") and operation in PERMISSIONS:
             prefix = f" and its prefix {self.root.prefix}" if self.root.prefix else ""
             remedy = f"Allow this key {PERMISSIONS[operation]} on the bucket {self.root.bucket}{prefix}; look for a Deny in its policy too"
         return failure(f"{operation}: {what}", f"a {operation} that succeeds", remedy, status=found.status, code=found.code)
 
     def may_list(self) -> Finding:
-        """storage.list: address, credentials, region and bucket are right."""
-        reply = self.on_bucket("GET", {"encoding-type": "url", "list-type": "2", "max-keys": "1", "prefix": self.root.prefix})
+        """storage.list: address, credentials, region and bucket are right; where the region is not, the rest is asked in the right one."""
+        first = {"encoding-type": "url", "list-type": "2", "max-keys": "1", "prefix": self.root.prefix}
+        reply = self.on_bucket("GET", first)
         refused = self.client.refused(reply)
+        moved = refused is not None and refused.elsewhere and refused.region not in ("", self.client.endpoint.region)
+        if refused is not None and moved:
+            self.client = self.client.at(self._elsewhere(refused.region))
+            reply = self.on_bucket("GET", first)
+            refused = self.client.refused(reply)
         if refused is not None:
             self.denied = refused.status == 403 and refused.code in ("", "AccessDenied")
             return self.refusal("list", refused)
-        if parse_page(reply.body, None).keys == 0:
+        keys = parse_page(reply.body, None).keys
+        found = re.search(rb"<Key>([^<]*)</Key>", reply.body)
+        self.listed = unquote_plus(unescape(found.group(1).decode("utf-8", "replace"))) if found else None
+        if moved:
+            region = self.client.endpoint.region
+            return warning(
+                f"the bucket is in region {region}, not {self.storage.region}: each agent is sent there once",
+                "the region of the bucket",
+                f"Set s3.region to {region}",
+                region=region,
+            )
+        if keys == 0:
             if {"get", "stat"} & set(self.storage.operations) and not self.storage.puts:
                 return warning(
                     "may be listed, but nothing is below the prefix",
@@ -83,8 +106,6 @@ class Bucket:
                     empty=True,
                 )
             return ok("may be listed; nothing is below the prefix yet", empty=True)
-        found = re.search(rb"<Key>([^<]*)</Key>", reply.body)
-        self.listed = unquote_plus(unescape(found.group(1).decode("utf-8", "replace"))) if found else None
         return ok("may be listed; there are objects below the prefix", empty=False)
 
     def rtt(self) -> Finding:

@@ -179,7 +179,7 @@ class Path:
         endpoint = self.endpoint
         head = f"HEAD {self._bucket_path} HTTP/1.1\r\nHost: {endpoint.name}\r\nUser-Agent: sai3ssh\r\n\r\n".encode("ascii")
         try:
-            client = Client(endpoint, self._reachable(), "", _NOBODY)
+            client = Client(endpoint, self._reachable(), _NOBODY)
             self._reply = reply = client.exchange("HEAD", head, REQUEST_S)
             client.close()
         except Failure as error:

@@ -13,7 +13,7 @@ from sai3ssh.agent.engines.connection import network_failure
 from sai3ssh.agent.engines.endpoint import Address, Endpoint
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import Refusal, refusal
-from sai3ssh.agent.engines.sigv4 import Credentials, RequestSigner
+from sai3ssh.agent.engines.sigv4 import Credentials, make_signer
 
 MAX_BODY = 256 * 1024
 PAUSES_S = (0.1, 0.4)
@@ -54,12 +54,12 @@ def open_socket(address: Address, timeout_s: float) -> socket.socket:
 class Client:
     """Speaks to one address of an endpoint, on one connection as long as the server keeps it. Used by one thread."""
 
-    def __init__(self, endpoint: Endpoint, address: Address, region: str, credentials: Credentials) -> None:
+    def __init__(self, endpoint: Endpoint, address: Address, credentials: Credentials) -> None:
         self.endpoint = endpoint
         self._address = address
         self._credentials = credentials
         # The endpoint's own signer is for one thread, and targets of one endpoint are checked side by side.
-        self._signer = RequestSigner(endpoint.name, region, credentials)
+        self._signer = make_signer(endpoint.name, endpoint.region, credentials)
         self._sock: Optional[Socket] = None
 
     def close(self) -> None:
@@ -97,6 +97,11 @@ class Client:
         except Failure:
             self.close()
             raise
+
+    def at(self, endpoint: Endpoint) -> Client:
+        """The same for another endpoint, whose name has been looked up; closes this one."""
+        self.close()
+        return Client(endpoint, endpoint.next_address(), self._credentials)
 
     def refused(self, reply: Reply) -> Optional[Refusal]:
         """What a reply says against the request, free of secrets; None when it was done."""

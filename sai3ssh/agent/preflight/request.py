@@ -29,6 +29,8 @@ class Storage:
     """How much the workload writes there in all."""
     objects: int = 0
     """How many objects it makes there."""
+    anonymous: bool = False
+    """Requests are not signed."""
 
     @property
     def puts(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from sai3ssh.agent.engines.credentials import find_credentials
 from sai3ssh.agent.engines.endpoint import EndpointMap, S3Root
 from sai3ssh.agent.engines.response import Failure
-from sai3ssh.agent.engines.sigv4 import Credentials
+from sai3ssh.agent.engines.sigv4 import ANONYMOUS, Credentials
 from sai3ssh.agent.preflight.bucket import Bucket
 from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, skipped
 from sai3ssh.agent.preflight.endpoint import REQUEST_S, Path
@@ -20,7 +20,6 @@ from sai3ssh.errors import TargetError
 from sai3ssh.findings import Level
 from sai3ssh.model import Target
 
-_NOBODY = Credentials("", "")
 _RESERVE_S = 2 * CLEANUP_S
 """Kept free at the end: a probe object that was put must be gone when the time is up."""
 
@@ -35,7 +34,10 @@ def check_storage(sheet: Sheet, storage: Sequence[Storage], given: Optional[Mapp
     credentials: Optional[Credentials] = None
     finding = ok("keys of the run" if given is not None else "keys of this host: environment, profile or instance role")
     try:
-        credentials = find_credentials(given)
+        if storage and all(entry.anonymous for entry in storage):
+            credentials, finding = ANONYMOUS, ok("none needed: requests are not signed")
+        else:
+            credentials = find_credentials(given)
     except TargetError as error:
         finding = failure(error.message, "keys for the storage", error.remedy or "Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     sheet.ask("storage.credentials", lambda: finding)
@@ -43,11 +45,17 @@ def check_storage(sheet: Sheet, storage: Sequence[Storage], given: Optional[Mapp
     endpoints: Dict[Tuple[Target, str], Targets] = {}
     for entry in storage:
         target = Target(
-            "s3", entry.endpoint_url, entry.region, path_style=entry.path_style, verify_tls=entry.verify_tls, ca_file=entry.ca_file
+            "s3",
+            entry.endpoint_url,
+            entry.region,
+            path_style=entry.path_style,
+            verify_tls=entry.verify_tls,
+            ca_file=entry.ca_file,
+            anonymous=entry.anonymous,
         )
         try:
             if target not in maps:
-                maps[target] = EndpointMap(target, credentials or _NOBODY)
+                maps[target] = EndpointMap(target, ANONYMOUS if entry.anonymous else credentials or ANONYMOUS)
             root = maps[target].root(entry.uri)
         except TargetError as error:
             check = "storage.tls" if entry.ca_file and entry.ca_file in error.message else "storage.dns"
@@ -57,12 +65,15 @@ def check_storage(sheet: Sheet, storage: Sequence[Storage], given: Optional[Mapp
         endpoints.setdefault((target, root.endpoint.url), []).append((root, entry))
     side_by_side(
         sheet,
-        [partial(_check_endpoint, targets=targets, credentials=credentials, deadline=deadline) for targets in endpoints.values()],
+        [
+            partial(_check_endpoint, where=maps[target], targets=targets, credentials=credentials, deadline=deadline)
+            for (target, _), targets in endpoints.items()
+        ],
         deadline,
     )
 
 
-def _check_endpoint(sheet: Sheet, targets: Targets, credentials: Optional[Credentials], deadline: float) -> None:
+def _check_endpoint(sheet: Sheet, where: EndpointMap, targets: Targets, credentials: Optional[Credentials], deadline: float) -> None:
     root, first = targets[0]
     path = Path(root, first)
     path.check(sheet)
@@ -74,7 +85,8 @@ def _check_endpoint(sheet: Sheet, targets: Targets, credentials: Optional[Creden
     jobs = [
         partial(
             _check_target,
-            client=Client(root.endpoint, path.address, entry.region, credentials),
+            client=Client(root.endpoint, path.address, credentials),
+            where=where,
             root=root,
             entry=entry,
             until=deadline - _RESERVE_S,
@@ -88,7 +100,7 @@ def _name(root: S3Root) -> str:
     return f"{root.uri} at {root.endpoint.url}"
 
 
-def _check_target(sheet: Sheet, client: Client, root: S3Root, entry: Storage, until: float) -> None:
+def _check_target(sheet: Sheet, client: Client, where: EndpointMap, root: S3Root, entry: Storage, until: float) -> None:
     """One target, over one connection; requests begin before `until`."""
 
     def left() -> float:
@@ -98,7 +110,7 @@ def _check_target(sheet: Sheet, client: Client, root: S3Root, entry: Storage, un
         return seconds
 
     subject = _name(root)
-    bucket = Bucket(client, root, entry, left)
+    bucket = Bucket(client, root, entry, left, partial(where.elsewhere, root))
     try:
         if sheet.ask("storage.list", partial(bucket.answer, "list", bucket.may_list), subject) is Level.FAILURE and not bucket.denied:
             sheet.add("storage.rtt", skipped("not done, nor what follows, because storage.list failed"), subject)
@@ -115,4 +127,4 @@ def _check_target(sheet: Sheet, client: Client, root: S3Root, entry: Storage, un
                 return
         Probe(bucket).check(sheet, subject)
     finally:
-        client.close()
+        bucket.client.close()
