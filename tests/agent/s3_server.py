@@ -78,6 +78,8 @@ class Server:
         self.requests = []
         self.unsigned = []
         self.connections = 0
+        self.resumed = []
+        """Of each TLS connection: whether it took up the session of an earlier one."""
         self._anonymous = anonymous
         self._read_body = read_body
         self._context = context
@@ -120,6 +122,7 @@ class Server:
         try:
             if self._context is not None:
                 client = self._context.wrap_socket(client, server_side=True)
+                self.resumed.append(client.session_reused)
             self._answer(client)
         except (OSError, ValueError):
             pass

@@ -773,6 +773,14 @@ class Tls(Case):
                 engine.close()
             self.assertEqual((server.unsigned, len(server.requests)), ([], 12))
 
+    def test_connections_take_up_the_session_of_an_earlier_one(self):
+        with Server(lambda c, r, n: response(b"abc", headers=["Connection: close"]), context=self.context) as server:
+            engine, root = self.engine(server, ca_file=self.pem)
+            work = CountingWork(task(root, GET, size=3) for _ in range(5))
+            engine.run(work, 1)
+        self.assertEqual((len(work.dones), work.retries), (5, []))
+        self.assertEqual(server.resumed, [False, True, True, True, True])
+
     def test_a_certificate_of_nobody(self):
         with Server(lambda c, r, n: response(), context=self.context) as server:
             engine, root = self.engine(server)

@@ -112,7 +112,9 @@ class Connection:
                 self.phase = HEAD
                 return True
             try:
-                self._tls = context.wrap_socket(self._sock, server_hostname=self.endpoint.host, do_handshake_on_connect=False)
+                self._tls = context.wrap_socket(
+                    self._sock, server_hostname=self.endpoint.host, do_handshake_on_connect=False, session=self.endpoint.session
+                )
             except OSError as error:
                 raise network_failure(error.errno, "TLS handshake") from error
             self._sock = self._tls
@@ -279,6 +281,9 @@ class Connection:
             except OSError as error:
                 raise network_failure(error.errno, "response") from error
             if self._feed(n):
+                if not self.served:
+                    # Not after the handshake: TLS 1.3 sends what a session is taken up with along with the first response.
+                    self.endpoint.session = tls.session
                 return True
         return False
 

@@ -31,6 +31,8 @@ class Endpoint:
         self.port = port
         self.region = region
         self.context = context
+        self.session: Optional[ssl.SSLSession] = None
+        """Of the TLS connection that was opened last: the next one takes it up, which spares both sides a handshake in full."""
         self.idle: List[Connection] = []
         self.addresses: List[Address] = []
         self.problem: Optional[OSError] = None
