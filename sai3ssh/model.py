@@ -248,6 +248,17 @@ class ErrorLimits:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ranges:
+    """Objects of at least min_bytes are read as parallel GETs of ranges of chunk_bytes, at most max_concurrent of an object at once."""
+
+    chunk_bytes: int = 64 * MIB
+    max_concurrent: int = 16
+    min_bytes: int = 16 * MIB
+    timeout_s: float = 30.0
+    """Deadline of one attempt at a range, besides that of all attempts."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     """How the storage is reached. Credentials are never part of it."""
 
@@ -263,6 +274,13 @@ class Target:
     """The share of GETs of known objects whose bytes are compared with what was written; size is always compared."""
     anonymous: bool = False
     """Requests are not signed, and no credentials are looked for."""
+    ranges: Optional[Ranges] = None
+    """s3 only."""
+
+    @property
+    def connections_per_operation(self) -> int:
+        """The most that one operation uses at once."""
+        return self.ranges.max_concurrent if self.ranges is not None else 1
 
 
 @dataclasses.dataclass(frozen=True)

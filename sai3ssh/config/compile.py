@@ -18,6 +18,7 @@ from ..model import (
     OperationSpec,
     Plan,
     Population,
+    Ranges,
     Retry,
     SizeSpec,
     Stage,
@@ -405,6 +406,8 @@ class _Builder:
         if schemes != ["s3"]:
             if "s3" in keys.model_fields_set and schemes == ["file"]:
                 self._problems.add(("s3",), "s3 has no meaning for file:// targets")
+            if keys.range_engine.enabled and schemes == ["file"]:
+                self._problems.add(("range_engine",), "range_engine has no meaning for file:// targets; set enabled: false")
             if keys.engine == "boto3":
                 self._problems.add(("engine",), "engine: boto3 needs s3:// targets")
             return Target("file", verify_reads=keys.verify_reads)
@@ -426,7 +429,18 @@ class _Builder:
             s3.sign_payload,
             keys.verify_reads,
             s3.anonymous,
+            self._ranges(),
         )
+
+    def _ranges(self) -> Ranges | None:
+        keys = self._keys.range_engine
+        if not keys.enabled:
+            return None
+        if self._keys.engine == "boto3":
+            self._problems.add(
+                ("range_engine",), "range_engine needs the native engine: boto3 reads an object with one GET; set enabled: false"
+            )
+        return Ranges(keys.chunk_size, keys.max_concurrent_ranges, keys.min_split_size, keys.range_timeout_secs)
 
 
 def _size(law: SizeLaw) -> SizeSpec:

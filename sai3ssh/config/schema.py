@@ -209,6 +209,16 @@ class S3(Section):
     anonymous: bool = False
 
 
+class RangeEngine(Section):
+    """range_engine: large objects are read as parallel GETs of ranges."""
+
+    enabled: bool = False
+    chunk_size: Annotated[Size, Field(ge=1)] = 64 * 1024**2
+    max_concurrent_ranges: Annotated[int, Field(ge=1, le=1024)] = 16
+    min_split_size: Annotated[Size, Field(ge=1)] = 16 * 1024**2
+    range_timeout_secs: Annotated[Duration, Field(gt=0)] = 30.0
+
+
 class DeadlineKeys(Section):
     """deadlines of one attempt."""
 
@@ -290,6 +300,7 @@ class WorkloadKeys(Section):
     stages: list[StageKeys] = []
     distributed: Distributed = Distributed()
     s3: S3 = S3()
+    range_engine: RangeEngine = RangeEngine()
     engine: Literal["native", "boto3"] = "native"
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -305,7 +316,7 @@ NOT_YET = {
     "concurrency_override", "directory_structure", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
     "multi_endpoint", "op_log_path", "optional", "page_cache_mode",
-    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy", "range_engine",
+    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
     "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""

@@ -25,7 +25,7 @@ def journal_bytes(plan: Plan) -> int:
 def open_files(plan: Plan) -> int:
     """The most that one process of an agent has open."""
     most = max(stage.concurrency for stage in plan.stages)
-    return math.ceil(most / max(1, plan.workers)) + SPARE_FILES
+    return math.ceil(most / max(1, plan.workers)) * plan.target.connections_per_operation + SPARE_FILES
 
 
 def memory_bytes(plan: Plan) -> int:

@@ -70,13 +70,14 @@ def _agents(notes: Notes, report: Report, plan: Plan, start_with_available: bool
 def _concurrency(notes: Notes, report: Report, plan: Plan, machines: Sequence[Sequence[str]]) -> None:
     most = max(stage.concurrency for stage in plan.stages)
     values = {"per_agent": most, "in_all": most * len(plan.agents)}
+    connections = most * plan.target.connections_per_operation
     found = f"{most * len(plan.agents):,} operations in flight at most, {most:,} per agent"
     together = max((len(set(names) & set(plan.agents)) for names in machines), default=1)
     ports = min(int(report.facts.get(name, {}).get("host", {}).get("ephemeral_ports") or EPHEMERAL_PORTS) for name in plan.agents)
-    if plan.target.engine != "file" and most * together > SHARE_OF_PORTS * ports:
+    if plan.target.engine != "file" and connections * together > SHARE_OF_PORTS * ports:
         notes.warn(
             "fleet.concurrency",
-            f"{found}; a machine has {together * most:,} connections at once and {ports:,} local ports",
+            f"{found}; a machine has {together * connections:,} connections at once and {ports:,} local ports",
             f"at most {int(SHARE_OF_PORTS * ports):,} connections on a machine",
             "Lower concurrency, use more hosts, or widen net.ipv4.ip_local_port_range (role sai3ssh_host_limits)",
             values=values,

@@ -20,7 +20,7 @@ from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Engine
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
-from sai3ssh.model import Deadlines, Retry, Target
+from sai3ssh.model import Deadlines, Ranges, Retry, Target
 from tests.agent.s3_server import CountingWork, task, wait_for
 
 CONTENT = Content(2024)
@@ -176,6 +176,33 @@ def test_wrong_credentials(bucket: Bucket, subject: str, wrong: dict[str, str], 
         work = perform(engine, bucket.uri, op, [("x", 10, 0)])
         assert [failure[0] for failure in work.failures] == [error_class]
         assert not any(value in work.failures[0][2] for value in wrong.values())
+    engine.close()
+
+
+@pytest.mark.parametrize("bucket", ["radosgw"], indirect=True)
+def test_ranges(bucket: Bucket) -> None:
+    """Not on rclone: it answers 200 to a ranged GET."""
+    plain, engine = bucket.engine("s3"), bucket.engine("s3", ranges=Ranges(1_000_000, 4, 1_000_000))
+    sizes = (999_999, 1_000_000, 1_000_001, 8_388_608)
+    objects = [(f"ranges/{size}", size, i) for i, size in enumerate(sizes)]
+    assert perform(plain, bucket.uri, PUT, objects).failures == []
+    work = perform(engine, bucket.uri, GET, objects)
+    assert (work.failures, work.retries, work.bytes, work.pages) == ([], [], sum(sizes), 1 + 8)
+    missing = perform(engine, bucket.uri, GET, [("ranges/none", 5_000_000, 0), (f"ranges/{sizes[2]}", 3_000_000, 2)])
+    assert sorted(failure[0] for failure in missing.failures) == ["http_404", "verify"]
+    assert perform(engine, bucket.uri, GET, objects).failures == []
+    plain.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("bucket", ["rclone"], indirect=True)
+def test_a_server_without_ranges(bucket: Bucket) -> None:
+    engine = bucket.engine("s3", ranges=Ranges(100_000, 4, 100_000))
+    objects = [("whole", 300_000, 0)]
+    assert perform(engine, bucket.uri, PUT, objects).failures == []
+    failures = perform(engine, bucket.uri, GET, objects).failures
+    assert [failure[0] for failure in failures] == ["protocol"]
+    assert "expected 206" in failures[0][2]
     engine.close()
 
 

@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Plan, SizeSpec, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Plan, Ranges, SizeSpec, StageKind
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -75,6 +75,16 @@ BAD = {
         GOOD.replace("s3: {", "s3: {anonymous: true, profile: p, "),
         "s3.anonymous and s3.profile contradict each other: nothing is signed; remove one",
     ),
+    "range_engine with boto3": (
+        GOOD + "engine: boto3\nrange_engine: {enabled: true}\n",
+        ":12:1: range_engine needs the native engine: boto3 reads an object with one GET; set enabled: false",
+    ),
+    "range_engine for files": (
+        "target: file:///d/\nworkload:\n- {op: put, path: n/, weight: 1, object_size: 1}\nrange_engine: {enabled: true}\n",
+        ":4:1: range_engine has no meaning for file:// targets; set enabled: false",
+    ),
+    "chunks of nothing": (GOOD + "range_engine: {enabled: true, chunk_size: 0}\n", ":11:31: range_engine.chunk_size: "),
+    "no ranges at once": (GOOD + "range_engine: {max_concurrent_ranges: 0}\n", ":11:16: range_engine.max_concurrent_ranges: "),
     "zero duration": (GOOD.replace("30s", "0s"), ":2:1: duration: "),
     "negative concurrency": (GOOD.replace("concurrency: 8", "concurrency: -1"), ":3:1: concurrency: "),
     "text as concurrency": (GOOD.replace("concurrency: 8", "concurrency: many"), ":3:1: concurrency: "),
@@ -407,6 +417,12 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         ),
         ("https://x", "eu-1", False, False, "/ca", True),
     ),
+    "range_engine": (
+        {"range_engine": {"enabled": True, "chunk_size": "8MiB", "max_concurrent_ranges": 4, "min_split_size": 9, "range_timeout_secs": 7}},
+        lambda p: p.target.ranges,
+        Ranges(8 << 20, 4, 9, 7.0),
+    ),
+    "range_engine by itself": ({"range_engine": {"enabled": True}}, lambda p: p.target.ranges, Ranges(64 << 20, 16, 16 << 20, 30.0)),
     "s3.anonymous": ({"s3": {"anonymous": True}}, lambda p: p.target.anonymous, True),
     "s3 of AWS": ({"s3": {}}, lambda p: (p.target.endpoint_url, p.target.path_style), (None, False)),
     "prepare.cleanup": (
@@ -638,6 +654,10 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
     described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
     assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned, at most 4 at once)", "put"]
     assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
+
+
+def test_a_range_engine_that_is_switched_off_changes_nothing(tmp_path: Path) -> None:
+    assert compiled(changed(range_engine={"enabled": False, "chunk_size": "1MiB"}), tmp_path) == compiled(GOOD, tmp_path)
 
 
 def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import sai3ssh
 from sai3ssh.config import compile_plan, load
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Finding, Level
-from sai3ssh.model import Assignment, Host, Plan
+from sai3ssh.model import Assignment, Host, Plan, Ranges
 from sai3ssh.preflight import FLEET, Report, check_skip, parse_ports, preflight_failed, write_junit
 from sai3ssh.preflight.demand import demand
 from sai3ssh.preflight.examine import _fold
@@ -218,6 +219,8 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     # prepare and cleanup are budgeted with 600 s each, as the agent does.
     assert found["journal_bytes"] == 1300 * 1024 + 65536
     assert found["open_files"] == 64 // 4 + 64
+    ranged = replace(plan, target=replace(plan.target, ranges=Ranges(max_concurrent=10)))
+    assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64
     storage = {one["uri"]: one for one in found["storage"]}
     assert list(storage) == ["s3://bucket/run/data/", "s3://bucket/run/new/"]
     assert storage["s3://bucket/run/data/"]["operations"] == ["delete", "get", "put"]

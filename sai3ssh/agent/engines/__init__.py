@@ -9,6 +9,7 @@ from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.engines.credentials import find_credentials
 from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.engines.s3 import S3Engine
+from sai3ssh.agent.engines.s3_parts import S3PartsEngine
 from sai3ssh.agent.engines.sigv4 import ANONYMOUS
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Deadlines, Retry, Target
@@ -32,7 +33,7 @@ def make_engine(
     if target.engine == "file":
         engine = FileEngine(retry, rng, target.verify_reads)
     elif target.engine == "s3":
-        engine = S3Engine(target, keys, deadlines, retry, rng)
+        engine = (S3PartsEngine if target.ranges else S3Engine)(target, keys, deadlines, retry, rng)
     elif target.engine == "boto3":
         # Imported here, not above: the zipapp must start on hosts that have no boto3.
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine

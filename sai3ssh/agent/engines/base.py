@@ -5,7 +5,8 @@ or failed. So for each kind of operation
 
     requests = done + failed(sent) + retried(sent) + page
 
-is the number of requests that the server received, where `sent` says that the request left for the server.
+is the number of requests that the server received, where `sent` says that the request left for the server. An operation that is made of
+several requests (the pages of a LIST, the ranges of a GET) counts all but the one that done() or failed() stands for with page().
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class Task:
         uri: str = self.root.uri + self.key
         return uri
 
+    @property
+    def whole(self) -> Task:
+        """The task that the work knows: this one, unless an engine has divided it."""
+        return self
+
 
 class Work(Protocol):
     """What an engine asks for tasks and reports to; never called by two threads at once."""
@@ -90,7 +96,7 @@ class Work(Protocol):
         """The engine itself came so much later than it wanted to look after its operations: their latency includes that."""
 
     def page(self, task: Task) -> None:
-        """The server answered a LIST with a page that is not the last: a request of its own, besides the one that done() stands for."""
+        """A further request of an operation that is made of several, besides the one that done() or failed() stands for."""
 
 
 class Engine(Protocol):

@@ -13,6 +13,7 @@ from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Union
 
 from sai3ssh.agent.engines.base import GET, STAT, Task
+from sai3ssh.agent.engines.parts import Part
 from sai3ssh.agent.engines.response import CHUNKED, MAX_HEAD, ChunkReader, Failure, parse_head
 from sai3ssh.dataset import PIECE, Content
 
@@ -340,8 +341,8 @@ class Connection:
         task = self.task
         assert task is not None
         op = task.op
+        self.head = head
         if status >= 300:
-            self.head = head
             self._body_use, self._keep, self.body = _KEEP, MAX_ERROR_BODY, bytearray()
         elif self._keep:
             self._body_use, self.body = _KEEP, bytearray()
@@ -349,7 +350,7 @@ class Connection:
             self._body_use = _DROP if self._content is None else _COMPARE
             self.mismatch = -1
             if op == GET and length >= 0 and length != task.size >= 0:
-                raise _wrong_size(length, task.size)
+                raise self._wrong_size(task, length)
         if op == STAT or status == 204 or status == 304:
             length = 0
         if length < 0:
@@ -390,7 +391,7 @@ class Connection:
         task = self.task
         assert task is not None
         if self.status < 300 and task.op == GET and self.received > task.size >= 0:
-            raise _wrong_size(self.received, task.size)
+            raise self._wrong_size(task, self.received)
         return finished
 
     def _take(self, view: memoryview) -> None:
@@ -404,6 +405,13 @@ class Connection:
             assert content is not None
             if not content.matches(task.index, max(task.size, self.received + len(view)), self.received, view):
                 self.mismatch = self.received
+
+    def _wrong_size(self, task: Task, found: int) -> Failure:
+        """The body of a success is, or says that it is, of another size than the task's."""
+        if not isinstance(task, Part):
+            return Failure("verify", f"the object has {found} bytes, expected {task.size}")
+        said = Failure("protocol", f"the response to a range has {found} bytes, expected {task.size}")
+        return task.misfit(self.status, self.head) or said
 
     @property
     def endless(self) -> bool:
@@ -428,7 +436,3 @@ def network_failure(number: Optional[int], what: str) -> Failure:
     if number in (None, 0, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN):
         return Failure("reset", f"{what}: {text}")
     return Failure("other", f"{what}: {text}")
-
-
-def _wrong_size(found: int, expected: int) -> Failure:
-    return Failure("verify", f"the object has {found} bytes, expected {expected}")

@@ -62,6 +62,8 @@ class S3Engine:
         self._hashing: Deque[Tuple[Task, PayloadHash]] = deque()
         """Large objects whose payload is being hashed, a piece a turn, before they can be sent."""
         self._in_flight = 0
+        self._requests_at_once = 1
+        """The most that one operation has under way."""
         self._ties = 0
         self._resolved_ns = 0
         self._work: Work = Probe()
@@ -102,7 +104,7 @@ class S3Engine:
         """Performs tasks until the work is finished and none is in flight; see base.Engine."""
         self._work = work
         concurrency = max(concurrency, 1)
-        _allow_descriptors(concurrency + _SPARE_DESCRIPTORS)
+        _allow_descriptors(concurrency * self._requests_at_once + _SPARE_DESCRIPTORS)
         for endpoint in self._map.endpoints.values():
             endpoint.resolve()
         if control_fd is not None:
@@ -340,7 +342,7 @@ class S3Engine:
         problem: Optional[Refusal] = None
         size = 0
         if status >= 300:
-            problem = refusal(status, connection.head, connection.body, self._credentials)
+            problem = self._refusal_of(connection)
         elif not reusable and connection.sending:
             problem = Refusal("protocol", f"HTTP {status} came before the whole request was sent", status)
         elif op == PUT:
@@ -376,6 +378,10 @@ class S3Engine:
         else:
             self._begin(following, now)
 
+    def _refusal_of(self, connection: Connection) -> Refusal:
+        """What an error response says."""
+        return refusal(connection.status, connection.head, connection.body, self._credentials)
+
     def _refused(self, task: Task, problem: Refusal, asked: Endpoint) -> None:
         """A whole response of the endpoint that was asked is no success."""
         if problem.elsewhere:
@@ -383,7 +389,7 @@ class S3Engine:
             if root.endpoint is asked and not root.moved and problem.region not in ("", asked.region):
                 self._move(root.bucket, self._map.elsewhere(root, problem.region))
             if root.endpoint is not asked:
-                self._work.retried(task, problem.error_class, sent=True)
+                self._work.retried(task.whole, problem.error_class, sent=True)
                 self._begin(task, perf_counter_ns())
                 return
             if root.moved:
@@ -423,7 +429,7 @@ class S3Engine:
             self._connect(endpoint, task, now, connection.began_ns, connection.tried + 1)
         elif stale:
             # An idle connection that the server closed just as the request left says nothing about the server: try a new one at once.
-            self._work.retried(task, failure.error_class, sent)
+            self._work.retried(task.whole, failure.error_class, sent)
             self._connect(endpoint, task, now, now, 1)
         else:
             if opening:
@@ -440,12 +446,16 @@ class S3Engine:
             task.attempt += 1
             self._ties += 1
             heapq.heappush(self._waiting, (now + int(delay_s * 1e9), self._ties, task))
-            self._work.retried(task, found.error_class, sent)
-            return
+            self._work.retried(task.whole, found.error_class, sent)
+        else:
+            self._give_up(task, found, sent)
+
+    def _give_up(self, task: Task, found: Refusal, sent: bool) -> None:
+        """The operation has failed."""
         self._refusal = found
         self._in_flight -= 1
         method = METHODS[task.op] if task.op != LIST else "LIST"
-        self._work.failed(task, now, found.error_class, f"{method} {task.uri[:300]}: {found.detail}", sent)
+        self._work.failed(task, perf_counter_ns(), found.error_class, f"{method} {task.uri[:300]}: {found.detail}", sent)
 
 
 def _allow_descriptors(count: int) -> None:

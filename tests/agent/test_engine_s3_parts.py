@@ -1,0 +1,255 @@
+"""Large objects that the native S3 engine moves in parts, against servers that misbehave."""
+
+import re
+import threading
+import time
+import unittest
+
+from sai3ssh.agent.engines.base import GET, STAT
+from sai3ssh.agent.engines.parts import Slice
+from sai3ssh.dataset import PIECE, Content
+from sai3ssh.model import Ranges, Retry
+from tests.agent.s3_server import CountingWork, Server, error, response, task, wait_for
+from tests.agent.test_engine_s3 import Case
+
+CONTENT = Content(3)
+SIZE = 95_000
+"""Ten ranges, the last one shorter."""
+DATA = CONTENT.piece(1, SIZE, 0, SIZE)
+OBJECT = {"size": SIZE, "index": 1, "content": CONTENT}
+
+
+def span(request):
+    """The first and last byte that a request asks for."""
+    first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["range"]).groups()
+    return int(first), int(last)
+
+
+def part(request, data=DATA, given=None):
+    """What a well server answers to a GET of a range."""
+    first, last = span(request)
+    return response(data[first : last + 1], 206, [f"Content-Range: {given or f'bytes {first}-{last}/{len(data)}'}"])
+
+
+class SliceTest(unittest.TestCase):
+    def test_is_a_part_of_the_object(self):
+        size = 3 * PIECE
+        whole = b"".join(CONTENT.piece(5, size, at, PIECE) for at in range(0, size, PIECE))
+        for start, length in ((0, size), (4096, PIECE + 10), (5000, PIECE + 4097), (size - 1, 1)):
+            cut = Slice(CONTENT, start)
+            wanted = whole[start : start + length]
+            self.assertEqual(b"".join(cut.piece(5, length, at, 70_000) for at in range(0, length, 70_000)), wanted)
+            self.assertEqual(cut.head(5, length), wanted[:PIECE])
+            buffer, filled = bytearray(PIECE), b""
+            while len(filled) < length:
+                filled += buffer[: cut.piece_into(buffer, 5, length, len(filled))]
+            self.assertEqual(filled, wanted)
+            self.assertTrue(cut.matches(5, length, 0, wanted))
+            self.assertFalse(cut.matches(5, length, 0, wanted[:-1] + bytes([wanted[-1] ^ 1])))
+
+
+class RangesTest(Case):
+    def get(self, script, *tasks, at_once=3, timeout_s=30.0, **options):
+        """Performs GETs, in ranges of 10,000 bytes, and sees to it that nothing is left of them."""
+        ranges = Ranges(10_000, at_once, 50_000, timeout_s)
+        options = {"verify_reads": True, "ranges": ranges, **options}
+        with Server(script) as server:
+            engine, root = self.engine(server, **options)
+            work = CountingWork(task(root, op, **keywords) for op, keywords in tasks or ((GET, OBJECT),))
+            engine.run(work, 1)
+            self.assertEqual([c for c in engine._connections.values() if c.task is not None], [])
+            self.assertEqual((engine._in_flight, engine._waiting), (0, []))
+            idle = [connection for endpoint in engine._map.endpoints.values() for connection in endpoint.idle]
+            self.assertEqual(sorted(map(id, engine._connections.values())), sorted(map(id, idle)))
+            # The server may still have to take a request of a connection that was given up.
+            wait_for(lambda: len(server.requests) >= work.requests, f"request {work.requests}")
+        self.assertEqual(server.unsigned, [])
+        self.assertEqual(work.requests, len(server.requests), (work.retries, work.failures, work.pages))
+        return work, server
+
+    def test_ranges_in_parallel(self):
+        three = threading.Barrier(3)
+
+        def script(client, request, number):
+            if number < 9:
+                three.wait(10)
+            return part(request)
+
+        work, server = self.get(script)
+        self.assertEqual((work.failures, work.retries, work.bytes, len(work.dones), work.pages), ([], [], SIZE, 1, 9))
+        self.assertEqual(sorted(map(span, server.requests)), [(at, min(at + 9_999, SIZE - 1)) for at in range(0, SIZE, 10_000)])
+        self.assertEqual(server.connections, 3)
+
+    def test_latency_is_that_of_the_last_byte(self):
+        others, times = threading.Semaphore(0), []
+
+        def script(client, request, number):
+            if number == 0:
+                times.append(time.perf_counter_ns())
+            if span(request)[0] == 20_000:
+                for _ in range(9):
+                    others.acquire(timeout=10)
+                times.append(time.perf_counter_ns())
+            others.release()
+            return part(request)
+
+        work, _ = self.get(script)
+        self.assertEqual((len(work.dones), work.failures), (1, []))
+        self.assertGreater(work.latencies_ns[0], times[1] - times[0])
+
+    def test_small_objects_and_other_operations_stay_whole(self):
+        small = {"size": 49_999, "index": 1, "content": CONTENT}
+        body = CONTENT.piece(1, 49_999, 0, 49_999)
+        work, server = self.get(
+            lambda c, r, n: response(body if r.method == "GET" else b""), (GET, small), (STAT, {"size": -1}), (GET, {"size": -1})
+        )
+        self.assertEqual((work.failures, work.pages, len(work.dones)), ([], 0, 3))
+        self.assertEqual([r.headers.get("range") for r in server.requests], [None] * 3)
+
+    def test_an_object_of_one_range(self):
+        work, server = self.get(lambda c, r, n: part(r), ranges=Ranges(1 << 20, 4, 10))
+        self.assertEqual((work.failures, work.pages, [span(r) for r in server.requests]), ([], 0, [(0, SIZE - 1)]))
+
+    def test_a_server_that_ignores_range(self):
+        for ranges in (Ranges(10_000, 3, 50_000), Ranges(1 << 20, 3, 50_000)):
+            for answer in (response(DATA), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n17318\r\n" + DATA + b"\r\n0\r\n\r\n"):
+                work, _ = self.get(lambda c, r, n, answer=answer: answer, ranges=ranges)
+                self.assertEqual((self.classes(work), work.dones, work.bytes, work.retries), (["protocol"], [], 0, []))
+                self.assertIn("HTTP 200 to a GET of a range, expected 206", work.failures[0][2])
+
+    def test_answers_that_are_not_the_range(self):
+        for given, error_class, detail in (
+            ("bytes 0-9999/95001", "verify", "the object has 95001 bytes, expected 95000"),
+            ("bytes 1-10000/95000", "protocol", "asked for bytes 0-9999, Content-Range is bytes 1-10000/95000"),
+            ("bytes 0-9999", "protocol", "expected bytes first-last/size"),
+            ("octets 0-9999/95000", "protocol", "expected bytes first-last/size"),
+            ("bytes 0-9999/*x", "protocol", "expected bytes first-last/size"),
+        ):
+            work, _ = self.get(lambda c, r, n, given=given: part(r, given=given), at_once=1)
+            self.assertEqual((self.classes(work), work.bytes), ([error_class], 0), given)
+            self.assertIn(detail, work.failures[0][2])
+        for status, body, headers, detail in (
+            (206, DATA[:10_000], [], "expected bytes first-last/size"),
+            (206, DATA[:9_999], ["Content-Range: bytes 0-9999/95000"], "has 9999 bytes, expected 10000"),
+            (206, DATA[:10_001], ["Content-Range: bytes 0-9999/95000"], "has 10001 bytes, expected 10000"),
+            (203, DATA[:10_000], [], "HTTP 203 to a GET of a range"),
+        ):
+            work, _ = self.get(lambda c, r, n, a=(body, status, headers): response(*a), at_once=1)
+            self.assertEqual((self.classes(work), work.bytes), (["protocol"], 0))
+            self.assertIn(detail, work.failures[0][2])
+
+    def test_the_size_may_be_unknown_to_the_server(self):
+        work, _ = self.get(lambda c, r, n: part(r, given="bytes {}-{}/*".format(*span(r))))
+        self.assertEqual((work.failures, work.bytes), ([], SIZE))
+
+    def test_an_object_that_is_shorter(self):
+        short = error(416, "InvalidRange")
+        for at in (0, 40_000):
+            work, _ = self.get(lambda c, r, n, at=at: short if span(r)[0] == at else part(r), at_once=1)
+            self.assertEqual((self.classes(work), work.bytes), (["verify"], 0))
+            self.assertIn(f"the object ends before byte {at}, expected 95000 bytes", work.failures[0][2])
+
+    def test_altered_bytes(self):
+        altered = DATA[:33_000] + bytes([DATA[33_000] ^ 1]) + DATA[33_001:]
+        work, _ = self.get(lambda c, r, n: part(r, altered))
+        self.assertEqual(self.classes(work), ["verify"])
+        offset = int(work.failures[0][2].rpartition(" ")[2])
+        self.assertTrue(30_000 <= offset <= 33_000, offset)
+
+    def test_a_failed_range_is_tried_again_alone(self):
+        refused = []
+
+        def script(client, request, number):
+            if span(request)[0] == 30_000 and len(refused) < 2:
+                refused.append(request)
+                return error(503, "SlowDown")
+            return part(request)
+
+        work, server = self.get(script)
+        self.assertEqual((work.failures, work.retries, work.bytes), ([], [("http_503", True)] * 2, SIZE))
+        self.assertEqual((len(server.requests), [span(r)[0] for r in server.requests].count(30_000)), (12, 3))
+
+    def test_a_connection_that_breaks_in_a_range(self):
+        broken = []
+
+        def script(client, request, number):
+            if span(request)[0] == 40_000 and not broken:
+                broken.append(request)
+                client.sendall(part(request)[:5_000])
+                return None
+            return part(request)
+
+        work, _ = self.get(script)
+        self.assertEqual((work.failures, work.retries, work.bytes), ([], [("short_read", True)], SIZE))
+
+    def test_others_are_abandoned_when_one_is_given_up(self):
+        under_way, gone = threading.Barrier(3), threading.Event()
+
+        def script(client, request, number):
+            if "range" not in request.headers:
+                gone.set()
+                return response()
+            under_way.wait(10)
+            if span(request)[0] == 10_000:
+                return error(404, "NoSuchKey")
+            # No answer before the operation has been given up: the next one has begun by then.
+            gone.wait(10)
+            return part(request)
+
+        work, server = self.get(script, (GET, OBJECT), (STAT, {"size": -1}))
+        self.assertEqual((self.classes(work), work.retries, work.bytes, len(work.dones)), (["http_404"], [], 0, 1))
+        self.assertEqual((work.pages, len(server.requests)), (2, 4))
+        self.assertIn("GET s3://bucket/prefix/key", work.failures[0][2])
+
+    def test_a_range_that_waits_to_be_tried_again_is_forgotten_with_the_rest(self):
+        refused = threading.Event()
+
+        def script(client, request, number):
+            if span(request)[0] == 0:
+                refused.set()
+                return error(503, "SlowDown")
+            refused.wait(10)
+            return error(403, "AccessDenied")
+
+        # The engine would not come back before the hour is over.
+        work, _ = self.get(script, at_once=2, retry=Retry(max_retries=3, initial_delay_s=3600.0, max_delay_s=3600.0))
+        self.assertEqual((self.classes(work), work.retries), (["http_403"], [("http_503", True)]))
+
+    def test_a_silent_range_has_a_deadline_of_its_own(self):
+        silent, over = [], threading.Event()
+        self.addCleanup(over.set)
+
+        def script(client, request, number):
+            if span(request)[0] == 50_000 and not silent:
+                silent.append(request)
+                over.wait(20)
+                return None
+            answer = part(request)
+            if span(request)[0] == 50_000:
+                over.set()
+            return answer
+
+        work, _ = self.get(script, timeout_s=0.3)
+        self.assertEqual((work.failures, work.retries, work.bytes), ([], [("timeout_total", True)], SIZE))
+
+    def test_a_bucket_of_another_region(self):
+        moved = response(b"", 301, ["x-amz-bucket-region: eu-9"])
+        work, server = self.get(lambda c, r, n: part(r) if r.region == "eu-9" else moved)
+        self.assertEqual((work.failures, set(work.retries), work.bytes), ([], {("http_3xx", True)}, SIZE))
+        self.assertEqual(len(server.requests), 10 + len(work.retries))
+
+    def test_nobody_there(self):
+        with Server(lambda c, r, n: None) as server:
+            pass
+        engine, root = self.engine(server, ranges=Ranges(10_000, 3, 50_000))
+        work = CountingWork([task(root, GET, **OBJECT)])
+        engine.run(work, 1)
+        self.assertEqual((self.classes(work), work.requests), (["refused"], 0))
+
+    def test_many_at_once(self):
+        work, server = self.get(lambda c, r, n: part(r), *((GET, OBJECT),) * 20)
+        self.assertEqual((len(work.dones), work.pages, work.bytes, len(server.requests)), (20, 180, 20 * SIZE, 200))
+
+
+if __name__ == "__main__":
+    unittest.main()
