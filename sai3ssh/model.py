@@ -259,6 +259,18 @@ class Ranges:
 
 
 @dataclasses.dataclass(frozen=True)
+class Multipart:
+    """Objects of at least threshold_bytes are put as multipart uploads, at most `concurrency` parts of part_bytes of an object at once.
+
+    Where that were more than 10,000 parts they are larger.
+    """
+
+    threshold_bytes: int
+    part_bytes: int = 8 * MIB
+    concurrency: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     """How the storage is reached. Credentials are never part of it."""
 
@@ -276,11 +288,14 @@ class Target:
     """Requests are not signed, and no credentials are looked for."""
     ranges: Optional[Ranges] = None
     """s3 only."""
+    multipart: Optional[Multipart] = None
+    """s3 only."""
 
     @property
     def connections_per_operation(self) -> int:
         """The most that one operation uses at once."""
-        return self.ranges.max_concurrent if self.ranges is not None else 1
+        ranges = self.ranges.max_concurrent if self.ranges is not None else 1
+        return max(ranges, self.multipart.concurrency if self.multipart is not None else 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..model import (
     Host,
     IoRate,
     KeySelection,
+    Multipart,
     OperationSpec,
     Plan,
     Population,
@@ -430,7 +431,25 @@ class _Builder:
             keys.verify_reads,
             s3.anonymous,
             self._ranges(),
+            self._multipart(),
         )
+
+    def _multipart(self) -> Multipart | None:
+        s3 = self._keys.s3
+        given = sorted({"multipart_chunksize", "multipart_concurrency"} & s3.model_fields_set)
+        if s3.multipart_threshold is None:
+            for name in given:
+                self._problems.add(
+                    ("s3", name), f"s3.{name} has no effect without s3.multipart_threshold: the size from which on it counts"
+                )
+            return None
+        if self._keys.engine == "boto3":
+            text = "s3.multipart_threshold needs the native engine: boto3 puts an object with one PUT here; remove it"
+            self._problems.add(("s3", "multipart_threshold"), text)
+        if s3.anonymous:
+            text = "s3.multipart_threshold and s3.anonymous contradict each other: S3 allows nobody to begin a multipart upload; remove one"
+            self._problems.add(("s3", "multipart_threshold"), text)
+        return Multipart(s3.multipart_threshold, s3.multipart_chunksize, s3.multipart_concurrency)
 
     def _ranges(self) -> Ranges | None:
         keys = self._keys.range_engine

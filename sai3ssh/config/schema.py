@@ -207,6 +207,9 @@ class S3(Section):
     profile: str | None = None
     credentials_file: str | None = None
     anonymous: bool = False
+    multipart_threshold: Annotated[Size, Field(ge=1)] | None = None
+    multipart_chunksize: Annotated[Size, Field(ge=5 * 1024**2, le=5 * 1024**3)] = 8 * 1024**2
+    multipart_concurrency: Annotated[int, Field(ge=1, le=1024)] = 10
 
 
 class RangeEngine(Section):

@@ -1,14 +1,19 @@
 """Large objects that the native S3 engine moves in parts, against servers that misbehave."""
 
+import hashlib
+import html
+import os
 import re
 import threading
 import time
 import unittest
+import urllib.parse
 
-from sai3ssh.agent.engines.base import GET, STAT
+from sai3ssh.agent.engines.base import GET, PUT, STAT
 from sai3ssh.agent.engines.parts import Slice
+from sai3ssh.agent.engines.upload import Upload
 from sai3ssh.dataset import PIECE, Content
-from sai3ssh.model import Ranges, Retry
+from sai3ssh.model import Deadlines, Multipart, Ranges, Retry
 from tests.agent.s3_server import CountingWork, Server, error, response, task, wait_for
 from tests.agent.test_engine_s3 import Case
 
@@ -16,6 +21,7 @@ CONTENT = Content(3)
 SIZE = 95_000
 """Ten ranges, the last one shorter."""
 DATA = CONTENT.piece(1, SIZE, 0, SIZE)
+MULTIPART = Multipart(50_000, 10_000, 3)
 OBJECT = {"size": SIZE, "index": 1, "content": CONTENT}
 
 
@@ -249,6 +255,301 @@ class RangesTest(Case):
     def test_many_at_once(self):
         work, server = self.get(lambda c, r, n: part(r), *((GET, OBJECT),) * 20)
         self.assertEqual((len(work.dones), work.pages, work.bytes, len(server.requests)), (20, 180, 20 * SIZE, 200))
+
+
+class Store:
+    """A server that keeps multipart uploads as S3 does. `before(request, kind, number)` may answer in its place; True: hang up."""
+
+    def __init__(self, before=lambda request, kind, number: None):
+        self.before = before
+        self.uploads = {}
+        self.objects = {}
+        self.kinds = []
+        self._ids = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, client, request, number):
+        query = dict(urllib.parse.parse_qsl(request.query, keep_blank_values=True))
+        key = urllib.parse.unquote(request.path)[len("/bucket/") :]
+        names = {"POST": "complete" if "uploadId" in query else "create", "PUT": "part" if "uploadId" in query else "put"}
+        kind = {**names, "DELETE": "abort", "GET": "search" if "uploads" in query else "get", "HEAD": "stat"}[request.method]
+        with self._lock:
+            self.kinds.append(kind)
+        early = self.before(request, kind, number)
+        if early is True:
+            return None
+        with self._lock:
+            late = getattr(self, kind)(key, query, request)
+        return early or late
+
+    def create(self, key, query, request):
+        self._ids += 1
+        self.uploads[f"id+{self._ids}/"] = (key, {})
+        return response(f"<InitiateMultipartUploadResult><UploadId>id+{self._ids}/</UploadId></InitiateMultipartUploadResult>".encode())
+
+    def part(self, key, query, request):
+        if query["uploadId"] not in self.uploads:
+            return error(404, "NoSuchUpload")
+        self.uploads[query["uploadId"]][1][int(query["partNumber"])] = request.body
+        return response(headers=[f'ETag: "&{hashlib.md5(request.body).hexdigest()}"'])
+
+    def complete(self, key, query, request):
+        if query["uploadId"] not in self.uploads:
+            return error(404, "NoSuchUpload")
+        parts = self.uploads.pop(query["uploadId"])[1]
+        given = re.findall(r"<PartNumber>(\d+)</PartNumber><ETag>(.*?)</ETag>", request.body.decode())
+        if [(int(n), html.unescape(tag)) for n, tag in given] != [(n, f'"&{hashlib.md5(parts[n]).hexdigest()}"') for n in sorted(parts)]:
+            return error(400, "InvalidPart")
+        self.objects[key] = b"".join(parts[n] for n in sorted(parts))
+        return response(b"   <CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
+
+    def abort(self, key, query, request):
+        return response(status=204) if self.uploads.pop(query["uploadId"], None) else error(404, "NoSuchUpload")
+
+    def search(self, key, query, request):
+        assert request.path == "/bucket" and query["prefix"] == "prefix/key"
+        found = "".join(f"<Upload><Key>{key}</Key><UploadId>{name}</UploadId></Upload>" for name, (key, _) in self.uploads.items())
+        return response(f"<ListMultipartUploadsResult>{found}</ListMultipartUploadsResult>".encode())
+
+    def put(self, key, query, request):
+        self.objects[key] = request.body
+        return response()
+
+    def stat(self, key, query, request):
+        return response()
+
+
+class UploadsTest(Case):
+    PUT = (PUT, OBJECT)
+
+    def put(self, store, *tasks, left=(), multipart=MULTIPART, **options):
+        """Performs PUTs, in parts of 10,000 bytes, and sees to it that nothing is left of them."""
+        with Server(store) as server:
+            engine, root = self.engine(server, multipart=multipart, **options)
+            work = CountingWork(task(root, op, **keywords) for op, keywords in tasks or (self.PUT,))
+            engine.run(work, 1)
+            self.assertEqual((engine._in_flight, engine._waiting, engine._uploads, list(engine._hashing)), (0, [], set(), []))
+            self.assertEqual(sorted(map(id, engine._connections.values())), sorted(map(id, root.endpoint.idle)))
+            wait_for(lambda: len(server.requests) >= work.requests, f"request {work.requests}")
+        self.assertEqual(server.unsigned, [])
+        self.assertEqual(work.requests, len(server.requests), (work.retries, work.failures, work.pages))
+        self.assertEqual(tuple(store.uploads), left)
+        return work
+
+    def once(self, kind, answer, of=1, number=None):
+        """What to answer to the first `of` requests of a kind (of part `number`), in place of the server."""
+        seen = []
+
+        def before(request, found, _):
+            if found == kind and (number is None or f"partNumber={number}&" in request.query) and len(seen) < of:
+                seen.append(request)
+                return answer
+            return None
+
+        return before
+
+    def test_parts_in_parallel(self):
+        three = threading.Barrier(3)
+        parts = []
+
+        def before(request, kind, number):
+            if kind == "part":
+                parts.append(request)
+                if len(parts) < 10:
+                    three.wait(10)
+
+        for sign in (False, True):
+            parts.clear()
+            store = Store(before)
+            work = self.put(store, sign_payload=sign)
+            self.assertEqual((work.failures, work.retries, work.bytes, len(work.dones), work.pages), ([], [], SIZE, 1, 11))
+            self.assertEqual(store.objects, {"prefix/key": DATA})
+            self.assertEqual(store.kinds, ["create", *["part"] * 10, "complete"])
+
+    def test_small_objects_stay_whole(self):
+        store = Store()
+        work = self.put(store, (PUT, {"size": 49_999, "index": 1, "content": CONTENT}), (PUT, {"size": 0, "content": CONTENT}))
+        self.assertEqual((work.failures, store.kinds), ([], ["put", "put"]))
+
+    def test_parts_of_more_than_a_piece(self):
+        size = 3 * PIECE + 5
+        store = Store()
+        work = self.put(store, (PUT, {"size": size, "index": 2, "content": CONTENT}), multipart=Multipart(1, PIECE + 4097, 2))
+        self.assertEqual((work.failures, work.bytes, store.kinds.count("part")), ([], size, 3))
+        self.assertEqual(store.objects["prefix/key"], b"".join(CONTENT.piece(2, size, at, PIECE) for at in range(0, size, PIECE)))
+
+    def test_no_more_than_ten_thousand_parts(self):
+        upload = Upload(task(None, PUT, size=5 << 40), Multipart(1, 8 << 20, 3))
+        sizes = [size for _, size in upload._offsets]
+        self.assertEqual((len(sizes), sizes[0], sum(sizes)), (9_987, 525 << 20, 5 << 40))
+
+    def test_a_part_is_tried_again_alone(self):
+        store = Store(self.once("part", error(503, "SlowDown"), of=2, number=4))
+        work = self.put(store)
+        self.assertEqual((work.failures, work.retries, store.objects), ([], [("http_503", True)] * 2, {"prefix/key": DATA}))
+        self.assertEqual(store.kinds.count("part"), 12)
+        store = Store(self.once("part", True, number=10))
+        work = self.put(store)
+        self.assertEqual((work.failures, [sent for _, sent in work.retries], store.objects), ([], [True], {"prefix/key": DATA}))
+
+    def test_aborted_when_a_part_is_given_up(self):
+        for at_once in (1, 3, 20):
+            store = Store(self.once("part", error(403, "AccessDenied"), of=9, number=5))
+            work = self.put(store, multipart=Multipart(50_000, 10_000, at_once))
+            self.assertEqual((self.classes(work), work.bytes, work.dones, store.objects), (["http_403"], 0, [], {}))
+            self.assertEqual((store.kinds[-1], store.kinds.count("abort"), store.kinds.count("complete")), ("abort", 1, 0))
+
+    def test_parts_that_were_sent_are_waited_for_before_the_abort(self):
+        together, refused = threading.Barrier(3), threading.Event()
+
+        def before(request, kind, number):
+            if kind != "part":
+                return None
+            together.wait(10)
+            if "partNumber=2&" in request.query:
+                refused.set()
+                return error(403, "AccessDenied")
+            # The answer of the one that failed is there long before.
+            refused.wait(10)
+            time.sleep(0.05)
+            return None
+
+        store = Store(before)
+        work = self.put(store)
+        self.assertEqual((self.classes(work), store.kinds), (["http_403"], ["create", "part", "part", "part", "abort"]))
+
+    def test_refused_creates(self):
+        store = Store(self.once("create", error(404, "NoSuchBucket")))
+        store.create = lambda *_: None
+        work = self.put(store)
+        self.assertEqual((self.classes(work), work.pages, store.kinds), (["http_404"], 0, ["create"]))
+
+    def test_a_create_whose_answer_is_lost(self):
+        """It may have begun an upload that nobody knows of: it is looked for."""
+        for answer in (error(500, "InternalError"), response(b"cut off")[:30]):
+            store = Store(self.once("create", answer))
+            work = self.put(store, deadlines=Deadlines(5, 0.5, 0.5))
+            self.assertEqual((work.failures, len(work.retries), store.objects), ([], 1, {"prefix/key": DATA}))
+            self.assertEqual(store.kinds[-3:], ["search", "abort", "complete"])
+
+    def test_a_create_that_never_answers_well(self):
+        store = Store(self.once("create", error(500, "InternalError"), of=9))
+        work = self.put(store)
+        self.assertEqual((self.classes(work), store.objects), (["http_500"], {}))
+        self.assertEqual(store.kinds, ["create"] * 3 + ["search"] + ["abort"] * 3)
+
+    def test_uploads_of_others_are_left_alone(self):
+        store = Store(self.once("create", error(500, "InternalError")))
+        store.uploads["other"] = ("prefix/key2", {})
+        work = self.put(store, left=("other",))
+        self.assertEqual((work.failures, store.objects), ([], {"prefix/key": DATA}))
+
+    def test_a_create_without_an_id(self):
+        store = Store(self.once("create", response(b"<html>")))
+        work = self.put(store)
+        self.assertEqual((self.classes(work), store.kinds), (["protocol"], ["create", "search", "abort"]))
+
+    def test_a_part_without_an_etag(self):
+        store = Store(self.once("part", response()))
+        work = self.put(store)
+        self.assertEqual(self.classes(work), ["protocol"])
+
+    def test_a_complete_that_fails_after_200(self):
+        def refused(code):
+            return response(f"  <Error><Code>{code}</Code><Message>a message</Message></Error>".encode())
+
+        def keep(store):
+            well = store.complete
+            store.complete = lambda *a: None if len([k for k in store.kinds if k == "complete"]) <= store.bad else well(*a)
+
+        for code, of, failures, retries in (
+            ("InternalError", 1, [], [("http_500", True)]),
+            ("SlowDown", 2, [], [("http_503", True)] * 2),
+            ("InternalError", 9, ["http_500"], [("http_500", True)] * 2),
+            ("InvalidPart", 9, ["protocol"], []),
+        ):
+            store = Store(self.once("complete", refused(code), of=of))
+            store.bad = of
+            keep(store)
+            work = self.put(store)
+            self.assertEqual((self.classes(work), work.retries, bool(store.objects)), (failures, retries, not failures), code)
+        self.assertIn("InvalidPart: a message", work.failures[0][2])
+        store = Store(self.once("complete", response(b"<html>")))
+        store.bad = 1
+        keep(store)
+        self.assertEqual(self.classes(self.put(store)), ["protocol"])
+
+    def test_a_complete_whose_answer_is_lost(self):
+        store = Store(self.once("complete", error(503, "SlowDown")))
+        work = self.put(store)
+        self.assertEqual((work.failures, work.retries, work.bytes), ([], [("http_503", True)], SIZE))
+        self.assertEqual((store.objects, store.kinds[-2:]), ({"prefix/key": DATA}, ["complete", "complete"]))
+
+    def test_a_complete_of_an_upload_that_is_gone(self):
+        store = Store(lambda request, kind, number: (kind == "complete" and store.uploads.clear()) or None)
+        work = self.put(store)
+        self.assertEqual((self.classes(work), store.kinds[-1]), (["http_404"], "abort"))
+
+    def test_an_abort_that_fails(self):
+        def before(request, kind, number):
+            return error(403, "AccessDenied") if kind == "part" else error(503, "SlowDown") if kind == "abort" else None
+
+        store = Store(before)
+        store.abort = lambda *_: None
+        work = self.put(store, left=("id+1/",))
+        self.assertEqual((self.classes(work), work.retries), (["http_403"], [("http_503", True)] * 2))
+        self.assertRegex(work.failures[0][2], "AccessDenied.*parts may be left on the server.*SlowDown")
+
+    def test_a_run_that_ends_by_an_exception_leaves_nothing(self):
+        class Fatal(Exception):
+            pass
+
+        for at in ("create", "part", "complete"):
+            read_fd, write_fd = os.pipe()
+            held = threading.Event()
+
+            def on_control(held=held):
+                held.set()
+                raise Fatal
+
+            def before(request, kind, number, at=at, write_fd=write_fd, held=held):
+                if kind == at and not held.is_set():
+                    os.write(write_fd, b"x")
+                    held.wait(10)
+                return
+
+            store = Store(before)
+            with Server(store) as server:
+                engine, root = self.engine(server, multipart=Multipart(50_000, 10_000, 3))
+                with self.assertRaises(Fatal):
+                    engine.run(CountingWork(task(root, PUT, **OBJECT) for _ in range(100)), 2, read_fd, on_control)
+                self.assertEqual((engine._connections, engine._in_flight, engine._uploads), ({}, 0, set()))
+                work = CountingWork([task(root, PUT, **OBJECT)])
+                engine.run(work, 1)
+                self.assertEqual((len(work.dones), store.objects["prefix/key"]), (1, DATA))
+            self.assertEqual(store.uploads, {}, at)
+            os.close(read_fd)
+            os.close(write_fd)
+
+    def test_a_failure_that_ends_the_run(self):
+        class Fatal(Exception):
+            pass
+
+        class Strict(CountingWork):
+            def failed(self, task, *_):
+                raise Fatal
+
+        store = Store(self.once("part", error(403, "AccessDenied"), of=99))
+        with Server(store) as server:
+            engine, root = self.engine(server, multipart=Multipart(50_000, 10_000, 3))
+            with self.assertRaises(Fatal):
+                engine.run(Strict(task(root, PUT, **OBJECT) for _ in range(10)), 4)
+        self.assertEqual(store.uploads, {})
+
+    def test_many_at_once(self):
+        store = Store()
+        work = self.put(store, *((PUT, {**OBJECT, "key": str(i)}) for i in range(20)))
+        self.assertEqual((work.failures, len(work.dones), len(store.objects), set(store.objects.values())), ([], 20, 20, {DATA}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Engine
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
-from sai3ssh.model import Deadlines, Ranges, Retry, Target
+from sai3ssh.model import Deadlines, Multipart, Ranges, Retry, Target
 from tests.agent.s3_server import CountingWork, task, wait_for
 
 CONTENT = Content(2024)
@@ -192,6 +192,45 @@ def test_ranges(bucket: Bucket) -> None:
     assert sorted(failure[0] for failure in missing.failures) == ["http_404", "verify"]
     assert perform(engine, bucket.uri, GET, objects).failures == []
     plain.close()
+    engine.close()
+
+
+def test_multipart(bucket: Bucket) -> None:
+    part = 5 * 1024 * 1024
+    engine = bucket.engine("s3", multipart=Multipart(part, part, 3))
+    sizes = (part - 1, part, 2 * part + 4097, 3 * part)
+    objects = [(f"multipart/{key}", size, i) for i, (key, size) in enumerate(zip(KEYS, sizes, strict=False))]
+    work = perform(engine, bucket.uri, PUT, objects)
+    assert (work.failures, work.retries, work.bytes, work.pages) == ([], [], sum(sizes), 2 + 4 + 4)
+    assert perform(engine, bucket.uri, GET, objects).failures == []
+    for key, size, index in objects:
+        assert bucket.body(key) == expected(index, size), key
+    engine.close()
+
+
+class Stopping(CountingWork):
+    """Ends the run when so many parts are there."""
+
+    def page(self, task: Any) -> None:
+        super().page(task)
+        if self.pages == 9:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("bucket", ["radosgw"], indirect=True)
+def test_nothing_is_left_of_an_upload_that_fails(bucket: Bucket) -> None:
+    """Not on rclone: it cannot list uploads, and does not mind parts that are too small."""
+    engine = bucket.engine("s3", multipart=Multipart(1, 1_000_000, 3), sign_payload=True)
+    work = perform(engine, bucket.uri, PUT, [("small parts", 3_500_000, 1)])
+    assert [failure[0] for failure in work.failures] == ["http_400"]
+    assert "EntityTooSmall" in work.failures[0][2]
+    assert bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", []) == []
+
+    tasks = [task(engine.root(bucket.uri), PUT, key=f"stopped/{i}", size=50_000_000, index=i, content=CONTENT) for i in range(4)]
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(Stopping(tasks), 4)
+    assert bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", []) == []
+    assert perform(engine, bucket.uri, LIST, [("stopped/", -1, 0)]).dones[0].listed == 0
     engine.close()
 
 

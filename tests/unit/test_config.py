@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Plan, Ranges, SizeSpec, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, Plan, Ranges, SizeSpec, StageKind
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -82,6 +82,22 @@ BAD = {
     "range_engine for files": (
         "target: file:///d/\nworkload:\n- {op: put, path: n/, weight: 1, object_size: 1}\nrange_engine: {enabled: true}\n",
         ":4:1: range_engine has no meaning for file:// targets; set enabled: false",
+    ),
+    "multipart with boto3": (
+        GOOD.replace("s3: {", "s3: {multipart_threshold: 8MiB, ") + "engine: boto3\n",
+        ":4:6: s3.multipart_threshold needs the native engine",
+    ),
+    "multipart by nobody": (
+        GOOD.replace("s3: {", "s3: {multipart_threshold: 8MiB, anonymous: true, "),
+        ":4:6: s3.multipart_threshold and s3.anonymous contradict each other",
+    ),
+    "parts without a threshold": (
+        GOOD.replace("s3: {", "s3: {multipart_chunksize: 8MiB, "),
+        ":4:6: s3.multipart_chunksize has no effect without s3.multipart_threshold",
+    ),
+    "parts smaller than S3 allows": (
+        GOOD.replace("s3: {", "s3: {multipart_threshold: 1, multipart_chunksize: 4MiB, "),
+        "s3.multipart_chunksize: Input should be greater than or equal to 5242880, found '4MiB'",
     ),
     "chunks of nothing": (GOOD + "range_engine: {enabled: true, chunk_size: 0}\n", ":11:31: range_engine.chunk_size: "),
     "no ranges at once": (GOOD + "range_engine: {max_concurrent_ranges: 0}\n", ":11:16: range_engine.max_concurrent_ranges: "),
@@ -423,6 +439,12 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         Ranges(8 << 20, 4, 9, 7.0),
     ),
     "range_engine by itself": ({"range_engine": {"enabled": True}}, lambda p: p.target.ranges, Ranges(64 << 20, 16, 16 << 20, 30.0)),
+    "s3.multipart_threshold": ({"s3": {"multipart_threshold": "16MiB"}}, lambda p: p.target.multipart, Multipart(16 << 20, 8 << 20, 10)),
+    "s3.multipart_*": (
+        {"s3": {"multipart_threshold": 5, "multipart_chunksize": "64MiB", "multipart_concurrency": 3}},
+        lambda p: (p.target.multipart, p.target.connections_per_operation),
+        (Multipart(5, 64 << 20, 3), 3),
+    ),
     "s3.anonymous": ({"s3": {"anonymous": True}}, lambda p: p.target.anonymous, True),
     "s3 of AWS": ({"s3": {}}, lambda p: (p.target.endpoint_url, p.target.path_style), (None, False)),
     "prepare.cleanup": (

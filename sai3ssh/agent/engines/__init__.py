@@ -33,7 +33,7 @@ def make_engine(
     if target.engine == "file":
         engine = FileEngine(retry, rng, target.verify_reads)
     elif target.engine == "s3":
-        engine = (S3PartsEngine if target.ranges else S3Engine)(target, keys, deadlines, retry, rng)
+        engine = (S3PartsEngine if target.ranges or target.multipart else S3Engine)(target, keys, deadlines, retry, rng)
     elif target.engine == "boto3":
         # Imported here, not above: the zipapp must start on hosts that have no boto3.
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine

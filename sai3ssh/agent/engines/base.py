@@ -6,7 +6,8 @@ or failed. So for each kind of operation
     requests = done + failed(sent) + retried(sent) + page
 
 is the number of requests that the server received, where `sent` says that the request left for the server. An operation that is made of
-several requests (the pages of a LIST, the ranges of a GET) counts all but the one that done() or failed() stands for with page().
+several requests (the pages of a LIST, the ranges of a GET, the parts of a PUT) counts all but the one that done() or failed() stands for
+with page().
 """
 
 from __future__ import annotations

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Deque, Optional, Set
+from typing import Deque, Optional, Set, Tuple
 
-from sai3ssh.agent.engines.base import Task
+from sai3ssh.agent.engines.base import GET, Task
 from sai3ssh.agent.engines.response import Failure, header
+from sai3ssh.agent.engines.s3_errors import Refusal
 from sai3ssh.dataset import BLOCK, PIECE, Content
+
+RANGE, CREATE, UPLOAD_PART, COMPLETE, ABORT, SEARCH = "range", "create", "part", "complete", "abort", "search"
+"""What a request is for: a range of a GET; a multipart upload, its parts and its end; uploads that may have been left behind."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
@@ -40,31 +44,63 @@ class Slice(Content):
 
 
 class Transfer:
-    """One operation and the state of its parts: to be begun, or under way, which includes those that wait to be tried again."""
+    """One operation as requests for parts of its object, of which some are under way at once.
 
-    __slots__ = ("limit", "running", "task", "todo")
+    `running` are those that were begun and have not ended, which includes those that wait to be tried again.
+    """
 
     def __init__(self, task: Task, part_bytes: int, limit: int) -> None:
         """At most `limit` parts, each of part_bytes but the last, are under way at once."""
         self.task = task
-        self.limit = limit
         self.running: Set[Part] = set()
-        self.todo: Deque[Part] = deque(
-            Part(self, offset, min(part_bytes, task.size - offset)) for offset in range(0, task.size, part_bytes)
-        )
+        self.failure: Optional[Refusal] = None
+        """Why the operation has failed; then whatever is still done is to leave nothing behind."""
+        self.failed_sent = False
+        self.closed = False
+        """The work has been told how the operation ended."""
+        self._limit = limit
+        self._offsets: Deque[Tuple[int, int]] = deque((at, min(part_bytes, task.size - at)) for at in range(0, task.size, part_bytes))
+
+    def next(self) -> Optional[Part]:
+        """The next request that may begin now."""
+        if not self._offsets or self.failure is not None or len(self.running) >= self._limit:
+            return None
+        offset, size = self._offsets.popleft()
+        content = Slice(self.task.content, offset) if self.task.content is not None else None
+        return Part(self, RANGE, GET, size, offset, content)
+
+    def took(self, part: Part, head: bytes, body: bytearray) -> Optional[Failure]:  # noqa: ARG002
+        """Takes the good response to a part, which has ended; the failure when it says nothing that the next step could use."""
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the operation has succeeded; asked when a part has."""
+        return not self._offsets and not self.running
+
+    def lost(self, part: Part, found: Refusal) -> None:
+        """An attempt at a part failed although its request had left."""
+
+    def fail(self, found: Refusal, sent: bool) -> None:
+        """The operation has failed, with a request that was sent or not."""
+        self.failure, self.failed_sent = found, sent
 
 
 class Part(Task):
-    """A request for a part of a task's object. It is tried again by itself; what comes of it is counted for the whole."""
+    """One request of an operation that is made of several. It is tried again by itself; what comes of it is counted for the whole."""
 
-    __slots__ = ("offset", "transfer")
+    __slots__ = ("kind", "offset", "query", "transfer")
 
-    def __init__(self, transfer: Transfer, offset: int, size: int) -> None:
+    def __init__(
+        self, transfer: Transfer, kind: str, op: int, size: int, offset: int = 0, content: Optional[Content] = None, query: str = ""
+    ) -> None:
+        """`size` is what a PUT or POST sends and what a GET expects (-1: any); op is that of the operation it is most like."""
         task = transfer.task
-        content = Slice(task.content, offset) if task.content is not None else None
-        super().__init__(task.op, task.root, task.key, size, task.index, content, task.start_ns, task.owner)
+        super().__init__(op, task.root, task.key, size, task.index, content, task.start_ns, task.owner)
         self.transfer = transfer
+        self.kind = kind
         self.offset = offset
+        self.query = query
 
     @property
     def whole(self) -> Task:

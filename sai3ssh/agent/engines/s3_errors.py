@@ -64,6 +64,17 @@ _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REGION_OF_HOST = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?$")
 
 
+_STATUS_OF_CODE = {"InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503}
+
+
+def refusal_in_success(body: Union[bytes, bytearray], credentials: Credentials) -> Refusal:
+    """The refusal in a response that has said 200 before it failed; such an error has the class of the status that it would have had."""
+    found = refusal(200, b"", body, credentials)
+    if not found.code:
+        return Refusal("protocol", f"HTTP 200 without a result: the body begins with {bytes(body[:60])!r}", 200)
+    return found._replace(error_class=http_error_class(_STATUS_OF_CODE[found.code]) if found.code in _STATUS_OF_CODE else "protocol")
+
+
 def _text(body: str, tag: str) -> str:
     start = body.find(f"<{tag}>")
     if start < 0:

@@ -9,21 +9,29 @@ from __future__ import annotations
 import heapq
 import random
 from time import perf_counter_ns
-from typing import Optional
+from typing import Callable, Optional, Set
 
-from sai3ssh.agent.engines.base import GET, Task
-from sai3ssh.agent.engines.connection import Connection
+from sai3ssh.agent.engines.base import GET, PUT, Task, Work
+from sai3ssh.agent.engines.connection import HEAD, Connection
 from sai3ssh.agent.engines.endpoint import S3Root
-from sai3ssh.agent.engines.parts import Part, Transfer
+from sai3ssh.agent.engines.parts import ABORT, RANGE, SEARCH, UPLOAD_PART, Part, Transfer
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.s3_errors import Refusal
+from sai3ssh.agent.engines.s3_request import Probe
 from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, encode_path
+from sai3ssh.agent.engines.upload import Upload, method_of
 from sai3ssh.model import Deadlines, Retry, Target
+
+ABORT_S = 5.0
+"""How long a run that ends by an exception goes on to abort its uploads."""
+
+_KEEP = 256 * 1024
+_NEVER = 1 << 62
 
 
 class S3PartsEngine(S3Engine):
-    """Performs operations on an S3 server; a GET of a large object is made as parallel GETs of ranges."""
+    """Performs operations on an S3 server; GETs of large objects as parallel ranges, PUTs as multipart uploads."""
 
     def __init__(
         self,
@@ -34,38 +42,83 @@ class S3PartsEngine(S3Engine):
         rng: Optional[random.Random] = None,
     ) -> None:
         super().__init__(target, credentials, deadlines, retry, rng)
-        assert target.ranges is not None
-        self._ranges = target.ranges
-        self._requests_at_once = self._ranges.max_concurrent
+        self._ranges, self._multipart = target.ranges, target.multipart
+        self._split_get = self._ranges.min_bytes if self._ranges is not None else _NEVER
+        self._split_put = self._multipart.threshold_bytes if self._multipart is not None else _NEVER
+        self._split = min(self._split_get, self._split_put)
+        self._requests_at_once = target.connections_per_operation
+        self._uploads: Set[Upload] = set()
+        """Those that may have left something on the server."""
+        self._abort_until_ns: Optional[int] = None
+
+    def run(
+        self,
+        work: Work,
+        concurrency: int,
+        control_fd: Optional[int] = None,
+        on_control: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Performs tasks until the work is finished and none is in flight; see base.Engine. Before it raises, it aborts uploads."""
+        try:
+            super().run(work, concurrency, control_fd, on_control)
+        except BaseException:
+            self._abort_uploads()
+            raise
+
+    # --- begin -------------------------------------------------------------------------------------------------------------------------
 
     def _begin(self, task: Task, now: int) -> None:
-        if task.size >= self._ranges.min_bytes and task.op == GET and not isinstance(task, Part):
-            self._go_on(Transfer(task, self._ranges.chunk_bytes, self._ranges.max_concurrent), now)
-        else:
-            super()._begin(task, now)
+        if task.size >= self._split and not isinstance(task, Part):
+            transfer = self._divided(task)
+            if transfer is not None:
+                self._go_on(transfer, now)
+                return
+        super()._begin(task, now)
+
+    def _divided(self, task: Task) -> Optional[Transfer]:
+        if task.op == GET and task.size >= self._split_get:
+            assert self._ranges is not None
+            return Transfer(task, self._ranges.chunk_bytes, self._ranges.max_concurrent)
+        if task.op == PUT and task.size >= self._split_put:
+            assert self._multipart is not None
+            upload = Upload(task, self._multipart)
+            self._uploads.add(upload)
+            return upload
+        return None
 
     def _go_on(self, transfer: Transfer, now: int) -> None:
-        """Begins as many of the parts as may be under way."""
-        while transfer.todo and len(transfer.running) < transfer.limit:
-            part = transfer.todo.popleft()
+        """Begins whatever of an operation may begin now, and ends one that has failed when nothing is left to do."""
+        part = transfer.next()
+        while part is not None:
             transfer.running.add(part)
             super()._begin(part, now)
+            part = transfer.next()
+        if transfer.failure is not None and not transfer.running and not transfer.closed:
+            self._close_transfer(transfer)
+            super()._give_up(transfer.task, transfer.failure, transfer.failed_sent)
 
     def _send(self, connection: Connection, task: Task, now: int) -> None:
-        if isinstance(task, Part):
-            self._send_range(connection, task, now)
-        else:
+        if not isinstance(task, Part):
             super()._send(connection, task, now)
-
-    def _send_range(self, connection: Connection, part: Part, now: int) -> None:
-        root: S3Root = part.root
+            return
+        root: S3Root = task.root
+        head = connection.endpoint.signer.head
+        path = root.path + encode_path(task.key) if task.kind != SEARCH else root.bucket_path
         payload = EMPTY_SHA256 if self._sign_payload else ""
-        head = connection.endpoint.signer.head("GET", root.path + encode_path(part.key), "", now, -1, payload)
-        # Range need not be signed.
-        head = head.replace(b"\r\n", b"\r\n" + part.range_header, 1)
-        connection.start(part, head, 0, 0, part.content if self._verify_reads else None, now)
+        if task.kind == RANGE:
+            # Range need not be signed.
+            text = head("GET", path, "", now, -1, payload).replace(b"\r\n", b"\r\n" + task.range_header, 1)
+            connection.start(task, text, 0, 0, task.content if self._verify_reads else None, now)
+        else:
+            size = task.size if task.op == PUT else 0
+            if payload and size:
+                payload = task.state
+            text = head(method_of(task), path, task.query, now, size if task.op == PUT else -1, payload)
+            connection.start(task, text, size, 0 if task.kind == UPLOAD_PART else _KEEP, None, now)
         if connection.mask != connection.registered:
             self._watch(connection)
+
+    # --- how it ended ------------------------------------------------------------------------------------------------------------------
 
     def _complete(self, connection: Connection, task: Task, whole: bool = True) -> None:
         if not isinstance(task, Part):
@@ -73,9 +126,10 @@ class S3PartsEngine(S3Engine):
             return
         now = perf_counter_ns()
         connection.served += 1
-        problem = self._problem(connection, task)
+        reusable = whole and connection.reusable
+        problem = self._problem(connection, task, reusable)
         connection.task = None
-        if whole and connection.reusable:
+        if reusable:
             connection.endpoint.idle.append(connection)
         else:
             self._drop(connection)
@@ -84,30 +138,44 @@ class S3PartsEngine(S3Engine):
         else:
             self._part_done(task, now)
 
-    def _problem(self, connection: Connection, part: Part) -> Optional[Refusal]:
+    def _problem(self, connection: Connection, part: Part, reusable: bool) -> Optional[Refusal]:
         """What is wrong with a whole response to a part."""
-        if connection.status == 416:
+        status, transfer = connection.status, part.transfer
+        if part.kind == RANGE and status == 416:
             # The same class as when all of it is read at once.
             return Refusal("verify", f"the object ends before byte {part.offset}, expected {part.whole.size} bytes", 416)
-        if connection.status >= 300:
-            return self._refusal_of(connection)
-        misfit = part.misfit(connection.status, connection.head)
-        if misfit is not None:
-            return Refusal(misfit.error_class, misfit.detail)
-        if connection.received != part.size:
-            return Refusal("protocol", f"the response to a range has {connection.received} bytes, expected {part.size}")
-        if connection.mismatch >= 0:
-            at = part.offset + connection.mismatch
-            return Refusal("verify", f"the bytes differ from what was written, at or after offset {at}")
-        return None
+        if status >= 300:
+            found = self._refusal_of(connection)
+            if not isinstance(transfer, Upload) or not transfer.gone(part, found):
+                return found
+            transfer.took(part, connection.head, connection.body)
+            return None
+        if not reusable and connection.sending:
+            return Refusal("protocol", f"HTTP {status} came before the whole request was sent", status)
+        if isinstance(transfer, Upload):
+            wrong = transfer.wrong(part, connection.body, self._credentials)
+            if wrong is not None:
+                return wrong
+        else:
+            misfit = part.misfit(status, connection.head)
+            if misfit is not None:
+                return Refusal(misfit.error_class, misfit.detail)
+            if connection.received != part.size:
+                return Refusal("protocol", f"the response to a range has {connection.received} bytes, expected {part.size}")
+            if connection.mismatch >= 0:
+                at = part.offset + connection.mismatch
+                return Refusal("verify", f"the bytes differ from what was written, at or after offset {at}")
+        useless = transfer.took(part, connection.head, connection.body)
+        return Refusal(useless.error_class, useless.detail) if useless is not None else None
 
     def _part_done(self, part: Part, now: int) -> None:
         transfer, work = part.transfer, self._work
         transfer.running.remove(part)
-        if transfer.todo or transfer.running:
+        if transfer.failure is not None or not transfer.complete:
             work.page(transfer.task)
             self._go_on(transfer, now)
             return
+        self._close_transfer(transfer)
         work.done(transfer.task, now, transfer.task.size)
         following = work.next(now)
         if following is None:
@@ -115,31 +183,101 @@ class S3PartsEngine(S3Engine):
         else:
             self._begin(following, now)
 
-    def _give_up(self, task: Task, found: Refusal, sent: bool) -> None:
-        if isinstance(task, Part):
-            self._abandon(task)
-        super()._give_up(task.whole, found, sent)
+    def _close_transfer(self, transfer: Transfer) -> None:
+        transfer.closed = True
+        if isinstance(transfer, Upload):
+            self._uploads.discard(transfer)
 
-    def _abandon(self, given_up: Part) -> None:
-        """Ends what is under way of the operation that the part belongs to. Requests that have left are counted."""
-        transfer = given_up.transfer
-        transfer.todo.clear()
-        others = transfer.running - {given_up}
-        transfer.running.clear()
+    def _break(self, connection: Connection, failure: Failure) -> None:
+        task = connection.task
+        if isinstance(task, Part) and connection.sent:
+            task.transfer.lost(task, Refusal(failure.error_class, failure.detail))
+        super()._break(connection, failure)
+
+    def _fail(self, task: Task, found: Refusal, sent: bool) -> None:
+        if isinstance(task, Part):
+            if sent:
+                task.transfer.lost(task, found)
+            if task.transfer.failure is not None and task.kind not in (ABORT, SEARCH):
+                self._give_up(task, found, sent)
+                return
+        super()._fail(task, found, sent)
+
+    def _give_up(self, task: Task, found: Refusal, sent: bool) -> None:
+        if not isinstance(task, Part):
+            super()._give_up(task, found, sent)
+            return
+        transfer = task.transfer
+        transfer.running.discard(task)
+        if task.kind in (ABORT, SEARCH):
+            found = found._replace(detail=f"parts may be left on the server: an upload of this key could not be aborted: {found.detail}")
+        if transfer.failure is None:
+            transfer.fail(found, sent)
+            self._abandon(transfer)
+        else:
+            if sent:
+                self._work.page(transfer.task)
+            if task.kind in (ABORT, SEARCH):
+                transfer.failure = transfer.failure._replace(detail=f"{transfer.failure.detail}; {found.detail}")
+        self._go_on(transfer, perf_counter_ns())
+
+    def _abandon(self, transfer: Transfer) -> None:
+        """Ends what is under way of an operation that has failed. Requests that have left are counted.
+
+        A part of an upload that was sent in full is waited for: the server may still store it when the abort has come and gone.
+        """
+        others = transfer.running
+        transfer.running = set()
         for connection in list(self._connections.values()):
-            if connection.task in others:
-                if connection.sent:
-                    self._work.page(transfer.task)
-                # The sweep may have it in its hands.
-                connection.task = None
-                self._drop(connection)
+            part = connection.task
+            if not isinstance(part, Part) or part not in others:
+                continue
+            if part.kind == UPLOAD_PART and connection.phase >= HEAD and connection.sent and not connection.sending:
+                transfer.running.add(part)
+                continue
+            if connection.sent:
+                self._work.page(transfer.task)
+            # The sweep may have it in its hands.
+            connection.task = None
+            self._drop(connection)
+        others -= transfer.running
         self._waiting[:] = [entry for entry in self._waiting if entry[2] not in others]
         heapq.heapify(self._waiting)
+        hashing = [entry for entry in self._hashing if entry[0] not in others]
+        self._hashing.clear()
+        self._hashing.extend(hashing)
 
     def _sweep(self) -> None:
         super()._sweep()
         now = perf_counter_ns()
+        if self._abort_until_ns is not None and now > self._abort_until_ns:
+            raise TimeoutError
+        if self._ranges is None:
+            return
         limit_s = self._ranges.timeout_s
         for connection in list(self._connections.values()):
-            if isinstance(connection.task, Part) and now - connection.began_ns > limit_s * 1e9:
+            part = connection.task
+            if isinstance(part, Part) and part.kind == RANGE and now - connection.began_ns > limit_s * 1e9:
                 self._break(connection, Failure("timeout_total", f"a range is not complete within {limit_s:g} s"))
+
+    # --- the end by an exception -------------------------------------------------------------------------------------------------------
+
+    def _abort_uploads(self) -> None:
+        """Aborts the uploads that were under way when a run ended by an exception, within ABORT_S."""
+        uploads = [upload for upload in self._uploads if upload.open or upload.running]
+        self._uploads.clear()
+        if not uploads:
+            return
+        self._abort_until_ns = perf_counter_ns() + int(ABORT_S * 1e9)
+        self._work = Probe()
+        try:
+            for upload in uploads:
+                upload.interrupt()
+                self._in_flight += 1
+                self._go_on(upload, perf_counter_ns())
+            self._loop(self._work, 1, None, lambda: None)
+        except TimeoutError:
+            pass
+        finally:
+            self._abort_until_ns = None
+            self.close()
