@@ -39,10 +39,14 @@ def part(request, data=DATA, given=None):
 
 class SliceTest(unittest.TestCase):
     def test_is_a_part_of_the_object(self):
+        for content in (CONTENT, Content(7, dedup_factor=2.0, compress_factor=3.0), Content(7, "zero")):
+            self.check(content)
+
+    def check(self, content):
         size = 3 * PIECE
-        whole = b"".join(CONTENT.piece(5, size, at, PIECE) for at in range(0, size, PIECE))
+        whole = b"".join(content.piece(5, size, at, PIECE) for at in range(0, size, PIECE))
         for start, length in ((0, size), (4096, PIECE + 10), (5000, PIECE + 4097), (size - 1, 1)):
-            cut = Slice(CONTENT, start)
+            cut = Slice(content, start)
             wanted = whole[start : start + length]
             self.assertEqual(b"".join(cut.piece(5, length, at, 70_000) for at in range(0, length, 70_000)), wanted)
             self.assertEqual(cut.head(5, length), wanted[:PIECE])
@@ -55,6 +59,13 @@ class SliceTest(unittest.TestCase):
 
 
 class RangesTest(Case):
+    def test_a_share_of_the_operations_is_compared_and_all_of_one_or_nothing(self):
+        wrong = bytearray(DATA)
+        wrong[-1] ^= 1  # in the last range
+        tasks = [(GET, OBJECT)] * 4
+        work, _ = self.get(lambda c, r, n: part(r, bytes(wrong)), *tasks, verify_reads=0.5)
+        self.assertEqual((self.classes(work), len(work.dones)), (["verify"] * 2, 2))
+
     def get(self, script, *tasks, at_once=3, timeout_s=30.0, **options):
         """Performs GETs, in ranges of 10,000 bytes, and sees to it that nothing is left of them."""
         ranges = Ranges(10_000, at_once, 50_000, timeout_s)

@@ -9,7 +9,7 @@ from typing import Deque, Optional, Set, Tuple
 from sai3ssh.agent.engines.base import GET, Task
 from sai3ssh.agent.engines.response import Failure, header
 from sai3ssh.agent.engines.s3_errors import Refusal
-from sai3ssh.dataset import BLOCK, PIECE, Content
+from sai3ssh.dataset import BLOCK, PIECE, Buffer, Content
 
 RANGE, CREATE, UPLOAD_PART, COMPLETE, ABORT, SEARCH = "range", "create", "part", "complete", "abort", "search"
 """What a request is for: a range of a GET; a multipart upload, its parts and its end; uploads that may have been left behind."""
@@ -20,10 +20,11 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 class Slice(Content):
     """The bytes of objects from an offset on, as objects of their own."""
 
-    __slots__ = ("_start",)
+    __slots__ = ("_of", "_start")
 
     def __init__(self, content: Content, start: int) -> None:
-        super().__init__(content.seed, content.fill)
+        super().__init__(content.seed, "zero")  # its own bytes are never asked for
+        self._of = content
         self._start = start
 
     def head(self, index: int, size: int) -> bytes:
@@ -32,15 +33,19 @@ class Slice(Content):
 
     def piece(self, index: int, size: int, offset: int, length: int) -> bytes:
         """See Content.piece."""
-        return super().piece(index, self._start + size, self._start + offset, length)
+        return self._of.piece(index, self._start + size, self._start + offset, length)
 
     def piece_into(self, buffer: bytearray, index: int, size: int, offset: int) -> int:
         """See Content.piece_into; the slice may begin anywhere."""
         if self._start % BLOCK == 0:
-            return super().piece_into(buffer, index, self._start + size, self._start + offset)
+            return self._of.piece_into(buffer, index, self._start + size, self._start + offset)
         piece = self.piece(index, size, offset, PIECE)
         buffer[: len(piece)] = piece
         return len(piece)
+
+    def matches(self, index: int, size: int, offset: int, data: Buffer) -> bool:
+        """See Content.matches."""
+        return self._of.matches(index, self._start + size, self._start + offset, data)
 
 
 class Transfer:
@@ -49,9 +54,10 @@ class Transfer:
     `running` are those that were begun and have not ended, which includes those that wait to be tried again.
     """
 
-    def __init__(self, task: Task, part_bytes: int, limit: int) -> None:
-        """At most `limit` parts, each of part_bytes but the last, are under way at once."""
+    def __init__(self, task: Task, part_bytes: int, limit: int, content: Optional[Content] = None) -> None:
+        """At most `limit` parts, each of part_bytes but the last, are under way at once. `content`: what the bytes are compared with."""
         self.task = task
+        self._content = content
         self.running: Set[Part] = set()
         self.failure: Optional[Refusal] = None
         """Why the operation has failed; then whatever is still done is to leave nothing behind."""
@@ -66,7 +72,7 @@ class Transfer:
         if not self._offsets or self.failure is not None or len(self.running) >= self._limit:
             return None
         offset, size = self._offsets.popleft()
-        content = Slice(self.task.content, offset) if self.task.content is not None else None
+        content = Slice(self._content, offset) if self._content is not None else None
         return Part(self, RANGE, GET, size, offset, content)
 
     def took(self, part: Part, head: bytes, body: bytearray) -> Optional[Failure]:  # noqa: ARG002

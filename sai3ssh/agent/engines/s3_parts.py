@@ -78,7 +78,8 @@ class S3PartsEngine(S3Engine):
     def _divided(self, task: Task) -> Optional[Transfer]:
         if task.op == GET and task.size >= self._split_get:
             assert self._ranges is not None
-            return Transfer(task, self._ranges.chunk_bytes, self._ranges.max_concurrent)
+            content = task.content if self._verify_reads and self._sample() else None
+            return Transfer(task, self._ranges.chunk_bytes, self._ranges.max_concurrent, content)
         if task.op == PUT and task.size >= self._split_put:
             assert self._multipart is not None
             upload = Upload(task, self._multipart)
@@ -108,7 +109,7 @@ class S3PartsEngine(S3Engine):
         if task.kind == RANGE:
             # Range need not be signed.
             text = head("GET", path, "", now, -1, payload).replace(b"\r\n", b"\r\n" + task.range_header, 1)
-            connection.start(task, text, 0, 0, task.content if self._verify_reads else None, now)
+            connection.start(task, text, 0, 0, task.content, now)
         else:
             size = task.size if task.op == PUT else 0
             if payload and size:
