@@ -708,6 +708,8 @@ class World:
         self.quit: Sai3sshError | None = None
         self.rebuilt = False
         self.asleep_until_s = self.off_until_s = 0.0
+        self._missed: list[tuple[Input, int]] = []
+        """What has come while the controller sleeps, and which controller it is for."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = self.effects = self._ticks = 0
         self._next_witness_s = 0.0
@@ -851,10 +853,25 @@ class World:
     def _handle(self, event: Input, number: int) -> None:
         if self.ended is not None or self.quit is not None or number != self.controllers or self.session is None:
             return
-        if self.now < self.asleep_until_s:
+        if self.now < self.asleep_until_s or self._missed:
             if not isinstance(event, Tick):
-                self.at(self.asleep_until_s, lambda: self._handle(event, number))
+                self._missed.append((event, number))
+                if len(self._missed) == 1:
+                    self.at(self.asleep_until_s, self._wake)
             return
+        self._take_in(event)
+
+    def _wake(self) -> None:
+        """What came while the controller slept, in the order in which it came: links put their events into one queue."""
+        if self.now < self.asleep_until_s:
+            self.at(self.asleep_until_s, self._wake)
+            return
+        missed, self._missed = self._missed, []
+        for event, number in missed:
+            self._handle(event, number)
+
+    def _take_in(self, event: Input) -> None:
+        assert self.session is not None
         if isinstance(event, Records):
             self.invariants.heard(event.records)
         self._carry_out_all(self.session.handle(event, self.now))
