@@ -312,7 +312,7 @@ class MixWork:
         if isinstance(pacer, Ramp):
             self._watched = [True] * len(OPERATIONS)
         self.wake_ns: Optional[int] = None
-        self.finished = False
+        self.finished = self.stopped = False
 
     @staticmethod
     def _indices(ranges: Intervals) -> Iterator[int]:
@@ -501,7 +501,7 @@ class MixWork:
 
     def stop(self) -> None:
         """No further operations."""
-        self.finished = True
+        self.stopped = self.finished = True
 
     def take_finished(self) -> Dict[str, List[Tuple[int, int]]]:
         """The deleted ranges since the last call."""

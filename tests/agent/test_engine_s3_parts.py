@@ -542,6 +542,32 @@ class UploadsTest(Case):
             os.close(read_fd)
             os.close(write_fd)
 
+    def test_uploads_do_not_outlast_a_stop(self):
+        class Stopped(CountingWork):
+            stopped = False
+
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        def before(request, kind, number):
+            if kind == "part":
+                work.stopped = True
+                work.tasks.clear()
+                over.wait(20)
+            return
+
+        store = Store(before)
+        abort = store.abort
+        store.abort = lambda *request: over.set() or abort(*request)
+        with Server(store) as server:
+            engine, root = self.engine(server, multipart=MULTIPART)
+            work = Stopped(task(root, PUT, **OBJECT) for _ in range(100))
+            engine.run(work, 1)
+            self.assertEqual((self.classes(work), engine._uploads), (["other"], set()))
+            self.assertIn("the run was stopped", work.failures[0][2])
+            wait_for(lambda: len(server.requests) >= work.requests, f"request {work.requests}")
+        self.assertEqual((work.requests, store.uploads), (len(server.requests), {}))
+
     def test_a_failure_that_ends_the_run(self):
         class Fatal(Exception):
             pass

@@ -26,6 +26,9 @@ from sai3ssh.model import Deadlines, Retry, Target
 ABORT_S = 5.0
 """How long a run that ends by an exception goes on to abort its uploads."""
 
+STOP_S = 1.5
+"""How long uploads go on after a stop before they are aborted: the supervisor kills workers that have not ended 5 s after it."""
+
 _KEEP = 256 * 1024
 _NEVER = 1 << 62
 
@@ -50,6 +53,7 @@ class S3PartsEngine(S3Engine):
         self._uploads: Set[Upload] = set()
         """Those that may have left something on the server."""
         self._abort_until_ns: Optional[int] = None
+        self._stopped_ns: Optional[int] = None
 
     def run(
         self,
@@ -59,6 +63,7 @@ class S3PartsEngine(S3Engine):
         on_control: Callable[[], None] = lambda: None,
     ) -> None:
         """Performs tasks until the work is finished and none is in flight; see base.Engine. Before it raises, it aborts uploads."""
+        self._stopped_ns = None
         try:
             super().run(work, concurrency, control_fd, on_control)
         except BaseException:
@@ -222,10 +227,11 @@ class S3PartsEngine(S3Engine):
                 transfer.failure = transfer.failure._replace(detail=f"{transfer.failure.detail}; {found.detail}")
         self._go_on(transfer, perf_counter_ns())
 
-    def _abandon(self, transfer: Transfer) -> None:
+    def _abandon(self, transfer: Transfer, patient: bool = True) -> None:
         """Ends what is under way of an operation that has failed. Requests that have left are counted.
 
-        A part of an upload that was sent in full is waited for: the server may still store it when the abort has come and gone.
+        A part of an upload that was sent in full is waited for: the server may still store it when the abort has come and gone,
+        unless there is no time left for patience.
         """
         others = transfer.running
         transfer.running = set()
@@ -233,7 +239,7 @@ class S3PartsEngine(S3Engine):
             part = connection.task
             if not isinstance(part, Part) or part not in others:
                 continue
-            if part.kind == UPLOAD_PART and connection.phase >= HEAD and connection.sent and not connection.sending:
+            if patient and part.kind == UPLOAD_PART and connection.phase >= HEAD and connection.sent and not connection.sending:
                 transfer.running.add(part)
                 continue
             if connection.sent:
@@ -253,6 +259,8 @@ class S3PartsEngine(S3Engine):
         now = perf_counter_ns()
         if self._abort_until_ns is not None and now > self._abort_until_ns:
             raise TimeoutError
+        if self._uploads and getattr(self._work, "stopped", False):
+            self._end_uploads(now)
         if self._ranges is None:
             return
         limit_s = self._ranges.timeout_s
@@ -260,6 +268,19 @@ class S3PartsEngine(S3Engine):
             part = connection.task
             if isinstance(part, Part) and part.kind == RANGE and now - connection.began_ns > limit_s * 1e9:
                 self._break(connection, Failure("timeout_total", f"a range is not complete within {limit_s:g} s"))
+
+    def _end_uploads(self, now: int) -> None:
+        """Gives up the uploads that are still under way a while after the work was stopped."""
+        if self._stopped_ns is None:
+            self._stopped_ns = now
+        if now - self._stopped_ns < STOP_S * 1e9:
+            return
+        for upload in list(self._uploads):
+            if upload.failure is None:
+                under_way = set(upload.running)
+                self._abandon(upload, patient=False)
+                upload.interrupt("the run was stopped", under_way)
+                self._go_on(upload, now)
 
     # --- the end by an exception -------------------------------------------------------------------------------------------------------
 
@@ -273,7 +294,7 @@ class S3PartsEngine(S3Engine):
         self._work = Probe()
         try:
             for upload in uploads:
-                upload.interrupt()
+                upload.interrupt("the run has ended", upload.running)
                 self._in_flight += 1
                 self._go_on(upload, perf_counter_ns())
             self._loop(self._work, 1, None, lambda: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html import escape, unescape
-from typing import Dict, List, Optional, Union
+from typing import Collection, Dict, List, Optional, Union
 
 from sai3ssh.agent.engines.base import DELETE, GET, PUT, Task
 from sai3ssh.agent.engines.parts import ABORT, COMPLETE, CREATE, SEARCH, UPLOAD_PART, Part, Slice, Transfer
@@ -117,12 +117,12 @@ class Upload(Transfer):
             self._unsure_created = self._unsure_created or part.kind == CREATE
             self._unsure_completed = self._unsure_completed or part.kind == COMPLETE
 
-    def interrupt(self) -> None:
-        """Nothing of it is under way any more; what is left of it is to be removed."""
-        self._unsure_created = self._unsure_created or any(part.kind in (CREATE, SEARCH) for part in self.running)
-        self._strays += [self._aborts[part] for part in self.running if part.kind == ABORT]
-        self.running.clear()
-        self.fail(Refusal("other", "interrupted"), sent=False)
+    def interrupt(self, why: str, under_way: Collection[Part]) -> None:
+        """The operation ends here; those requests were cut off, and what is left of it is to be removed."""
+        self._unsure_created = self._unsure_created or any(part.kind in (CREATE, SEARCH) for part in under_way)
+        self._strays += [self._aborts[part] for part in under_way if part.kind == ABORT]
+        self.running = set()
+        self.fail(Refusal("other", why), sent=False)
 
     def gone(self, part: Part, found: Refusal) -> bool:
         """Whether a refusal says that there is nothing left to do: no such upload, which an earlier attempt explains."""
