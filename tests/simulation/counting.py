@@ -49,7 +49,9 @@ class Counter:
     """What one agent has counted in the execute stages of a run."""
 
     def __init__(self, append: Callable[..., None]) -> None:
-        self.in_memory = 0
+        self._memory: dict[int, int] = {}
+        """By stage, which has a file of its own: whoever begins it again finds what was counted before."""
+        self._stage = 0
         self.made: dict[int, int] = {}
         """Stage to all operations that were ever made in it."""
         self.cleared: set[int] = set()
@@ -61,8 +63,7 @@ class Counter:
         self, stage: Stage, index: int, start_clock_ns: int, past: Recovered | None = None, now_ns: int = 0, shift_ns: int = 0
     ) -> None:
         """A stage begins, or goes on by another supervisor."""
-        if past is None:
-            self.in_memory = 0
+        self._stage = index
         reader: Any = Reader(self)
         self._published = Published(stage, index, [reader], start_clock_ns)
         self._published._host = _NoHost()  # type: ignore[assignment]
@@ -72,9 +73,14 @@ class Counter:
             for kind, fields in self._published.resume(past, min(since_ns, now_ns), now_ns, "the supervisor died"):
                 self._append(kind, **fields)
 
+    @property
+    def in_memory(self) -> int:
+        """What the stage's file holds."""
+        return self._memory.get(self._stage, 0)
+
     def work(self, index: int, count: int) -> None:
         """So many operations."""
-        self.in_memory += count
+        self._memory[index] = self._memory.get(index, 0) + count
         self.made[index] += count
 
     def second(self, now_ns: int, *, histograms: bool) -> None:
@@ -91,7 +97,7 @@ class Counter:
 
     def clear(self, index: int | None) -> None:
         """The host was restarted."""
-        self.in_memory = 0
+        self._memory.clear()
         if index is not None:
             self.cleared.add(index)
 
