@@ -95,11 +95,10 @@ class Counter:
         assert self._published is not None
         return self._published.stage_totals()
 
-    def clear(self, index: int | None) -> None:
-        """The host was restarted."""
+    def clear(self, journal: list[Json]) -> None:
+        """The host was restarted; its journal is what is on disk."""
         self._memory.clear()
-        if index is not None:
-            self.cleared.add(index)
+        self.cleared |= set(self.made) - {record["stage"] for record in journal if record["kind"] == "stage_end"}
 
     def check(self, name: str, journal: list[Json]) -> None:
         """What the journal says in three ways is the same, and is what was made."""

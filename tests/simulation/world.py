@@ -433,7 +433,7 @@ class SimAgent:
             return
         self.life += 1
         if reboot:
-            self.counter.clear(self.running)
+            self.counter.clear(self.journal)
             self.fresh = True
         self.release, self.running, self._waiting = None, None, []
         if reboot:
