@@ -138,6 +138,7 @@ class IndexWork:
         self._tries: Dict[Tuple[str, int], int] = {}
         self._finished: Dict[str, List[int]] = {name: [] for name in objects}
         self._left = sum(len(ranges) for ranges in owned.values())
+        self._now_ns = now_ns
         self._last_success_ns = now_ns()
         self._exhausted = False
         self.wake_ns: Optional[int] = None
@@ -204,8 +205,9 @@ class IndexWork:
         self._recorder.late(late_ns)
 
     def page(self, task: Task) -> None:
-        """LIST only."""
+        """A request for a part of an object has succeeded: the target answers."""
         self._recorder.page(task)
+        self._last_success_ns = self._now_ns()
 
     def stop(self) -> None:
         """No further tasks; what is in flight may end."""
@@ -318,23 +320,44 @@ class MixWork:
     def _indices(ranges: Intervals) -> Iterator[int]:
         return (index for lo, hi in ranges for index in range(lo, hi))
 
-    def _all_makers(self, engine: Engine, mix: Sequence[OperationSpec], objects: Dict[str, Objects]) -> List[Tuple[Maker, int]]:
-        """Each operation with its weight, but those of whose concurrency nothing is for this worker."""
-        result: List[Tuple[Maker, int]] = []
+    def _all_makers(self, engine: Engine, mix: Sequence[OperationSpec], objects: Dict[str, Objects]) -> List[Tuple[Maker, float]]:
+        """Each operation with its weight in this worker, but those of whose concurrency nothing is for this worker.
+
+        An operation that only some workers perform has more of their turns, so that its share over all workers is that of its weight.
+        """
+        result: List[Tuple[Maker, float]] = []
         worker, workers = self._lane
+        total = sum(spec.weight for spec in mix)
+        everywhere = sum(spec.weight for spec in mix if self._lanes(spec) == workers)
+        left = 1.0
         slots = 0
+        common: List[Tuple[Maker, float]] = []
         # Puts first: gets take from what they make.
         for spec in sorted(mix, key=lambda spec: spec.kind != "put"):
             if spec.concurrency is None:
-                result.append((self._maker(engine, spec, objects, self._lane), spec.weight))
+                common.append((self._maker(engine, spec, objects, self._lane), spec.weight))
                 continue
             # Dealt out in turn, on and on from one operation to the next: so no worker is left without any.
-            lane = (worker - slots) % workers, min(workers, spec.concurrency)
-            limit = len(range(lane[0], spec.concurrency, workers))
+            lane = (worker - slots) % workers, self._lanes(spec)
+            # Each worker deletes its own part of the objects, so each deletes.
+            limit = len(range(lane[0], spec.concurrency, workers)) or int(spec.kind == "delete")
             slots += spec.concurrency
-            if limit:
-                result.append((_Limited(self._maker(engine, spec, objects, lane), limit, self._held), spec.weight))
-        return result
+            if not limit:
+                continue
+            maker = _Limited(self._maker(engine, spec, objects, lane), limit, self._held)
+            if lane[1] == workers:
+                common.append((maker, spec.weight))
+            else:
+                share = min(left, spec.weight / total * workers / lane[1])
+                left -= share
+                result.append((maker, share))
+        # Never nothing: they have the turns of those that are at their limit.
+        return result + [(maker, max(left, 1e-6) * weight / everywhere) for maker, weight in common]
+
+    def _lanes(self, spec: OperationSpec) -> int:
+        """How many workers perform an operation."""
+        workers = self._lane[1]
+        return workers if spec.concurrency is None or spec.kind == "delete" else min(workers, spec.concurrency)
 
     def _maker(self, engine: Engine, spec: OperationSpec, objects: Dict[str, Objects], lane: Tuple[int, int]) -> Maker:
         op = OPERATIONS.index(spec.kind)
@@ -474,6 +497,8 @@ class MixWork:
             self._ended(task, end_ns)
         if task.op == PUT:
             self._put_failed.setdefault(task.owner, []).append(task.index)
+        if self.stopped:
+            return  # what a stop cuts off says nothing about the target
         limits = self._limits
         self._errors += 1
         window_ns = int(limits.rate_window_s * 1e9)

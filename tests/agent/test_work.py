@@ -429,6 +429,41 @@ class Mix(Base):
             counts.append(Counter(OPERATIONS[task.op] for task in tasks))
         self.assertEqual([(c["get"], c["put"]) for c in counts], [(0, 2), (1, 1), (1, 1), (0, 1)])
 
+    def test_an_operation_that_few_workers_perform_has_its_share_all_the_same(self):
+        mix = [
+            OperationSpec("put", 30, "s3://b/new/", size=SizeSpec("fixed", 1, 1), concurrency=2),
+            OperationSpec("list", 50, "s3://b/p/"),
+            OperationSpec("stat", 20, "s3://b/p/", "prepared"),
+        ]
+        counts = Counter()
+        for n in range(5):
+            work = self.work(mix, lane=(n, 5))
+            for _ in range(4000):
+                task = work.next(5)
+                counts[OPERATIONS[task.op]] += 1
+                work.done(task, 9, max(task.size, 0))  # one at a time: no limit is ever reached
+        for op, share in (("put", 0.3), ("list", 0.5), ("stat", 0.2)):
+            self.assertAlmostEqual(counts[op] / 20_000, share, delta=0.012)
+
+    def test_every_worker_deletes_its_own_objects_whatever_the_limit(self):
+        mix = [OperationSpec("delete", 1, "s3://b/p/", "deletable", concurrency=1), OperationSpec("list", 1, "s3://b/p/")]
+        for n in range(3):
+            work = self.work(mix, deletable=[(n * 10, n * 10 + 10)], lane=(n, 3))
+            found = set()
+            for _ in range(100):
+                task = work.next(5)
+                if task.op == DELETE:
+                    found.add(task.index)
+                work.done(task, 9, 0)
+            self.assertEqual(found, set(range(n * 10, n * 10 + 10)))
+
+    def test_what_a_stop_cuts_off_is_beyond_no_error_limit(self):
+        work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared")], limits=ErrorLimits(1, 1.0, 1.0))
+        tasks = [work.next(5) for _ in range(9)]
+        work.stop()
+        for task in tasks:
+            work.failed(task, 6, "other", "the run was stopped", False)
+
     def test_a_sequence_with_few_in_flight_leaves_out_no_object(self):
         keys = KeySelection("sequential")
         mix = [
