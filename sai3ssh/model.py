@@ -361,6 +361,24 @@ class Plan:
         """Whether an agent that has ended its last stage waits to be told so: it may be given the work of a lost one."""
         return self.policy.survives and self.policy.reassign
 
+    def turns(self, stage: Stage) -> int:
+        """How many requests of one operation of a stage follow one another at most; more than one where large objects go in parts."""
+        if self.target.multipart is None and self.target.ranges is None:
+            return 1
+        populations = [self.population(name) for name in stage.populations]
+        populations += [self.population(op.population) for op in stage.operations if op.population]
+        put = [op.size.max for op in stage.operations if op.size] + [p.size.max for p in populations if stage.kind is StageKind.PREPARE]
+        get = [p.size.max for p in populations if stage.kind is not StageKind.PREPARE]
+        most = 1
+        if self.target.multipart is not None:
+            part = self.target.multipart
+            # One more each for its beginning and its end.
+            most = max([most] + [2 - (-size // part.part_bytes // part.concurrency) for size in put if size >= part.threshold_bytes])
+        if self.target.ranges is not None:
+            ranges = self.target.ranges
+            most = max([most] + [-(-size // ranges.chunk_bytes // ranges.max_concurrent) for size in get if size >= ranges.min_bytes])
+        return most
+
     def population(self, name: str) -> Population:
         """The population of that name; raises KeyError."""
         for population in self.populations:

@@ -101,14 +101,15 @@ class HostMetrics:
 
     @staticmethod
     def _read_net() -> List[int]:
-        received = sent = 0
+        """Of physical interfaces; where there are none (a container) of all but loopback. Bonds, bridges and VLANs would count twice."""
+        found = {}
         for words in _lines("/proc/net/dev")[2:]:
             name, _, first = words[0].partition(":")
             numbers = ([first] if first else []) + words[1:]
             if name != "lo" and len(numbers) >= 9:
-                received += int(numbers[0])
-                sent += int(numbers[8])
-        return [received, sent]
+                found[name] = [int(numbers[0]), int(numbers[8])]
+        real = [counts for name, counts in found.items() if os.path.exists(f"/sys/class/net/{name}/device")]
+        return [sum(counts) for counts in zip([0, 0], *(real or found.values()))]
 
     @staticmethod
     def _read_disk() -> List[int]:

@@ -59,6 +59,8 @@ class Published:
         boot of the host is only in the journal.
         """
         records = []
+        for reader in self.readers:
+            reader.late_ns()  # of the time before, which is told as lost
         self._base_done, self._base_redone = past.recorded_before, past.redone_before
         self._listed = past.listed
         if not self.stage.operations:

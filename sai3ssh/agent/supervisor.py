@@ -245,6 +245,8 @@ class Supervisor:
 
     def _finish(self) -> None:
         """Workers gone, final record on disk, cache of the outcome written, metrics removed."""
+        if self._outcome is Outcome.FAILED and self._plan.target.multipart is not None:
+            self._let_abort()
         left = self._crew.last_words()
         if left:
             pids = [worker.pid for worker in left]
@@ -266,6 +268,15 @@ class Supervisor:
             os.unlink(path)
         self._state = self._outcome.name
         self._send_heartbeat()
+
+    def _let_abort(self) -> None:
+        """Workers that put large objects in parts have a moment to leave none behind."""
+        self._crew.stopping = True
+        self._crew.order({"stop": self._reason})
+        deadline = time.monotonic() + STOP_GRACE_S
+        while time.monotonic() < deadline and any(worker.ended is None and self._crew.hears(worker) for worker in self._crew.members):
+            with contextlib.suppress(Sai3sshError):
+                self._turn()
 
     # --- workers ---------------------------------------------------------------------------------------------------------------------
 

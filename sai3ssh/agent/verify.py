@@ -26,10 +26,13 @@ class VerifyWork(IndexWork):
         super().__init__(GET, *arguments, **keywords)
         self._unreadable: Dict[str, Dict[str, Any]] = {}
         self._listed = 0
+        self._answered = False
+        """Whether an object could be read, or the target said what is wrong with one."""
         self._first_failed_ns: Dict[Tuple[str, int], int] = {}
 
     def done(self, task: Task, end_ns: int, size: int) -> None:
         """The object is as it was written."""
+        self._answered = True
         super().done(task, end_ns, size)
         if self._first_failed_ns:
             self._first_failed_ns.pop((task.owner, task.index), None)
@@ -37,7 +40,7 @@ class VerifyWork(IndexWork):
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """The object cannot be read back, or goes back to the queue, or the stage ends with Fatal."""
         missing = error_class in _MISSING
-        if not missing and error_class != "verify" and not self._hopeless(task, end_ns):
+        if not missing and error_class != "verify" and not self._hopeless(task, end_ns, error_class):
             super().failed(task, end_ns, error_class, detail, sent)
             return
         if missing and task.owner in self._unsure:
@@ -50,12 +53,17 @@ class VerifyWork(IndexWork):
         if missing or error_class == "verify":
             # The target has answered: there is no outage.
             self._last_success_ns = end_ns
+            self._answered = True
         self._complete(task)
 
-    def _hopeless(self, task: Task, end_ns: int) -> bool:
+    def _hopeless(self, task: Task, end_ns: int, error_class: str) -> bool:
         key = task.owner, task.index
         first_ns = self._first_failed_ns.setdefault(key, end_ns)
-        return self._tries.get(key, 0) + 1 >= TRIES and self._last_success_ns > first_ns
+        if self._tries.get(key, 0) + 1 < TRIES:
+            return False
+        # When nothing else is left no other object can tell. It answers, and it has answered well: so it is there.
+        alone = self._answered and self._left == len(self._first_failed_ns) and error_class.startswith("http_")
+        return self._last_success_ns > first_ns or alone
 
     def _note(self, task: Task, error_class: str, detail: str) -> None:
         told = self._unreadable.setdefault(task.owner, {"count": 0, "errors": {}, "objects": []})

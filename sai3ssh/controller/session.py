@@ -605,7 +605,8 @@ class Session:
         stage = self.plan.stages[self.stage]
         timed = stage.kind is StageKind.EXECUTE
         retry = self.plan.retry
-        limit_s = self.plan.deadlines.total_s * (retry.max_retries + 1) + retry.max_delay_s * retry.max_retries + self._options.overrun_s
+        longest_s = self.plan.deadlines.total_s * (retry.max_retries + 1) + retry.max_delay_s * retry.max_retries
+        limit_s = longest_s * self.plan.turns(stage) + self._options.overrun_s
         limit_s += self._start_delay_s + (stage.duration_s or 0.0) if timed else self.plan.target_outage_timeout_s
         for agent in self.active:
             if agent.started < self.stage and not agent.committed and agent.up:

@@ -30,7 +30,8 @@ def open_files(plan: Plan) -> int:
 
 def memory_bytes(plan: Plan) -> int:
     """What an agent needs, roughly."""
-    return max(1, plan.workers) * WORKER_BYTES + max(stage.concurrency for stage in plan.stages) * OPERATION_BYTES
+    most = max(stage.concurrency for stage in plan.stages) * plan.target.connections_per_operation
+    return max(1, plan.workers) * WORKER_BYTES + most * OPERATION_BYTES
 
 
 def share_bytes(plan: Plan, assignment: Assignment, target: str | None = None) -> tuple[int, int]:

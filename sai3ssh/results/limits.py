@@ -19,12 +19,12 @@ LATE_MS = 100.0
 """A load loop that came later than this in a second has put it into latencies that the storage did not cause."""
 
 
-def limits(stage: AgentStage, host: Json | None) -> list[Json]:
+def limits(stage: AgentStage, host: Json | None, engine: str) -> list[Json]:
     """What limited one agent in one stage: [{limit: cpu, nic or late, seconds, of, worst}], empty when nothing did.
 
-    cpu: a worker used its whole core, or all cores were busy (worst: % of it); nic: the interfaces were full (worst: % of their speed,
-    where it is known); both in at least half of the measured seconds, and three. late: the load loop itself was late in `seconds` of them
-    (worst: ms).
+    cpu: a worker of an S3 engine, which cannot use more, used its whole core, or all cores were busy (worst: % of it); nic: the
+    interfaces were full (worst: % of their speed, where it is known); both in at least half of the measured seconds, and three. late: the
+    load loop itself was late in `seconds` of them (worst: ms).
     """
     seconds = [record for record in stage.seconds if not record["warmup"] and "host" in record]
     busy, nic, late = [], [], []
@@ -32,7 +32,7 @@ def limits(stage: AgentStage, host: Json | None) -> list[Json]:
     for record in seconds:
         load = record["host"]
         user, system, _, steal = load["cpu"]
-        used = max(load.get("worker_cpu", 0.0), user + system + steal)
+        used = max(load.get("worker_cpu", 0.0) if engine != "file" else 0.0, user + system + steal)
         span_s = max(1e-6, (record["to_clock_ns"] - record["from_clock_ns"]) / 1e9)
         if used >= BUSY_PCT:
             busy.append(used)

@@ -200,7 +200,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "outcome": part.end["outcome"] if part.end else None,
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
-                "limits": limits(part, _host(inputs, agent_id)),
+                "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine),
                 "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
                 "operations": operations(part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s),
             }

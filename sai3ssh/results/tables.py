@@ -60,11 +60,9 @@ def unreadable_lines(content: Json) -> list[str]:
         if count:
             parts = [part["unreadable"] for part in stage["agents"].values()]
             errors = sum((Counter(part["errors"]) for part in parts), Counter[str]())
-            first = next(found["object"] for part in parts for found in part["objects"])
+            first = next((f", such as {found['object']}" for part in parts for found in part["objects"]), "")
             classes = ", ".join(f"{n:,} {name}" for name, n in sorted(errors.items()))
-            lines.append(
-                f"{stage['name']}: {count:,} objects cannot be read back as written ({classes}), such as {first}; see results.json"
-            )
+            lines.append(f"{stage['name']}: {count:,} objects cannot be read back as written ({classes}){first}; see results.json")
     return lines
 
 

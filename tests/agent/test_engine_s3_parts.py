@@ -443,6 +443,27 @@ class UploadsTest(Case):
             self.assertEqual((work.failures, len(work.retries), store.objects), ([], 1, {"prefix/key": DATA}))
             self.assertEqual(store.kinds[-3:], ["search", "abort", "complete"])
 
+    def test_an_upload_that_may_not_look_for_others_is_completed_all_the_same(self):
+        def before(request, kind, number):
+            if kind == "search":
+                return error(403, "AccessDenied")
+            return lose(request, kind, number)
+
+        lose = self.once("create", error(500, "InternalError"))
+        store = Store(before)
+        work = self.put(store, left=("id+1/",))
+        self.assertEqual((work.failures, store.objects, store.kinds[-2:]), ([], {"prefix/key": DATA}, ["search", "complete"]))
+
+    def test_of_a_create_that_is_to_come_later_nothing_is_left(self):
+        class Slow(Store):
+            def create(self, key, query, request):
+                return super().create(key, query, request) if len(self.kinds) > 1 else error(503, "SlowDown")
+
+        store = Slow()
+        work = self.put(store)
+        self.assertEqual((work.failures, store.objects), ([], {"prefix/key": DATA}))
+        self.assertNotIn("search", store.kinds)
+
     def test_a_create_that_never_answers_well(self):
         store = Store(self.once("create", error(500, "InternalError"), of=9))
         work = self.put(store)
@@ -567,6 +588,35 @@ class UploadsTest(Case):
             self.assertIn("the run was stopped", work.failures[0][2])
             wait_for(lambda: len(server.requests) >= work.requests, f"request {work.requests}")
         self.assertEqual((work.requests, store.uploads), (len(server.requests), {}))
+
+    def test_an_upload_that_had_failed_does_not_outlast_a_stop_either(self):
+        class Stopped(CountingWork):
+            stopped = False
+
+        over = threading.Event()
+        self.addCleanup(over.set)
+        parts = []
+
+        def before(request, kind, number):
+            if kind != "part":
+                return None
+            parts.append(request)
+            if len(parts) == 2:
+                work.stopped = True
+                work.tasks.clear()
+                return error(403, "AccessDenied")
+            over.wait(30)  # it was sent in full, and nobody answers
+            return None
+
+        store = Store(before)
+        with Server(store) as server:
+            engine, root = self.engine(server, multipart=MULTIPART)
+            work = Stopped(task(root, PUT, **OBJECT) for _ in range(100))
+            began = time.monotonic()
+            engine.run(work, 1)
+            self.assertLess(time.monotonic() - began, 4.5, "the supervisor waits 5 s")
+            self.assertEqual((self.classes(work), engine._uploads), (["http_403"], set()))
+            over.set()
 
     def test_a_failure_that_ends_the_run(self):
         class Fatal(Exception):

@@ -4,11 +4,14 @@ import random
 import unittest
 
 from sai3ssh.model import (
+    MIB,
     Assignment,
     Intervals,
+    Multipart,
     OperationSpec,
     Plan,
     Population,
+    Ranges,
     SizeSpec,
     Stage,
     StageKind,
@@ -25,6 +28,23 @@ PLAN = Plan(
     (Stage("prepare", StageKind.PREPARE, 4, populations=("prepared",)), Stage("mix", StageKind.EXECUTE, 4, 2.5, 0.5, (OperationSpec("get",
     1, "s3://b/p/", "prepared"),))),
 )  # fmt: skip
+
+
+class Turns(unittest.TestCase):
+    def turns(self, size, kind=StageKind.PREPARE, **parts):
+        population = Population("p", "s3://b/", "%d", 1, SizeSpec("fixed", size, size), 1)
+        stage = Stage("s", kind, 1, populations=("p",))
+        return Plan("r", "r", Target("s3", **parts), (population,), (stage,)).turns(stage)
+
+    def test_requests_of_a_large_object_that_follow_one_another(self):
+        multipart, ranges = Multipart(64 * MIB, 64 * MIB, 10), Ranges(64 * MIB, 16, 16 * MIB)
+        self.assertEqual(self.turns(102_400 * MIB), 1)
+        self.assertEqual(self.turns(102_400 * MIB, multipart=multipart), 162)
+        self.assertEqual(self.turns(64 * MIB, multipart=multipart), 3)
+        self.assertEqual(self.turns(64 * MIB - 1, multipart=multipart), 1)
+        self.assertEqual(self.turns(102_400 * MIB, StageKind.VERIFY, ranges=ranges), 100)
+        self.assertEqual(self.turns(102_400 * MIB, StageKind.VERIFY, multipart=multipart), 1)
+        self.assertEqual(self.turns(65 * MIB, StageKind.VERIFY, ranges=ranges), 1)
 
 
 class Sets(unittest.TestCase):

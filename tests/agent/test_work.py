@@ -10,6 +10,7 @@ from collections import Counter
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import GET, Root
 from sai3ssh.agent.pacing import Pacer, Ramp
+from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Published
 from sai3ssh.agent.verify import LISTED, TRIES, VerifyWork
 from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
@@ -194,6 +195,21 @@ class Verify(Base):
         with self.assertRaisesRegex(Fatal, "nothing has succeeded for 21 s"):
             work.failed(work.next(work.wake_ns), 21 * SECOND, "http_503", "SlowDown", True)
 
+    def test_the_last_objects_that_answer_with_errors_for_good_are_told_and_hang_nobody(self):
+        work = self.work([(0, 4)], outage_timeout_s=600)
+        tasks = [work.next(0) for _ in range(4)]
+        for task in tasks[:2]:
+            work.done(task, SECOND, 4096)
+        for n, task in enumerate(tasks[2:]):  # their first failures come after the last success
+            work.failed(task, (2 + n) * SECOND, "http_500", "InternalError", True)
+        now = 4 * SECOND
+        for _ in range(2 * TRIES - 2):
+            now += 10 * SECOND
+            work.failed(work.next(now), now, "http_500", "InternalError", True)
+        self.assertTrue(work.finished)
+        told = work.take_unreadable()["prepared"]
+        self.assertEqual((told["count"], told["errors"]), (2, {"http_500": 2}))
+
     def test_a_target_that_says_something_is_missing_has_no_outage(self):
         work = self.work([(0, 3)], outage_timeout_s=20)
         first, second, third = (work.next(0) for _ in range(3))
@@ -261,6 +277,16 @@ class KilledWorker(Base):
                 self.assertEqual((finished - before, delta.requests.get(op, 0)), (ops, ops), writes)
         self.assertGreater(finished, began)
         self.assertEqual(counted == 0, missing)
+
+
+class Late(Base):
+    def test_a_new_supervisor_does_not_tell_again_how_late_the_load_was_before_it_came(self):
+        self.recorder.late(30 * SECOND)
+        stage = Published(Stage("s", StageKind.EXECUTE, 1, 60.0), 0, [self.reader], 0)
+        stage.resume(Recovered(), 0, SECOND, "the supervisor died")
+        self.recorder.late(SECOND // 2)
+        ((_, second),) = stage.second(2 * SECOND)
+        self.assertEqual(second["host"]["late_ms"], 500.0)
 
 
 class Mix(Base):

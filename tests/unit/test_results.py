@@ -168,6 +168,7 @@ LIMITS: dict[str, tuple[list[dict[str, Any]], int | None, list[dict[str, Any]]]]
         None,
         [{"limit": "cpu", "seconds": 10, "of": 10, "worst": 97.0}],
     ),
+    "more than a core, for threads": ([{"worker_cpu": 180.0}] * 10, None, []),
     "a short stage": ([FULL] * 2, None, []),
     "waiting for the disk is no work": ([{"cpu": [10.0, 5.0, 85.0, 0.0]}] * 10, None, []),
     "the network": ([{"net": [10, 1200]}] * 9 + [{}], 1250, [{"limit": "nic", "seconds": 9, "of": 10, "worst": 96.0}]),
@@ -184,7 +185,8 @@ LIMITS: dict[str, tuple[list[dict[str, Any]], int | None, list[dict[str, Any]]]]
 @pytest.mark.parametrize("name", LIMITS)
 def test_what_limited_a_client_is_told(name: str, tmp_path: Path) -> None:
     loads, nic, expected = LIMITS[name]
-    content = write_run(tmp_path / "r", [loaded("h1", *loads, nic_bytes_per_s=nic)]).content
+    plan = dataclasses.replace(PLAN, target=Target("file")) if "threads" in name else PLAN
+    content = write_run(tmp_path / "r", [loaded("h1", *loads, nic_bytes_per_s=nic)], plan=plan).content
     assert content["stages"][0]["agents"]["h1"]["limits"] == expected
 
 

@@ -217,7 +217,11 @@ class S3PartsEngine(S3Engine):
         transfer.running.discard(task)
         if task.kind in (ABORT, SEARCH):
             found = found._replace(detail=f"parts may be left on the server: an upload of this key could not be aborted: {found.detail}")
-        if transfer.failure is None:
+        if transfer.failure is None and task.kind in (ABORT, SEARCH):
+            # An upload that nobody knows of may be left; the object is none the worse for it.
+            if sent:
+                self._work.page(transfer.task)
+        elif transfer.failure is None:
             transfer.fail(found, sent)
             self._abandon(transfer)
         else:
@@ -280,6 +284,10 @@ class S3PartsEngine(S3Engine):
                 under_way = set(upload.running)
                 self._abandon(upload, patient=False)
                 upload.interrupt("the run was stopped", under_way)
+                self._go_on(upload, now)
+            elif any(part.kind == UPLOAD_PART for part in upload.running):
+                # It had failed, and waits for parts that were sent in full: there is no time left for that.
+                self._abandon(upload, patient=False)
                 self._go_on(upload, now)
 
     # --- the end by an exception -------------------------------------------------------------------------------------------------------

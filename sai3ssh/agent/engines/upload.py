@@ -114,7 +114,8 @@ class Upload(Transfer):
     def lost(self, part: Part, found: Refusal) -> None:
         """Notes that the server may have done what it could not say."""
         if found.status < 400 or found.status >= 500:
-            self._unsure_created = self._unsure_created or part.kind == CREATE
+            # Of 503, slow down, an upload comes seldom, and it has no parts: not worth a search, which needs a right of its own.
+            self._unsure_created = self._unsure_created or (part.kind == CREATE and found.status != 503)
             self._unsure_completed = self._unsure_completed or part.kind == COMPLETE
 
     def interrupt(self, why: str, under_way: Collection[Part]) -> None:
