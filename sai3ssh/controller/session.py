@@ -41,7 +41,7 @@ from .effects import (
     Witness,
 )
 from .events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
-from .losses import Losses
+from .losses import ASLEEP_S, Losses
 from .mirror import PHASE as MIRROR
 from .policy import Decision, on_agent_gone
 from .reassign import Reassignment
@@ -149,9 +149,12 @@ class Session:
 
     def handle(self, event: Input, now_s: float) -> list[Effect]:
         """The effects of an input. Inputs that repeat or come too late have none."""
+        asleep_s = now_s - self._now if now_s - self._now > ASLEEP_S else 0.0
         self._now = now_s
         self._effects = []
         if not self.over:
+            # Nobody had a chance to answer meanwhile.
+            self._course.abort_at_s += asleep_s
             self._dispatch(event)
             if self.abort_reason is None:
                 self._losses.advance(self.agents.values(), now_s)

@@ -405,7 +405,7 @@ class SimAgent:
         waiting, self._waiting = self._waiting, []
         for _, record, on_committed in waiting:
             if self.over:
-                return
+                break
             record["seq"] = len(self.journal)
             self.journal.append(record)
             self.data += encode_record(record)

@@ -394,8 +394,25 @@ def test_an_agent_that_cannot_be_stopped_in_time_ends_the_wait() -> None:
     course.to_ready()
     course.each(lambda name: LinkDown(name, 0.0, LinkLost("cut")))
     course.put(StopRequested("interrupted"))
+    for _ in range(10):
+        assert not course.session.over
+        course.put(Tick(), after_s=4.0)
+    assert course.put(Tick(), after_s=0.1)[-1] == End("interrupted; not confirmed as stopped: a, b")
+
+
+def test_a_controller_that_slept_while_it_stopped_agents_gives_them_their_time_all_the_same() -> None:
+    course = Course(stop_timeout_s=40.0)
+    course.to_ready()
+    course.put(StopRequested("interrupted"))
+    course.put(Tick(), after_s=3600.0)
     assert not course.session.over
-    assert course.put(Tick(), after_s=40.1)[-1] == End("interrupted; not confirmed as stopped: a, b")
+    course.each(lambda name: LinkDown(name, 0.0, LinkLost("it stood still")))
+    course.up()
+    assert [send.agent for send in sends(course.effects, "stop")][-2:] == ["a", "b"]
+    for _ in range(10):
+        assert not course.session.over
+        course.put(Tick(), after_s=4.0)
+    assert [effect for effect in course.put(Tick(), after_s=0.1) if isinstance(effect, End)]
 
 
 def test_an_agent_that_stops_by_itself_ends_the_run() -> None:
