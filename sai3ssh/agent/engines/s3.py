@@ -110,16 +110,22 @@ class S3Engine:
         if control_fd is not None:
             self._poller.register(control_fd, EPOLLIN)
         try:
-            self._loop(work, concurrency, control_fd, on_control)
+            try:
+                self._loop(work, concurrency, control_fd, on_control)
+            finally:
+                if control_fd is not None:
+                    # A descriptor that on_control closed has left the poller already.
+                    with contextlib.suppress(OSError, ValueError):
+                        self._poller.unregister(control_fd)
         except BaseException:
-            self.close()
+            self._broken_off()
             raise
         finally:
-            if control_fd is not None:
-                # A descriptor that on_control closed has left the poller already.
-                with contextlib.suppress(OSError, ValueError):
-                    self._poller.unregister(control_fd)
             self._work = Probe()
+
+    def _broken_off(self) -> None:
+        """The run ends by an exception."""
+        self.close()
 
     def compare(self, share: float) -> None:
         """See base.Engine."""

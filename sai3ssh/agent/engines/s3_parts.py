@@ -9,12 +9,12 @@ from __future__ import annotations
 import heapq
 import random
 from time import perf_counter_ns
-from typing import Callable, Optional, Set
+from typing import Optional, Set
 
-from sai3ssh.agent.engines.base import GET, PUT, Task, Work
+from sai3ssh.agent.engines.base import GET, PUT, Task
 from sai3ssh.agent.engines.connection import HEAD, Connection
 from sai3ssh.agent.engines.endpoint import S3Root
-from sai3ssh.agent.engines.parts import ABORT, RANGE, SEARCH, UPLOAD_PART, Part, Transfer
+from sai3ssh.agent.engines.parts import ABORT, CREATE, RANGE, SEARCH, UPLOAD_PART, Part, Transfer
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.s3_errors import Refusal
@@ -54,21 +54,6 @@ class S3PartsEngine(S3Engine):
         """Those that may have left something on the server."""
         self._abort_until_ns: Optional[int] = None
         self._stopped_ns: Optional[int] = None
-
-    def run(
-        self,
-        work: Work,
-        concurrency: int,
-        control_fd: Optional[int] = None,
-        on_control: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Performs tasks until the work is finished and none is in flight; see base.Engine. Before it raises, it aborts uploads."""
-        self._stopped_ns = None
-        try:
-            super().run(work, concurrency, control_fd, on_control)
-        except BaseException:
-            self._abort_uploads()
-            raise
 
     # --- begin -------------------------------------------------------------------------------------------------------------------------
 
@@ -235,7 +220,7 @@ class S3PartsEngine(S3Engine):
         """Ends what is under way of an operation that has failed. Requests that have left are counted.
 
         A part of an upload that was sent in full is waited for: the server may still store it when the abort has come and gone,
-        unless there is no time left for patience.
+        unless there is no time left for patience. So is the create, in any case: an upload that begins later would be found by nobody.
         """
         others = transfer.running
         transfer.running = set()
@@ -243,7 +228,8 @@ class S3PartsEngine(S3Engine):
             part = connection.task
             if not isinstance(part, Part) or part not in others:
                 continue
-            if patient and part.kind == UPLOAD_PART and connection.phase >= HEAD and connection.sent and not connection.sending:
+            awaited = part.kind == CREATE or (patient and part.kind == UPLOAD_PART)
+            if awaited and connection.phase >= HEAD and connection.sent and not connection.sending:
                 transfer.running.add(part)
                 continue
             if connection.sent:
@@ -273,6 +259,11 @@ class S3PartsEngine(S3Engine):
             if isinstance(part, Part) and part.kind == RANGE and now - connection.began_ns > limit_s * 1e9:
                 self._break(connection, Failure("timeout_total", f"a range is not complete within {limit_s:g} s"))
 
+    def _interrupt(self, upload: Upload, why: str) -> None:
+        under_way = set(upload.running)
+        self._abandon(upload, patient=False)
+        upload.interrupt(why, under_way - upload.running)
+
     def _end_uploads(self, now: int) -> None:
         """Gives up the uploads that are still under way a while after the work was stopped."""
         if self._stopped_ns is None:
@@ -281,9 +272,7 @@ class S3PartsEngine(S3Engine):
             return
         for upload in list(self._uploads):
             if upload.failure is None:
-                under_way = set(upload.running)
-                self._abandon(upload, patient=False)
-                upload.interrupt("the run was stopped", under_way)
+                self._interrupt(upload, "the run was stopped")
                 self._go_on(upload, now)
             elif any(part.kind == UPLOAD_PART for part in upload.running):
                 # It had failed, and waits for parts that were sent in full: there is no time left for that.
@@ -292,20 +281,29 @@ class S3PartsEngine(S3Engine):
 
     # --- the end by an exception -------------------------------------------------------------------------------------------------------
 
-    def _abort_uploads(self) -> None:
-        """Aborts the uploads that were under way when a run ended by an exception, within ABORT_S."""
+    def _broken_off(self) -> None:
+        """Aborts the uploads that are under way, within ABORT_S."""
         uploads = [upload for upload in self._uploads if upload.open or upload.running]
         self._uploads.clear()
-        if not uploads:
-            return
-        self._abort_until_ns = perf_counter_ns() + int(ABORT_S * 1e9)
         self._work = Probe()
+        for upload in uploads:
+            self._interrupt(upload, "the run has ended")
+        kept = set().union(*(upload.running for upload in uploads))
+        for connection in list(self._connections.values()):
+            if connection.task not in kept:
+                connection.task = None
+                self._drop(connection)
+        for endpoint in self._map.endpoints.values():
+            endpoint.idle.clear()
+        self._waiting.clear()
+        self._hashing.clear()
+        self._in_flight = len(uploads)
+        self._abort_until_ns = perf_counter_ns() + int(ABORT_S * 1e9)
         try:
             for upload in uploads:
-                upload.interrupt("the run has ended", upload.running)
-                self._in_flight += 1
                 self._go_on(upload, perf_counter_ns())
-            self._loop(self._work, 1, None, lambda: None)
+            if uploads:
+                self._loop(self._work, 1, None, lambda: None)
         except TimeoutError:
             pass
         finally:

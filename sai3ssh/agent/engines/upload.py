@@ -122,7 +122,6 @@ class Upload(Transfer):
         """The operation ends here; those requests were cut off, and what is left of it is to be removed."""
         self._unsure_created = self._unsure_created or any(part.kind in (CREATE, SEARCH) for part in under_way)
         self._strays += [self._aborts[part] for part in under_way if part.kind == ABORT]
-        self.running = set()
         self.fail(Refusal("other", why), sent=False)
 
     def gone(self, part: Part, found: Refusal) -> bool:
