@@ -18,7 +18,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
 test: lint system ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),lab deployment) agent simulation
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) agent simulation
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 	$(BIN)/python -m pytest --durations=5 tests/simulation
@@ -33,11 +33,12 @@ agent: .venv/ready ## only the agent's own tests, with real processes and server
 contract: .venv/ready ## only contract tests: real sshd, real S3 servers, whole runs on this machine
 	$(BIN)/python -m pytest --durations=10 tests/contract
 
+SYSTEM := system
 DEPLOYMENT := $(wildcard tests/lab/test_roles.py tests/lab/test_container.py tests/lab/test_preflight*.py)
-lab: .venv/ready system ## only runs on real hosts (root)
+lab: .venv/ready $(SYSTEM) ## only runs on real hosts (root)
 	$(BIN)/python -m pytest --durations=10 tests/lab $(DEPLOYMENT:%=--ignore=%)
 
-deployment: .venv/ready system ## only roles, container and preflight on real hosts (root)
+deployment: .venv/ready $(SYSTEM) ## only roles, container and preflight on real hosts (root)
 	$(BIN)/python -m pytest --durations=10 $(DEPLOYMENT)
 
 lint: .venv/ready ## ruff, mypy and ansible-lint
