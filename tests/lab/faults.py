@@ -65,14 +65,14 @@ def reset(host: LabHost, _for_s: float) -> None:
 
 def frozen_sshd(host: LabHost, for_s: float) -> None:
     """Every sshd process of the host stands still."""
-    pids = host.exec("pgrep -x sshd").stdout.split()
-    host.exec(f"kill -STOP {' '.join(pids)}")
-    states = host.exec(f"grep -h ^State: {' '.join(f'/proc/{pid}/status' for pid in pids)}").stdout
     try:
-        assert states.count("T (stopped)") == len(pids), states
+        # Twice: one may have forked while the first went round.
+        states = host.exec("pkill -STOP -x sshd; sleep 0.1; pkill -STOP -x sshd; ps -o stat= -C sshd").stdout.split()
+        assert states, "no sshd was there"
+        assert all(state[0] in "TZ" for state in states), states
         time.sleep(for_s)
     finally:
-        host.exec(f"kill -CONT {' '.join(pids)}", check=False)
+        host.exec("pkill -CONT -x sshd", check=False)
 
 
 def link_down(host: LabHost, for_s: float) -> None:
