@@ -159,7 +159,8 @@ class Played:
         """Until the controller leaves."""
         nonce = (await self._reader.readline()).decode().strip()
         self._writer.write(encode_preamble(nonce))
-        self._say({"hello": {"protocol": PROTOCOL, "boot": self._boot, "clock_ns": state.clock_ns(), "host": "played", "cores": 1, "state_dir": ""}})
+        now = {"boot": self._boot, "clock_ns": state.clock_ns()}
+        self._say({"hello": {"protocol": PROTOCOL, **now, "host": "played", "cores": 1, "state_dir": ""}})
         while line := await self._reader.readline():
             message = json.loads(line)
             self._say({"id": message["id"], "ok": self._command(message)})
