@@ -62,6 +62,8 @@ class Agent:
     linked: bool = False
     """Its link is up; `up` only once this controller is in charge of it as well."""
     claimed: bool = True
+    settled: bool = True
+    """All that it did for another controller is known: its journal has told of the claim that ended that."""
     follows: str = ""
     """The other controller that claimed it from this one, as it said last."""
     claim_waits: bool = False

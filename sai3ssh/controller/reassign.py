@@ -25,6 +25,23 @@ class Reassignment:
         self._gifts: dict[str, list[Json]] = {}
         """By agent, what it was given and has not confirmed."""
         self._again = False
+        self._parts: set[tuple[str, int]] = set()
+        """Agent and number of all that was ever given away."""
+
+    def adopted(self, agent: Agent, record: Json) -> None:
+        """An agent has adopted something. What the log does not know of was given by a controller whose log is lost."""
+        if (agent.name, record["number"]) not in self._parts:
+            part = {name: record[name] for name in ("number", "from", "stage", "ranges", "done")}
+            again = agent.ended >= record["stage"]
+            given = {
+                "number": record["number"],
+                "stage": record["stage"],
+                "again": again,
+                "lost": record["from"],
+                "parts": {agent.name: part},
+            }
+            self._log("reassigned", **given)
+            self.hand_over(given)
 
     def record(self, record: Json) -> None:
         """A ledger record of any agent."""
@@ -61,7 +78,8 @@ class Reassignment:
 
     def hand_over(self, given: Json) -> None:
         """Ownership changes as a `reassigned` event says."""
-        self._batch = given["number"]
+        self._batch = max(self._batch, given["number"])
+        self._parts |= {(name, given["number"]) for name in given["parts"]}
         self._again = self._again or given["again"]
         for name, gift in given["parts"].items():
             self._gifts.setdefault(name, []).append(gift)

@@ -282,7 +282,10 @@ class Session:
         if kind == "ledger":
             self._reassignment.record(record)
         elif kind == "adopted":
+            self._reassignment.adopted(agent, record)
             agent.adopted = max(agent.adopted, record["number"])
+        elif kind == "controller":
+            agent.settled = agent.settled or record["controller"] == self.controller
         elif kind == "epoch" and agent.epoch is None:
             agent.epoch = record["epoch"]
         elif kind == "ready" and agent.state is AgentState.CONNECTING:
@@ -302,7 +305,7 @@ class Session:
     def _final(self, agent: Agent, record: Json) -> None:
         agent.outcome = Outcome(record["outcome"])
         agent.reason = record["reason"]
-        agent.stopped = agent.claimed = True
+        agent.stopped = agent.claimed = agent.settled = True
         agent.up = agent.linked
         if agent.out:
             return
@@ -479,6 +482,9 @@ class Session:
 
     def _bequeathed(self) -> bool:
         """At a barrier: what lost agents owned is given to the others; True when they have all taken what they were given."""
+        if not all(agent.settled for agent in self.active):
+            # A controller before this one may have given something away that is still on its way.
+            return False
         if self._reassignment.give_away(self._course, self.active) and self.round:
             # What was armed is armed anew: the stage is another one now.
             self._course.new_release(self.agents.values())
@@ -721,7 +727,7 @@ class Session:
                 self._record(self.agents[name], record)
         for agent in self.agents.values():
             agent.up = agent.linked = False
-            agent.claimed = agent.complete or agent.outcome is not None or agent.epoch is None
+            agent.claimed = agent.settled = agent.complete or agent.outcome is not None or agent.epoch is None
             agent.progress_at_s = agent.heard_at_s = agent.answered_at_s = now_s
             # The controller before may just have released a stage whose start is still to come.
             agent.leased_s = now_s + max(LONGEST_START_DELAY_S, self._options.start_delay_s)
