@@ -15,6 +15,9 @@ STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red",
 
 LOG_WIDTH = 160
 
+Told = tuple[str, Level, str, str, str, str]
+"""What people read of a finding."""
+
 
 def print_report(report: Report, console: Console | None = None, *, verbose: bool = False, stderr: bool = False) -> None:
     """A part per host, the fleet's last, then the whole in one line."""
@@ -41,7 +44,12 @@ def headline(report: Report) -> str:
 
 
 def print_findings(findings: Mapping[str, Sequence[Finding]], console: Console, *, verbose: bool = False) -> None:
-    """A part per host (or whatever the findings are about). Only `verbose` shows what is well, and what was not done."""
+    """A part per host (or whatever the findings are about). Only `verbose` shows what is well, and what was not done; without it what
+    several hosts have alike is said once, at the first of them."""
+    alike: dict[Told, list[str]] = {}
+    for name, found in findings.items() if not verbose else ():
+        for one in found:
+            alike.setdefault(_told(one), []).append(name)
     for name, found in findings.items():
         if not found:
             continue
@@ -49,9 +57,10 @@ def print_findings(findings: Mapping[str, Sequence[Finding]], console: Console, 
         console.print(
             Text.assemble((name or "fleet", "bold"), "  ", (worst.value.upper(), STYLES[worst]), f"  {_tally(found)}"), soft_wrap=True
         )
-        shown = [one for one in found if verbose or one.level in (Level.WARNING, Level.FAILURE)]
+        bad = [one for one in found if one.level in (Level.WARNING, Level.FAILURE)]
+        shown = found if verbose else [one for one in bad if alike[_told(one)][0] == name]
         if shown:
-            console.print(_table(shown))
+            console.print(_table(shown, alike))
         if not verbose and worst is Level.FAILURE:
             for reason, names in _not_done(found).items():
                 console.print(Text(f"    not done: {', '.join(names)} ({reason})", "dim"), soft_wrap=True)
@@ -92,7 +101,11 @@ def _not_done(found: Sequence[Finding]) -> dict[str, list[str]]:
     return reasons
 
 
-def _table(found: Sequence[Finding]) -> Table:
+def _told(one: Finding) -> Told:
+    return one.check, one.level, one.subject, one.found, one.expected, one.remedy
+
+
+def _table(found: Sequence[Finding], alike: Mapping[Told, Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -103,6 +116,9 @@ def _table(found: Sequence[Finding]) -> Table:
             told.append(f"\nexpected: {one.expected}", "dim")
         if one.remedy:
             told.append(f"\nto do: {one.remedy}", "bold")
+        others = alike.get(_told(one), ())[1:]
+        if others:
+            told.append(f"\nthe same on {', '.join(others)}", "dim")
         table.add_row("   " + one.check, Text(one.level.value, STYLES[one.level]), told)
     return table
 

@@ -65,7 +65,7 @@ def _table(summary: Summary) -> Table:
     table.add_column("stage", no_wrap=True)
     table.add_column("op", no_wrap=True)
     for name in ("count", "ops/s", "MiB/s", "p50", "p99", "p99.9", "max", "errors"):
-        table.add_column(name, justify="right", no_wrap=name != "errors")
+        table.add_column(name, justify="right", no_wrap=name != "errors", min_width=len(name))
     for line in summary.lines:
         errors = ", ".join(f"{n} {name}" for name, n in line.errors.items()) or "0"
         if line.retries:

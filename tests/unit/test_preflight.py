@@ -148,6 +148,21 @@ def test_what_is_well_is_one_line_and_what_is_not_is_said_in_full() -> None:
     assert text_of(report(), verbose=True).count("fine") == 2
 
 
+def test_what_several_hosts_have_alike_is_said_once() -> None:
+    found = {name: [warning("host.clock_sync")] for name in ("h1", "h2", "h3")} | {"h4": [warning("host.clock_sync"), failure("ssh.port")]}
+    text = text_of(Report({**found, FLEET: []}))
+    assert text.count("odd thing") == text.count("look at it") == 1
+    assert "the same on h2, h3, h4" in text
+    assert [line for line in text.splitlines() if line.startswith("h")] == [
+        "h1  WARNING  1 check",
+        "h2  WARNING  1 check",
+        "h3  WARNING  1 check",
+        "h4  FAILURE  2 checks",
+    ]
+    assert "broken thing" in text
+    assert text_of(Report({**found, FLEET: []}), verbose=True).count("odd thing") == 4
+
+
 def test_the_same_warning_of_several_hosts_is_one_line() -> None:
     console = Console(file=io.StringIO(), width=160, highlight=False)
     print_warnings(Report({"h1": [warning("net.ping")], "h2": [warning("net.ping")], FLEET: [warning("fleet.idle")]}), console)
