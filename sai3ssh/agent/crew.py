@@ -8,9 +8,9 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from sai3ssh.agent.journal import Journal
+from sai3ssh.agent.mix import put_format
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Ledger, Published
-from sai3ssh.agent.work import put_format
 from sai3ssh.agent.workers import WorkerProcess, kill_all
 from sai3ssh.errors import AgentError
 from sai3ssh.model import Intervals

@@ -16,11 +16,12 @@ from typing import Any, Dict, List, Optional, Union
 
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import Engine
+from sai3ssh.agent.engines.base import DELETE, PUT, Engine
+from sai3ssh.agent.mix import MixWork, put_format
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.putpool import PutPool
 from sai3ssh.agent.verify import VerifyWork
-from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder, put_format
+from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
 from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
 from sai3ssh.protocol import dumps

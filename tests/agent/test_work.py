@@ -8,12 +8,13 @@ import unittest
 from collections import Counter
 
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import GET, Root
+from sai3ssh.agent.engines.base import DELETE, GET, PUT, Root
+from sai3ssh.agent.mix import MixWork
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Published
 from sai3ssh.agent.verify import LISTED, TRIES, VerifyWork
-from sai3ssh.agent.work import DELETE, PUT, Fatal, IndexWork, MixWork, Objects, Recorder
+from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.model import (
     ERROR_CLASSES,
     OPERATIONS,
