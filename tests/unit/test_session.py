@@ -474,7 +474,8 @@ def test_an_agent_that_follows_a_controller_that_is_alive_makes_this_one_leave()
     assert not sends(effects, "stop")
 
 
-def test_of_an_agent_that_is_given_up_at_the_end_what_its_stop_adds_is_waited_for() -> None:
+def at_the_end_of_b() -> Course:
+    """All stages have ended, and only b's journal is not here."""
     course = Course(collect_timeout_s=10.0, stop_timeout_s=20.0)
     course.session.plan = dataclasses.replace(PLAN, policy=FailurePolicy("best_effort", reassign=False))
     course.to_ready()
@@ -483,6 +484,11 @@ def test_of_an_agent_that_is_given_up_at_the_end_what_its_stop_adds_is_waited_fo
         course.to_running(stage)
         course.to_stage_end(stage)
     course.put(JournalComplete("a", course.now, 10, "00", Outcome.FINISHED))
+    return course
+
+
+def test_of_an_agent_that_is_given_up_at_the_end_what_its_stop_adds_is_waited_for() -> None:
+    course = at_the_end_of_b()
     effects = course.put(Tick(), after_s=11.0)
     assert logs(effects, "go_on_without") == [{"agent": "b", "remaining": 1}]
     effects += course.put(Tick(), after_s=0.2)
@@ -495,14 +501,7 @@ def test_of_an_agent_that_is_given_up_at_the_end_what_its_stop_adds_is_waited_fo
 
 
 def test_an_agent_that_is_given_up_at_the_end_and_hangs_is_waited_for_no_longer_than_a_stop_takes() -> None:
-    course = Course(collect_timeout_s=10.0, stop_timeout_s=20.0)
-    course.session.plan = dataclasses.replace(PLAN, policy=FailurePolicy("best_effort", reassign=False))
-    course.to_ready()
-    for stage in (0, 1):
-        course.to_armed_round(stage)
-        course.to_running(stage)
-        course.to_stage_end(stage)
-    course.put(JournalComplete("a", course.now, 10, "00", Outcome.FINISHED))
+    course = at_the_end_of_b()
     course.put(Tick(), after_s=11.0)
     assert not [effect for effect in course.put(Tick(), after_s=19.0) if isinstance(effect, End)]
     course.put(Tick(), after_s=2.0)
