@@ -12,6 +12,7 @@ from ..results import Summary
 from ..results.network import Links
 from .views import latency
 
+WIDEST = 200
 STYLE = {"COMPLETE": "bold green", "PARTIAL": "bold yellow", "FAILED": "bold red"}
 
 
@@ -29,7 +30,9 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
     for reason in summary.reasons if summary.verdict != "COMPLETE" else ():
         console.print(Text(f"  {reason}"), soft_wrap=True)
     if summary.lines:
-        console.print(_table(summary))
+        # On a narrow terminal lines are wrapped by it; a column that is cut off would be a figure that is not told.
+        wide = Console(file=console.file, width=max(console.width, WIDEST), force_terminal=console.is_terminal or None)
+        wide.print(_table(summary))
     for stage, (agent, rate, median) in summary.slowest.items():
         console.print(
             f"slowest agent in {stage}: {agent} with {rate:,.0f} ops/s (median agent {median:,.0f})", soft_wrap=True, highlight=False
@@ -61,11 +64,11 @@ def _links(links: Links) -> list[str]:
 
 
 def _table(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
     table.add_column("op", no_wrap=True)
     for name in ("count", "ops/s", "MiB/s", "p50", "p99", "p99.9", "max", "errors"):
-        table.add_column(name, justify="right", no_wrap=name != "errors", min_width=len(name))
+        table.add_column(name, justify="right", no_wrap=name != "errors")
     for line in summary.lines:
         errors = ", ".join(f"{n} {name}" for name, n in line.errors.items()) or "0"
         if line.retries:

@@ -207,6 +207,18 @@ def test_a_bound_client_is_named_wherever_the_figures_are(tmp_path: Path) -> Non
     assert hosts[hosts["agent"] == "h3"]["late_ms"].tolist() == [0.0] * 9 + [3012.0]
 
 
+def test_no_figure_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
+    agent = FakeAgent("h1", SECOND)
+    for number in range(10):
+        agent.second(number, 1e6, errors={"get": {"http_503": 1234, "timeout_first_byte": 5678}})
+    agent.end()
+    agent.final()
+    out = io.StringIO()
+    print_summary(results.summary(write_run(tmp_path / "r", [agent])), tmp_path, Console(file=out, width=40))
+    assert "12340 http_503, 56780 timeout_first_byte (10 retries)" in out.getvalue()
+    assert "…" not in out.getvalue()
+
+
 def test_percentiles_are_those_of_all_samples_and_not_an_average(tmp_path: Path) -> None:
     fast, slow = whole("h1", 5 * SECOND, 1e6), whole("h2", 900 * SECOND, 50e6)
     written = write_run(tmp_path / "run", [fast, slow])
