@@ -56,11 +56,11 @@ def merge(inputs: Inputs) -> Json:
     """The content of results.json."""
     plan, agents, events = inputs.plan, inputs.agents, inputs.events
     stages = [_stage(inputs, index) for index in range(len(plan.stages))]
-    inconsistencies = _inconsistencies(inputs)
+    wrong = _inconsistencies(inputs) + _unreadable_reasons(stages)
     facts = [_facts(inputs, agent) for agent in agents.values()]
     aborted = next((event["reason"] for event in events if event["event"] == "abort"), None)
     stopped = any(event["event"] == "stop_requested" for event in events)
-    verdict, reasons = judge(facts, inconsistencies, aborted=aborted, stopped_by_operator=stopped, min_coverage=plan.min_coverage)
+    verdict, reasons = judge(facts, wrong, aborted=aborted, stopped_by_operator=stopped, min_coverage=plan.min_coverage)
     return {
         "schema": SCHEMA,
         "verdict": verdict.value,
@@ -223,6 +223,20 @@ def _unreadable(part: AgentStage) -> Json:
     """What could not be read back: exact counts, and the first by name."""
     found = part.unreadable
     return {"count": found.count, "errors": dict(sorted(found.errors.items())), "objects": found.objects[:LISTED]}
+
+
+def _unreadable_reasons(stages: list[Json]) -> list[str]:
+    """One line for each verify stage that could not read back what had been written."""
+    lines = []
+    for stage in stages:
+        count = stage.get("unreadable")
+        if count:
+            parts = [part["unreadable"] for part in stage["agents"].values()]
+            errors = sum((Counter(part["errors"]) for part in parts), Counter[str]())
+            first = next((f", such as {found['object']}" for part in parts for found in part["objects"]), "")
+            classes = ", ".join(f"{n:,} {name}" for name, n in sorted(errors.items()))
+            lines.append(f"{stage['name']}: {count:,} objects cannot be read back as written ({classes}){first}; see results.json")
+    return lines
 
 
 def operations(data: StageData, seconds: float) -> Json:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .files import Results
 from .limits import limit_lines
-from .tables import full_strength_lines, lost_lines, skipped_lines, unreadable_lines
+from .tables import full_strength_lines, lost_lines, skipped_lines
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Summary:
     slowest: dict[str, tuple[str, float, float]]
     """Execute stage to (agent, its operations/s, the median agent's)."""
     gaps: tuple[str, ...] = ()
-    """What preflight skipped, what verify could not read back, lost time by agent, the full-strength windows when there is any, and what
-    limited the clients."""
+    """What preflight skipped, lost time by agent, the full-strength windows when there is any, and what limited the clients."""
 
 
 def summary(results: Results) -> Summary:
@@ -101,7 +100,6 @@ def summary(results: Results) -> Summary:
         slowest,
         (
             *skipped_lines(content),
-            *unreadable_lines(content),
             *lost_lines(content),
             *full_strength_lines(content),
             *limit_lines(content),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +26,8 @@ ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 
 def comments(content: Json) -> list[str]:
-    """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, what preflight skipped, what could
-    not be read back, lost time, full-strength windows, what limited the clients."""
+    """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, what preflight skipped, lost time,
+    full-strength windows, what limited the clients."""
     agents = content["agents"]
     revised = [
         f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
@@ -39,7 +38,6 @@ def comments(content: Json) -> list[str]:
         *(f"# {reason}" for reason in content["reasons"]),
         *revised,
         *(f"# {line}" for line in skipped_lines(content)),
-        *(f"# {line}" for line in unreadable_lines(content)),
         *(f"# {line}" for line in lost_lines(content)),
         *(f"# {line}" for line in full_strength_lines(content)),
         *(f"# {line}" for line in limit_lines(content)),
@@ -50,20 +48,6 @@ def skipped_lines(content: Json) -> list[str]:
     """One line when checks of the preflight were skipped."""
     looked = content.get("preflight")
     return [f"preflight skipped: {', '.join(looked['skipped'])}"] if looked and looked["skipped"] else []
-
-
-def unreadable_lines(content: Json) -> list[str]:
-    """One line for each verify stage that could not read back what had been written."""
-    lines = []
-    for stage in content["stages"]:
-        count = stage.get("unreadable")
-        if count:
-            parts = [part["unreadable"] for part in stage["agents"].values()]
-            errors = sum((Counter(part["errors"]) for part in parts), Counter[str]())
-            first = next((f", such as {found['object']}" for part in parts for found in part["objects"]), "")
-            classes = ", ".join(f"{n:,} {name}" for name, n in sorted(errors.items()))
-            lines.append(f"{stage['name']}: {count:,} objects cannot be read back as written ({classes}){first}; see results.json")
-    return lines
 
 
 def lost_lines(content: Json) -> list[str]:

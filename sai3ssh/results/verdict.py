@@ -24,17 +24,17 @@ class AgentFacts:
 
 def judge(
     agents: Sequence[AgentFacts],
-    inconsistencies: Sequence[str],
+    wrong: Sequence[str],
     *,
     aborted: str | None,
     stopped_by_operator: bool,
     min_coverage: float,
 ) -> tuple[Verdict, list[str]]:
-    """The verdict and its reasons, worst first.
+    """The verdict and its reasons, worst first. `wrong` is what is wrong with figures or objects, in words.
 
-    COMPLETE: every agent finished, every journal is whole, figures agree, and coverage (agent-seconds measured / planned) is at least
-    min_coverage. PARTIAL: the operator stopped the run, or something is missing though agents finished. FAILED: an agent failed or was
-    given up, or nothing was measured. Link losses alone never matter.
+    COMPLETE: every agent finished, every journal is whole, figures agree, a verify stage has read back all, and coverage (agent-seconds
+    measured / planned) is at least min_coverage. PARTIAL: the operator stopped the run, or something is missing though agents finished.
+    FAILED: an agent failed or was given up, or nothing was measured. Link losses alone never matter.
     """
     reasons = []
     stopped: dict[str, list[str]] = {}
@@ -49,7 +49,7 @@ def judge(
             reasons.append(f"{agent.agent_id}: its journal could not be verified")
     for reason, names in stopped.items():
         reasons.append(f"{', '.join(names)} stopped" + ("" if reason == aborted and not stopped_by_operator else f": {reason}"))
-    reasons += inconsistencies
+    reasons += wrong
     coverage = coverage_of(agents)
     if coverage < min_coverage:
         reasons.append(f"coverage {_covered(coverage, min_coverage)}")

@@ -154,7 +154,7 @@ def test_a_later_run_finds_what_of_an_earlier_ones_objects_is_gone_or_altered(be
     (bench.directory / "target" / "data" / names[70]).write_bytes(bytes(1024))
     bench.results = bench.directory / "later"
     out, err = bench.start(text=text + "stages: [{{name: check, type: verify}}]").communicate(timeout=120)
-    assert bench.processes[-1].returncode == 0, out + err
+    assert bench.processes[-1].returncode == 3, out + err
     assert "check: 2 objects cannot be read back as written (1 not_found, 1 verify), such as file://" in out
     found = json.loads((bench.run / "results.json").read_text())["stages"][0]
     listed = [wrong for agent in found["agents"].values() for wrong in agent["unreadable"]["objects"]]

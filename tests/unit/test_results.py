@@ -386,10 +386,10 @@ def test_everything_names_what_cannot_be_read_back(tmp_path: Path) -> None:
     assert (theirs["count"], theirs["errors"], len(theirs["objects"])) == (1500, {"http_404": 1497, "verify": 3}, 1000)
     assert theirs["objects"][999] == {"object": "s3://b/p/o-2-199", "error": "http_404", "detail": "NoSuchKey"}
     line = "check: 1,500 objects cannot be read back as written (1,497 http_404, 3 verify), such as s3://b/p/o-0-0; see results.json"
-    assert line in on_terminal(tmp_path / "run")
+    assert f"  {line}" in on_terminal(tmp_path / "run")
     for name in ("STATUS.txt", "01_check_results.tsv"):
         assert f"# {line}" in (tmp_path / "run" / name).read_text().splitlines()
-    assert written.verdict is Verdict.COMPLETE
+    assert (written.verdict, written.reasons) == (Verdict.PARTIAL, (line,))
 
 
 def test_a_verify_stage_that_finds_all_says_nothing_and_other_stages_have_no_such_figure(tmp_path: Path) -> None:
