@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEBIAN := openssh-server openssh-client iproute2 iputils-ping netcat-openbsd nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc
 TOOLS := sshd ssh ip nc nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc
 
-.PHONY: help demo test simulation unit agent contract lab deployment lint format soak-sim mutants lab-soak incident bench lock clean system
+.PHONY: help demo test simulation unit agent contract lab deployment lint format soak-sim mutants lab-soak main-job incident bench lock clean system
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ mutants: .venv/ready ## plants bugs, one at a time, and shows which fault schedu
 
 lab-soak: .venv/ready system ## fault schedules on eight real hosts, SEED and up, for HOURS (root)
 	$(BIN)/python -m tests.lab.schedule $(or $(SEED),1) --minutes $$(( 60 * $(or $(HOURS),4) ))
+
+main-job: .venv/ready system ## 100,000 objects on Ceph and 30 s of five operations from eight hosts, exact (root)
+	SAI3SSH_MAIN_JOB="100000 30" $(BIN)/python -m pytest --durations=3 tests/lab/test_main_job.py -k exact
 
 incident: .venv/ready system ## 4,915,200 objects, and the link of one host of eight breaks at 54 % (root)
 	$(BIN)/python -m tests.lab.incident
