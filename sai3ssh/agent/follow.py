@@ -345,7 +345,10 @@ def main(given: Optional[str], nonce: str) -> int:
     follow = Follow(directory)
     try:
         follow.run(nonce)
-    except EOFError:
+    except EOFError as error:
+        # Heard only where the channel still stands, and this was not its end.
+        with contextlib.suppress(OSError):
+            os.write(2, f"{error}\n".encode())
         return 0
     except Sai3sshError as error:
         with contextlib.suppress(EOFError):
