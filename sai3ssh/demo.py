@@ -85,6 +85,7 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
                 link_options=LinkOptions(heartbeat_s=plan.heartbeat_s),
                 observers=[*view.observers, watcher],
             )
+            steering.obey_signals(controller)
             code = steering.finish(controller, view, as_json=as_json)
             if as_json or code != 0:
                 return code

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 USAGE, UNREADY, SUPERSEDED, INTERRUPTED = 2, 5, 6, 130
 HANDOVER_S = 20.0
 """How long the controller that is taken over has to let go."""
-OVER = ("run_ended", "left")
-"""The last events of a controller."""
 BEGIN_S = 30.0
 """How long a controller in the background has for its first event."""
 
@@ -93,36 +92,40 @@ def steer(
     from .controller.session import Options
     from .ui.views import make_view
 
-    take(directory, takeover=takeover)
-    history = directory.history()
-    contents = directory.contents()
-    steering = contents.steering
-    view = make_view(contents.plan, contents.assignments, as_json=as_json, live=live)
-    view.catch_up(history)
-    controller = RunController(
-        contents.plan,
-        contents.assignments,
-        contents.hosts,
-        directory,
-        archive,
-        credentials=credentials,
-        options=Options(
-            start_delay_s=steering.start_delay_s,
-            ready_timeout_s=steering.ready_timeout_s,
-            start_with_available=steering.start_with_available or without_unreachable,
-            takeover=takeover,
-            cutoff_timeout_s=steering.cutoff_timeout_s,
-        ),
-        link_options=LinkOptions(
-            heartbeat_s=contents.plan.heartbeat_s,
-            # Agents that have the plan go on without us, so there is no hurry; for the others the operator waits.
-            first_connect_timeout_s=math.inf if history else steering.connect_timeout_s,
-            # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
-            reconnect_timeout_s=math.inf,
-        ),
-        observers=view.observers,
-        history=history,
-    )
+    if takeover:
+        ask_to_leave(directory)
+    with signals_wait():
+        directory.take()
+        history = directory.history()
+        contents = directory.contents()
+        steering = contents.steering
+        view = make_view(contents.plan, contents.assignments, as_json=as_json, live=live)
+        view.catch_up(history)
+        controller = RunController(
+            contents.plan,
+            contents.assignments,
+            contents.hosts,
+            directory,
+            archive,
+            credentials=credentials,
+            options=Options(
+                start_delay_s=steering.start_delay_s,
+                ready_timeout_s=steering.ready_timeout_s,
+                start_with_available=steering.start_with_available or without_unreachable,
+                takeover=takeover,
+                cutoff_timeout_s=steering.cutoff_timeout_s,
+            ),
+            link_options=LinkOptions(
+                heartbeat_s=contents.plan.heartbeat_s,
+                # Agents that have the plan go on without us, so there is no hurry; for the others the operator waits.
+                first_connect_timeout_s=math.inf if history else steering.connect_timeout_s,
+                # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
+                reconnect_timeout_s=math.inf,
+            ),
+            observers=view.observers,
+            history=history,
+        )
+        obey_signals(controller)
     if stop_reason is not None:
         controller.interrupt(stop_reason)
     code = finish(controller, view, as_json=as_json)
@@ -133,9 +136,19 @@ def steer(
     return code
 
 
-def finish(controller: RunController, view: View, *, as_json: bool) -> int:
-    """Runs to the end under signal handlers, writes and shows the results; the exit code."""
-    from .controller.run import Leave
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Who has the lock of a run can be signalled by other commands; until there is a controller to obey, the signals wait."""
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_signals(controller: RunController) -> None:
+    """SIGINT and SIGTERM end the run, SIGUSR1 says that another controller has it now."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the handler's signature)
         controller.interrupt(f"{signal.Signals(number).name} at the controller")
@@ -143,6 +156,12 @@ def finish(controller: RunController, view: View, *, as_json: bool) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     signal.signal(signal.SIGUSR1, lambda *_: controller.supersede("another controller on this machine has taken this run over"))
+
+
+def finish(controller: RunController, view: View, *, as_json: bool) -> int:
+    """Runs to the end, writes and shows the results; the exit code."""
+    from .controller.run import Leave
+
     try:
         controller.run()
     except Superseded as superseded:
@@ -190,15 +209,15 @@ def show(directory: RunDirectory) -> None:
     print_summary(results.summary(written), directory.path, links=links(written.content))
 
 
-def take(directory: RunDirectory, *, takeover: bool) -> None:
-    """Becomes the run's controller on this machine; with takeover the one that is there now is told to leave it."""
+def ask_to_leave(directory: RunDirectory) -> None:
+    """Tells the run's controller on this machine to leave it to us, and waits until it has."""
     pid = directory.controller()
-    if takeover and pid is not None:
-        os.kill(pid, signal.SIGUSR1)
-        deadline = time.monotonic() + HANDOVER_S
-        while directory.controller() is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    directory.take()
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGUSR1)
+    deadline = time.monotonic() + HANDOVER_S
+    while directory.controller() is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _say_what_runs(run_id: str, running: dict[str, str]) -> None:
@@ -258,7 +277,7 @@ def resume(directory: RunDirectory, archive: Path, *, as_json: bool, **options: 
         )
     if any(event["event"] == "collected" for event in history):
         # Only the results were missing.
-        take(directory, takeover=False)
+        directory.take()
         return conclude(directory, as_json=as_json, tell=lambda **fields: append(directory, "run_ended", **fields))
     return steer(directory, archive, as_json=as_json, **options)
 
@@ -288,7 +307,7 @@ def detach(directory: RunDirectory) -> int:
     if not directory.events.exists():
         text = (directory.path / "controller.log").read_text(encoding="utf-8", errors="replace").strip()
         raise ConfigError(f"the controller in the background did not begin: {text or 'it says nothing'}", remedy="Run it without --detach")
-    last = _watch(directory, _view(directory, as_json=False, live=False), (*OVER, "commit"))
+    last = _watch(directory, _view(directory, as_json=False, live=False), ("run_ended", "commit"))
     if last is not None and last["event"] == "run_ended":
         show(directory)
         return int(last["exit_code"])
@@ -333,7 +352,7 @@ def attach(directory: RunDirectory, *, as_json: bool, live: bool, interrupt: boo
         return int(over["exit_code"])
     if interrupt and pid is not None:
         os.kill(pid, signal.SIGINT)
-    last = _watch(directory, _view(directory, as_json=as_json, live=live), OVER)
+    last = _watch(directory, _view(directory, as_json=as_json, live=live), ("run_ended",))
     if last is None:
         err(f"left; run {directory.path.name} goes on")
         return INTERRUPTED
@@ -352,7 +371,7 @@ def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
     from . import results
     from .controller.collect import collect as fetch
 
-    take(directory, takeover=False)
+    directory.take()
     history = directory.history()
     over = ended(history)
     if over is None:

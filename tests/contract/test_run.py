@@ -86,7 +86,7 @@ class Bench:
         deadline = time.monotonic() + 60.0
         while not any(all(event.get(key) == value for key, value in fields.items()) for event in self.events(name)):
             assert time.monotonic() < deadline, f"no event {name} {fields}"
-            assert self.processes[-1].poll() is None, self.processes[-1].communicate()
+            assert any(process.poll() is None for process in self.processes), self.processes[-1].communicate()
             time.sleep(0.02)
 
     def pids(self, verb: str, agent: str = "") -> list[int]:
