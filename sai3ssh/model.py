@@ -341,6 +341,8 @@ class Plan:
     """How long an agent that has no link to the controller waits for a release before it stops."""
     workers: int = 0
     """Worker processes per agent; 0 means one per core."""
+    pin_workers: bool = False
+    """Each worker stays on one core."""
     seed: int = 0
     policy: FailurePolicy = FailurePolicy()
     lease_s: Optional[float] = None

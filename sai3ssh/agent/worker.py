@@ -19,6 +19,7 @@ from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.mix import MixWork, put_format
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
+from sai3ssh.agent.pinning import pin
 from sai3ssh.agent.putpool import PutPool
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
@@ -48,6 +49,8 @@ class Worker:
         self._workers: int = init["workers"]
         self._incarnation: int = init["incarnation"]
         plan = self._plan
+        if plan.pin_workers:
+            pin(self._index)
         uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
         self._engine: Engine = make_engine(plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry)
         self._uri = uris[0] if uris else ""

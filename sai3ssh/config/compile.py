@@ -83,6 +83,7 @@ def compile_plan(
         heartbeat_s=heartbeat_s,
         agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
         workers=keys.workers,
+        pin_workers=keys.pin_workers,
         seed=keys.seed,
         policy=policy,
         lease_s=max(policy.reconnect_timeout_s, LEASE_HEARTBEATS * heartbeat_s) if policy.survives and policy.reassign else None,

@@ -306,6 +306,7 @@ class WorkloadKeys(Section):
     range_engine: RangeEngine = RangeEngine()
     engine: Literal["native", "boto3"] = "native"
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    pin_workers: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     verify_reads: ShareOrBool = 0.0
     dynamic_put_pool: bool = False

@@ -378,6 +378,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         IoRate(1000.0, "uniform"),
     ),
     "workers": ({"workers": 3}, lambda p: p.workers, 3),
+    "pin_workers": ({"pin_workers": True}, lambda p: p.pin_workers, True),
     "seed": ({"seed": 7}, lambda p: (p.seed, p.populations[0].seed), (7, 7001)),
     "engine": ({"engine": "boto3"}, lambda p: p.target.engine, "boto3"),
     "verify_reads": ({"verify_reads": True}, lambda p: p.target.verify_reads, 1.0),
