@@ -13,7 +13,7 @@ import typer
 
 from . import __version__
 from .errors import RunError, Sai3sshError
-from .steering import INTERRUPTED, UNREADY, USAGE, err, out
+from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
     from .config import Workload
@@ -354,6 +354,60 @@ def aggregate(
     else:
         print_aggregate(content)
     raise typer.Exit(Verdict(content["verdict"]).exit_code)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories: two, or several a side with the word vs between the sides.", show_default=False)
+    ],
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if", help="'get.p99 > +5%', 'mix/put.ops_per_s < -5%': exit code 7 then; may be repeated.", show_default=False
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=50, max=99.999, help="Percent, of all judged figures together.")] = 99.0,
+    least: Annotated[
+        float | None,
+        typer.Option(min=0, help="Percent; smaller changes are no difference.", show_default="1 with several runs on a side, else 3"),
+    ] = None,
+    allow_partial: Annotated[bool, typer.Option(help="Also compare runs that are PARTIAL.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show all figures, not only those that decide.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What differs between runs, and whether it is more than chance: sai3ssh compare OLD... vs NEW..."""
+    from .model import to_json
+    from .results import compare as comparing
+    from .ui.compare import print_comparison
+
+    base, new = _sides(runs)
+    found = comparing.compare(
+        base,
+        new,
+        allow_partial=allow_partial,
+        confidence=confidence / 100,
+        least=None if least is None else least / 100,
+        conditions=[comparing.parse_condition(text) for text in fail_if or ()],
+    )
+    if as_json:
+        out(json.dumps(to_json(found), indent=1))
+    else:
+        print_comparison(found, every=every)
+    raise typer.Exit(REGRESSED if found.failed else 0)
+
+
+def _sides(runs: list[Path]) -> tuple[list[Path], list[Path]]:
+    from .errors import ConfigError
+
+    at = [number for number, run in enumerate(runs) if str(run) == "vs"]
+    base, new = (runs[: at[0]], runs[at[0] + 1 :]) if at else (runs[:1], runs[1:])
+    if not base or not new or len(at) > 1 or (not at and len(runs) != 2):
+        raise ConfigError(
+            f"{len(runs) - len(at)} runs and {len(at)} times vs given, expected two runs, or runs of both sides with one vs between them",
+            remedy="Write for example: sai3ssh compare runs/old-* vs runs/new-*",
+        )
+    return base, new
 
 
 @app.command()

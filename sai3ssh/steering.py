@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .protocol import Json
     from .ui.views import View
 
-USAGE, UNREADY, SUPERSEDED, INTERRUPTED = 2, 5, 6, 130
+USAGE, UNREADY, SUPERSEDED, REGRESSED, INTERRUPTED = 2, 5, 6, 7, 130
 HANDOVER_S = 20.0
 """How long the controller that is taken over has to let go."""
 BEGIN_S = 30.0

@@ -3,20 +3,18 @@ merged ones."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..histogram import Histogram
-from ..model import Plan, Verdict, from_json, to_json
-from .files import Results, read
+from ..model import Verdict
 from .journal import Region, StageData
 from .merge import operations
+from .runs import GivenRun, differences, read_run
 
 Json = dict[str, Any]
 SCHEMA = 1
@@ -27,27 +25,6 @@ COVERAGE_IS = (
     "planned agent-seconds that the figures rest on / planned agent-seconds of all runs; planned of a run: agents x the sum of its stages' "
     "planned time (the time it took where none is planned); of that a run gives its own coverage, a run left out gives nothing"
 )
-BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)
-
-
-@dataclass(frozen=True)
-class _Run:
-    path: Path
-    plan: Json
-    """Without run_id and name."""
-    agents: int
-    results: Results
-    planned_s: float
-    """Planned agent-seconds."""
-
-    @property
-    def run_id(self) -> str:
-        return str(self.results.content["run_id"])
-
-    @property
-    def counts(self) -> bool:
-        """Whether its figures are in the aggregate."""
-        return self.results.verdict is not Verdict.FAILED
 
 
 def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Json:
@@ -74,9 +51,9 @@ def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Jso
     """
     if not paths:
         raise ConfigError("no runs given", remedy="Name the run directories to aggregate")
-    runs: list[_Run] = []
+    runs: list[GivenRun] = []
     for path in paths:
-        run = _load(path)
+        run = read_run(path)
         if any(run.run_id == other.run_id for other in runs):
             raise ConfigError(f"run {run.run_id} is given twice", remedy="Name each run once: it would count double")
         runs.append(run)
@@ -104,25 +81,9 @@ def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Jso
     }
 
 
-def _load(path: Path) -> _Run:
-    if not (path / "plan.json").is_file():
-        raise ConfigError(f"{path} is no run directory: it has no plan.json", remedy="Name directories below --results-dir")
-    try:
-        # Through the model, so that a plan of an older version has the defaults of what it does not know.
-        plan = to_json(from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8"))))
-        agents = len(json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"])
-        results = read(path)
-        stages = zip(plan["stages"], results.content["stages"], strict=True)
-        planned_s = agents * sum(spec["duration_s"] or max(0.0, stage["seconds"] + stage["warmup_s"]) for spec, stage in stages)
-        kept = {name: value for name, value in plan.items() if name not in ("run_id", "name")}
-        return _Run(path, kept, agents, results, planned_s)
-    except BROKEN as error:
-        raise ConfigError(f"run {path} cannot be read: {type(error).__name__}: {error}", remedy="Leave it out") from error
-
-
-def _differs(first: _Run, other: _Run) -> str | None:
+def _differs(first: GivenRun, other: GivenRun) -> str | None:
     """What the second run has other than the first, or None."""
-    found = list(_differences("", first.plan, other.plan))
+    found = list(differences(first.plan, other.plan))
     if first.agents != other.agents:
         found.insert(0, f"number of agents: {first.agents} and {other.agents}")
     if not found:
@@ -131,21 +92,7 @@ def _differs(first: _Run, other: _Run) -> str | None:
     return f"runs {first.run_id} and {other.run_id} differ in {'; '.join(found[:SHOWN])}{more}"
 
 
-def _differences(where: str, first: Any, other: Any) -> Iterator[str]:
-    if isinstance(first, dict) and isinstance(other, dict):
-        for name in sorted(first.keys() | other.keys()):
-            yield from _differences(f"{where}.{name}" if where else name, first.get(name), other.get(name))
-    elif isinstance(first, list) and isinstance(other, list):
-        if len(first) != len(other):
-            yield f"{where}: {len(first)} and {len(other)} entries"
-            return
-        for number, (a, b) in enumerate(zip(first, other, strict=True)):
-            yield from _differences(f"{where}[{number}]", a, b)
-    elif first != other:
-        yield f"{where}: {json.dumps(first)} and {json.dumps(other)}"
-
-
-def _verdict(runs: Sequence[_Run]) -> tuple[Verdict, list[str]]:
+def _verdict(runs: Sequence[GivenRun]) -> tuple[Verdict, list[str]]:
     reasons = []
     for run in runs:
         why = "; ".join(run.results.reasons)
@@ -158,7 +105,7 @@ def _verdict(runs: Sequence[_Run]) -> tuple[Verdict, list[str]]:
     return (Verdict.PARTIAL if any(run.counts for run in runs) else Verdict.FAILED), reasons
 
 
-def _stages(runs: Sequence[_Run]) -> dict[tuple[str, str], list[Json]]:
+def _stages(runs: Sequence[GivenRun]) -> dict[tuple[str, str], list[Json]]:
     """The runs' stages by name and kind, in order of appearance. The n-th of its name in a plan goes with the n-th of the others."""
     found: dict[tuple[str, str, int], list[Json]] = {}
     for run in runs:
@@ -210,7 +157,7 @@ def _spread(values: Sequence[float]) -> Json | None:
     return {"min": min(values), "median": statistics.median(values), "max": max(values), "cv": cv}
 
 
-def _segment(run: _Run) -> Json:
+def _segment(run: GivenRun) -> Json:
     content = run.results.content
     kept = ("ops", "bytes", "ops_per_s", "mib_per_s", "requests", "retries", "errors", "latency_us")
     return {

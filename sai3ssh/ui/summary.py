@@ -10,9 +10,8 @@ from rich.text import Text
 
 from ..results import Summary
 from ..results.network import Links
-from .views import latency
+from .views import latency, print_whole
 
-WIDEST = 200
 STYLE = {"COMPLETE": "bold green", "PARTIAL": "bold yellow", "FAILED": "bold red"}
 
 
@@ -30,9 +29,7 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
     for reason in summary.reasons if summary.verdict != "COMPLETE" else ():
         console.print(Text(f"  {reason}"), soft_wrap=True)
     if summary.lines:
-        # On a narrow terminal lines are wrapped by it; a column that is cut off would be a figure that is not told.
-        wide = Console(file=console.file, width=max(console.width, WIDEST), force_terminal=console.is_terminal or None)
-        wide.print(_table(summary))
+        print_whole(console, _table(summary))
     for stage, (agent, rate, median) in summary.slowest.items():
         console.print(
             f"slowest agent in {stage}: {agent} with {rate:,.0f} ops/s (median agent {median:,.0f})", soft_wrap=True, highlight=False

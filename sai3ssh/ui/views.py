@@ -20,6 +20,7 @@ from .board import Board, Row
 
 Json = dict[str, Any]
 PROGRESS_EVERY_S = 5.0
+WIDEST = 200
 OTHERS, OTHERS_WIDE = 67, 91
 """Characters that the columns besides the agent's name need."""
 STYLES = {
@@ -32,6 +33,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Prints a table no column of which is cut off: a narrow terminal wraps its lines instead, and every figure is told."""
+    Console(file=console.file, width=max(console.width, WIDEST), force_terminal=console.is_terminal or None).print(table)
 
 
 def latency(microseconds: float) -> str:

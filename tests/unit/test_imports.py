@@ -30,6 +30,7 @@ ONLY_IN = {
     "paramiko": ("transport/",),
     "tenacity": ("retry.py",),
     "pandas": ("results/",),
+    "scipy": ("results/compare.py",),
     "ansible": ("inventory.py",),
     "ansible_runner": ("provision/",),
     "boto3": ("agent/engines/boto3_engine.py", "config/credentials.py"),

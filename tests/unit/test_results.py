@@ -106,6 +106,11 @@ class FakeAgent:
         cells = {**part, "tail_ops": 0, "tail_bytes": 0, **more}
         self.add("hist", stage=0, warmup=warmup, hist={"get": {"1": cells}})
 
+    def take_histogram(self) -> Histogram:
+        """What was measured since the last call."""
+        taken, self._histogram = self._histogram, Histogram()
+        return taken
+
     def end(self, outcome: str = "finished", totals_off_by: int = 0, **tail: int) -> None:
         self.hist(self._histogram, **tail)
         end_ns = self.start_ns + 10 * SECOND
