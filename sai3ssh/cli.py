@@ -216,6 +216,42 @@ def validate(workload: WorkloadFile, inventory: Inventory = None, limit: Limit =
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write; - is standard output.")] = Path("workload.yml"),
+    target: Annotated[
+        str, typer.Option(help="Base URI: s3://bucket/prefix/ or file:///mnt/test/.")
+    ] = "s3://${S3_BUCKET:-bench-bucket}/sai3ssh/",
+    endpoint: Annotated[str | None, typer.Option(help="URL of the S3 server; none is AWS.", show_default=False)] = None,
+    objects: Annotated[str, typer.Option(help="Objects to prepare.")] = "10000",
+    size: Annotated[str, typer.Option(help="Size of objects.")] = "64KiB",
+    duration: Annotated[str, typer.Option(help="Of the load.")] = "60s",
+    concurrency: Annotated[int, typer.Option(min=1, help="Operations in flight per agent.")] = 16,
+    mix: Annotated[str, typer.Option(help="Operations with weights.")] = "get=70,put=30",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented workload file to begin with."""
+    from . import config
+    from .config.starter import Choices, parse_mix, starter
+    from .errors import ConfigError
+
+    config.seconds(duration, "--duration")
+    stem = "".join(letter if letter.isalnum() or letter in "_.-" else "-" for letter in file.stem)[:40]
+    name = stem.strip("-") or "first"
+    text = starter(Choices(target, name, str(file), endpoint, objects, size, duration, concurrency, parse_mix(mix)))
+    if str(file) == "-":
+        out(text.rstrip())
+        return
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file} is there already", remedy="Choose another name, or give --force") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}", remedy="Choose another place") from error
+    err(f"wrote {file}; next: sai3ssh validate {file}")
+
+
+@app.command()
 def preflight(
     workload: Annotated[
         Path | None, typer.Argument(help="Workload file; without one only network and hosts are checked.", show_default=False)
