@@ -80,7 +80,8 @@ class Published:
                 self._without = before.without_histogram()
                 fields["without_histogram"] = {OPERATIONS[op]: figures for op, figures in self._without.items()}
             here = now_ns > from_ns and bool(phase) == (from_ns < self._warmup_end_ns)
-            if here or fields["ops"] or rest:
+            # Also where no time is lost, because the wall clock was set back before the restart: histograms are.
+            if here or fields["ops"] or rest or fields.get("without_histogram"):
                 records.append(("lost", fields))
         self._from_ns = now_ns
         self._second = max(0, (now_ns - self.start_clock_ns) // 1_000_000_000)
