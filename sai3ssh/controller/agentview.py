@@ -18,6 +18,7 @@ class Agent:
     state: AgentState = AgentState.CONNECTING
     up: bool = False
     up_since_s: float = 0.0
+    """Since when it could have been heard: since its link came up, or this machine awoke."""
     reachable: bool = True
     """False once the link has ended for good."""
     heard_at_s: float = 0.0

@@ -153,13 +153,19 @@ class Session:
         self._now = now_s
         self._effects = []
         if not self.over:
-            # Nobody had a chance to answer meanwhile.
-            self._course.abort_at_s += asleep_s
+            if asleep_s:
+                self._slept(asleep_s)
             self._dispatch(event)
             if self.abort_reason is None:
                 self._losses.advance(self.agents.values(), now_s)
             self._advance()
         return self._effects
+
+    def _slept(self, asleep_s: float) -> None:
+        """Nobody had a chance to answer meanwhile: what agents have time for counts from now."""
+        self._course.abort_at_s += asleep_s
+        for agent in self.agents.values():
+            agent.up_since_s = self._now
 
     def _dispatch(self, event: Input) -> None:
         if isinstance(event, StopRequested):

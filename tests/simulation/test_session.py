@@ -107,6 +107,16 @@ def test_a_refused_plan_leaves_nothing_behind(faults: Faults, who: int) -> None:
     check_stopped(world)
 
 
+@settings(MANY, max_examples=20)
+@given(flapping(), durations, st.floats(0.0, 90.0), st.floats(600.0, 8 * 3600.0))
+def test_a_controller_that_sleeps_for_hours_ends_its_run(faults: Faults, lengths: list[float], at_s: float, for_s: float) -> None:
+    faults.hits = [Hit("asleep", 0, at_s, for_s)]
+    world = World(faults, AGENTS, lengths)
+    world.run(limit_s=12 * 3600)
+    assert world.session.abort_reason is None
+    assert world.ended == "all stages ended"
+
+
 @MANY
 @given(flapping(), durations, st.floats(0.0, 90.0))
 def test_the_operator_can_stop_at_any_moment(faults: Faults, lengths: list[float], at_s: float) -> None:

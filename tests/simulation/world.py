@@ -867,6 +867,8 @@ class World:
             self.at(self.asleep_until_s, self._wake)
             return
         missed, self._missed = self._missed, []
+        # Its own clock is the first thing that an awaking controller hears.
+        self._handle(Tick(), self.controllers)
         for event, number in missed:
             self._handle(event, number)
 

@@ -31,6 +31,8 @@ from sai3ssh.model import AgentState, Assignment, FailurePolicy, Outcome, Plan, 
 
 PLAN = Plan("run-1", "n", Target("s3"), (), (Stage("prepare", StageKind.PREPARE, 1), Stage("mix", StageKind.EXECUTE, 1, duration_s=5.0)))
 NAMES = ("a", "b")
+AWAKE_S = 4.0
+"""Longer without an input is a sleep of the controller's machine."""
 
 
 class Course:
@@ -41,10 +43,15 @@ class Course:
         self.now = 100.0
         self.effects: list[Effect] = []
 
-    def put(self, event: Any, *, after_s: float = 0.0) -> list[Effect]:
-        """One input."""
-        self.now += after_s
-        effects = self.session.handle(event, self.now)
+    def put(self, event: Any, *, after_s: float = 0.0, asleep_s: float = 0.0) -> list[Effect]:
+        """One input, after so much time in which the controller was awake and then asleep."""
+        effects = []
+        at = self.now + after_s
+        while self.now < at - AWAKE_S:
+            self.now += AWAKE_S
+            effects += self.session.handle(Tick(), self.now)
+        self.now = at + asleep_s
+        effects += self.session.handle(event, self.now)
         self.effects += effects
         return effects
 
@@ -245,7 +252,7 @@ def test_a_link_loss_alone_changes_nothing() -> None:
     course.to_armed_round()
     course.to_running()
     course.each(lambda name: LinkDown(name, 0.0, LinkLost("silent for 3 s")))
-    course.put(Tick(), after_s=100_000.0)  # asleep
+    course.put(Tick(), asleep_s=100_000.0)
     assert course.session.abort_reason is None
     assert course.session.agents["a"].state is AgentState.RUNNING
     course.each(lambda name: LinkUp(name, 0.0, 3, 100_000.0, 1234))
@@ -404,7 +411,7 @@ def test_a_controller_that_slept_while_it_stopped_agents_gives_them_their_time_a
     course = Course(stop_timeout_s=40.0)
     course.to_ready()
     course.put(StopRequested("interrupted"))
-    course.put(Tick(), after_s=3600.0)
+    course.put(Tick(), asleep_s=3600.0)
     assert not course.session.over
     course.each(lambda name: LinkDown(name, 0.0, LinkLost("it stood still")))
     course.up()
@@ -413,6 +420,25 @@ def test_a_controller_that_slept_while_it_stopped_agents_gives_them_their_time_a
         assert not course.session.over
         course.put(Tick(), after_s=4.0)
     assert [effect for effect in course.put(Tick(), after_s=0.1) if isinstance(effect, End)]
+
+
+@pytest.mark.parametrize("first", [Tick(), LinkDown("a", 0.0, LinkLost("it stood still")), Heartbeat("a", 0.0, {"state": "RUNNING"})])
+def test_a_controller_that_slept_through_a_stage_gives_nobody_up(first: Any) -> None:
+    """It awakes with links that have long been cut, or not, and has heard of neither that nor of the end of the stage."""
+    course = Course()
+    course.to_ready()
+    course.to_armed_round()
+    course.to_running()
+    course.to_stage_end(0)
+    course.to_armed_round(1)
+    course.to_running(1)
+    course.put(first, asleep_s=100_000.0)
+    course.put(Tick(), after_s=500.0)
+    assert course.session.abort_reason is None
+    course.each(lambda name: LinkDown(name, 0.0, LinkLost("it stood still")))
+    course.up()
+    course.put(Tick(), after_s=1283.0)
+    assert (course.session.abort_reason or "").startswith("a: stage mix: no end 1282 s after its release")
 
 
 def test_an_agent_that_stops_by_itself_ends_the_run() -> None:
