@@ -105,21 +105,30 @@ class Follow:
             clock = {"boot": state.boot_id(), "clock_ns": state.clock_ns(), "wall_ns": time.time_ns()}
             self._controller.send({"id": message.get("id"), "ok": clock})
             if self._supervisor is not None and self._name:
-                self._supervisor.send({"cmd": "renew", "seen": message.get("seen", {})})
+                # One that has just ended is noticed by its own event; this channel stands.
+                with contextlib.suppress(EOFError):
+                    self._supervisor.send({"cmd": "renew", "seen": message.get("seen", {})})
         elif verb == "follow":
             self._subscribe(message)
         elif verb in DAEMON_VERBS:
             if self._daemon is None:
                 self._connect_daemon()
             assert self._daemon is not None
-            self._daemon.send(message)
+            self._pass_on(self._daemon, message)
         elif verb in RUN_VERBS:
             if self._supervisor is None:
                 raise Transient(f"{verb}: no supervisor has this run at the moment")
+            self._pass_on(self._supervisor, message)
             self._pending[message.get("id")] = message
-            self._supervisor.send(message)
         else:
             raise AgentError(f"unknown command {verb!r}")
+
+    @staticmethod
+    def _pass_on(to: Lines, message: Json) -> None:
+        try:
+            to.send(message)
+        except EOFError as error:
+            raise Transient(f"{message['cmd']}: who has to answer that on this host has just ended") from error
 
     def _subscribe(self, message: Json) -> None:
         self._run_dir = state.run_dir(self._dir, message["run_id"], message["agent_id"])

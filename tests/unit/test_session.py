@@ -119,7 +119,7 @@ def test_a_whole_run() -> None:
     assert not course.session.over
     assert course.put(JournalComplete("b", 0.0, 10, "00", Outcome.FINISHED))[-1] == End("all stages ended")
     assert course.session.abort_reason is None
-    assert course.put(Tick(), after_s=1e6) == []
+    assert course.put(Tick(), asleep_s=1e6) == []
 
 
 def test_commit_is_logged_before_it_is_sent_and_only_when_all_have_armed() -> None:

@@ -1,0 +1,54 @@
+"""A controller's window, when what is behind it goes away."""
+
+import json
+import os
+import socket
+import tempfile
+import unittest
+from unittest import mock
+
+from sai3ssh.agent import follow
+from sai3ssh.agent.lines import Lines
+
+
+def gone():
+    """A socket whose other end has just been closed, and nobody has noticed yet."""
+    mine, other = socket.socketpair()
+    other.close()
+    fd = mine.detach()
+    return Lines(fd, fd)
+
+
+class Window(unittest.TestCase):
+    def setUp(self):
+        mine, theirs = socket.socketpair()
+        fd = theirs.detach()
+        self.addCleanup(os.close, fd)
+        self.addCleanup(mine.close)
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        with mock.patch.object(follow, "Lines", lambda *_: Lines(fd, fd)):
+            self.window = follow.Follow(self.directory.name)
+        self.addCleanup(self.window._selector.close)
+        self.controller = mine
+
+    def ask(self, **command):
+        self.controller.sendall(json.dumps({"id": 7, **command}).encode() + b"\n")
+        self.window._on_controller()
+        return json.loads(self.controller.recv(65536))
+
+    def test_a_supervisor_that_ends_under_a_ping_does_not_end_the_window(self):
+        self.window._supervisor, self.window._name = gone(), "controller"
+        self.addCleanup(os.close, self.window._supervisor.in_fd)
+        self.assertIn("clock_ns", self.ask(cmd="ping", seen={})["ok"])
+
+    def test_a_command_under_which_its_supervisor_ends_may_be_asked_again(self):
+        self.window._supervisor = gone()
+        self.addCleanup(os.close, self.window._supervisor.in_fd)
+        self.assertEqual(self.ask(cmd="commit")["error"]["type"], "Transient")
+        self.assertEqual(self.window._pending, {})
+
+    def test_a_command_under_which_the_daemon_ends_may_be_asked_again(self):
+        self.window._daemon = gone()
+        self.addCleanup(os.close, self.window._daemon.in_fd)
+        self.assertEqual(self.ask(cmd="submit")["error"]["type"], "Transient")
