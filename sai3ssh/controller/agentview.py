@@ -34,7 +34,9 @@ class Agent:
     """Answer of submit; None before."""
     offset: ClockOffset | None = None
     asked: set[Tag] = field(default_factory=set)
-    """Commands under way."""
+    """Commands under way, or put off."""
+    again_at_s: dict[Tag, float] = field(default_factory=dict)
+    """When those that are put off may be asked again."""
     armed: bool = False
     committed: bool = False
     started: int = -1
@@ -96,3 +98,14 @@ class Agent:
     def overdue(self, now_s: float, since_s: float, timeout_s: float) -> bool:
         """Whether so much time has passed since then with its link up all the while: what a link costs is never charged to the agent."""
         return self.up and now_s - max(since_s, self.up_since_s) > timeout_s
+
+    def put_off(self, tag: Tag, until_s: float) -> None:
+        """A command is not to be asked again before then."""
+        self.asked.add(tag)
+        self.again_at_s[tag] = until_s
+
+    def ask_again(self, now_s: float) -> None:
+        """What was put off until now may be asked."""
+        for tag in [tag for tag, at_s in self.again_at_s.items() if now_s >= at_s]:
+            del self.again_at_s[tag]
+            self.asked.discard(tag)

@@ -50,6 +50,8 @@ from .replay import origin, replay
 WAITING = (AgentState.READY, AgentState.AT_BARRIER, AgentState.ARMED)
 LONGEST_START_DELAY_S = 60.0
 REFUSAL_GRACE_S = 3.0
+AGAIN_S = 0.5
+"""Before a command is repeated that an agent could not carry out just now. It may answer so at once: work is going on there."""
 RESUME_GRACE_S = 60.0
 """After a resume, every policy waits so long for agents to answer."""
 
@@ -230,7 +232,10 @@ class Session:
             case Refused():
                 self._refused(agent, event)
             case Unanswered():
-                agent.asked.discard(event.tag)
+                if isinstance(event.error, LinkLost):
+                    agent.asked.discard(event.tag)
+                else:
+                    agent.put_off(event.tag, self._now + AGAIN_S)
                 if event.tag.purpose == "submit":
                     agent.submitting = False
                 elif event.tag.purpose == "claim" and not isinstance(event.error, LinkLost) and not agent.claim_waits:
@@ -427,6 +432,8 @@ class Session:
     # --- course ----------------------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
+        for agent in self.agents.values():
+            agent.ask_again(self._now)
         self._claim()
         if self._losses.cut_off_s > self._options.cutoff_timeout_s and self.abort_reason is None:
             self._abort(f"this controller has reached nothing for {self._losses.cut_off_s:.0f} s (controller_cutoff_timeout)")
@@ -541,7 +548,7 @@ class Session:
         return True
 
     def _submit(self, agent: Agent) -> None:
-        if agent.epoch is None and agent.up and not agent.submitting:
+        if agent.epoch is None and agent.up and not agent.submitting and Tag("submit") not in agent.asked:
             if agent.submitted_at_s is None:
                 agent.submitted_at_s = self._now
                 self._log("submit", agent=agent.name)

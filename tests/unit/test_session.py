@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from sai3ssh.controller.effects import (
 )
 from sai3ssh.controller.events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from sai3ssh.controller.session import Options, Session
-from sai3ssh.errors import AgentError, LinkLost, Permanent, Superseded, TargetError
+from sai3ssh.errors import AgentError, LinkLost, Permanent, Superseded, TargetError, Transient
 from sai3ssh.model import AgentState, Assignment, FailurePolicy, Outcome, Plan, Stage, StageKind, Target
 
 PLAN = Plan("run-1", "n", Target("s3"), (), (Stage("prepare", StageKind.PREPARE, 1), Stage("mix", StageKind.EXECUTE, 1, duration_s=5.0)))
@@ -173,6 +174,44 @@ def test_commit_is_repeated_until_it_is_acknowledged() -> None:
     assert not sends(course.put(Tick(), after_s=30.0), "commit")
     again = sends(course.put(LinkUp("b", 0.0, 1, 30.0, 0)), "commit")
     assert [(send.agent, send.command["round"]) for send in again] == [("b", 1)]
+
+
+def of_commit(course: Course) -> Tag:
+    course.to_ready()
+    course.to_armed_round()
+    course.each(lambda name: Answered(name, Tag("arm", 0, 1), {}))
+    return Tag("commit", 0, 1)
+
+
+def of_claim(course: Course) -> Tag:
+    course.to_ready()
+    course.put(Heartbeat("a", 0.0, {"state": "READY", "controller": "other"}))
+    return Tag("claim")
+
+
+def of_submit(course: Course) -> Tag:
+    course.up()
+    return Tag("submit")
+
+
+def of_stop(course: Course) -> Tag:
+    course.to_ready()
+    course.put(StopRequested("enough"))
+    return Tag("stop")
+
+
+@pytest.mark.parametrize("until", [of_submit, of_claim, of_commit, of_stop])
+def test_what_an_agent_cannot_do_just_now_is_asked_again_but_not_at_once(until: Any) -> None:
+    """An agent that answers at once would be kept busy with answering, while it measures."""
+    course = Course()
+    tag = until(course)
+    asked, waits = [], True
+    for step in range(200):
+        effects = course.put(Unanswered("a", tag, Transient("not now")) if waits else Tick(), after_s=0.01)
+        waits = any(send.agent == "a" for send in sends(effects, tag.purpose))
+        asked += [step / 100] if waits else []
+    assert len(asked) == 3
+    assert all(later - earlier >= 0.49 for earlier, later in pairwise(asked))
 
 
 def test_no_arm_while_a_link_is_down() -> None:
