@@ -193,7 +193,7 @@ class Session:
                     return
                 if (
                     self._resumed
-                    and not agent.claimed
+                    and not (agent.claimed or agent.out or self.abort_reason)
                     and not isinstance(event.error, JournalLost)
                     and not self._options.start_with_available
                 ):
@@ -339,7 +339,8 @@ class Session:
                 agent.submitting = False
                 if agent.epoch is None:
                     agent.epoch = event.ok["epoch"]
-                    agent.claimed = self._origin == self.controller
+                    # A run that another one submitted: what the agent did for that one is not known before its claim is in its journal.
+                    agent.claimed = agent.settled = self._origin == self.controller
                     agent.up = agent.linked and agent.claimed
                     self._log("submitted", agent=agent.name, epoch=agent.epoch)
                     self._effects.append(Subscribe(agent.name, event.ok["epoch"]))
@@ -495,8 +496,15 @@ class Session:
 
     def _bequeathed(self) -> bool:
         """At a barrier: what lost agents owned is given to the others; True when they have all taken what they were given."""
-        if not all(agent.settled for agent in self.active):
+        unsettled = [agent for agent in self.active if not agent.settled]
+        if unsettled:
             # A controller before this one may have given something away that is still on its way.
+            for agent in unsettled:
+                timeout_s = self._options.release_timeout_s
+                if agent.overdue(self._now, max(agent.heard_at_s, agent.answered_at_s), timeout_s):
+                    text = f"follows this controller, but its journal has not told of that for {timeout_s:.0f} s"
+                    self._agent_gone(agent, Permanent(text, host=agent.name))
+                    break
             return False
         if self._reassignment.give_away(self._course, self.active) and self.round:
             # What was armed is armed anew: the stage is another one now.

@@ -571,3 +571,73 @@ def test_an_agent_that_is_given_up_at_the_end_and_hangs_is_waited_for_no_longer_
     assert not [effect for effect in course.put(Tick(), after_s=19.0) if isinstance(effect, End)]
     course.put(Tick(), after_s=2.0)
     assert [effect for effect in course.put(Tick(), after_s=0.2) if isinstance(effect, End)]
+
+
+def resumed(*history: dict[str, Any], policy: str = "best_effort", submitted: str = "ab") -> Course:
+    """Another controller of a run whose first stage is released."""
+    course = Course()
+    course.session = Session(
+        dataclasses.replace(PLAN, policy=FailurePolicy(policy)), [Assignment(name, i, 2, {}) for i, name in enumerate(NAMES)], "second"
+    )
+    events: list[dict[str, Any]] = [{"event": "run_created", "controller": "me"}]
+    events += [{"event": "submit", "agent": name} for name in NAMES]
+    events += [{"event": "submitted", "agent": name, "epoch": f"e-{name}"} for name in submitted]
+    events += [{"event": event, "stage": 0, "round": 1} for event in ("armed_round", "commit")]
+    course.effects = course.session.restore([*events, *history], {}, course.now)
+    return course
+
+
+NO_KEY = Permanent("no key is accepted", phase="auth")
+
+
+def test_a_resumed_run_is_left_alone_when_this_machine_is_not_let_in() -> None:
+    assert [e.error for e in resumed().put(LinkFailed("b", 0.0, NO_KEY)) if isinstance(e, Quit)] == [NO_KEY]
+
+
+def test_who_had_been_given_up_and_lets_nobody_in_does_not_keep_a_run_from_being_resumed() -> None:
+    lost = {"event": "agent_lost", "agent": "b", "error": "not reached"}, {"event": "go_on_without", "agent": "b", "remaining": 1}
+    course = resumed(*lost)
+    assert not [e for e in course.put(LinkFailed("b", 0.0, NO_KEY)) if isinstance(e, Quit)]
+    assert course.session.abort_reason is None
+    assert [send.agent for send in sends(course.up(), "claim")][:1] == ["a"]
+
+
+def test_who_lets_nobody_in_does_not_keep_the_others_from_being_stopped() -> None:
+    course = resumed()
+    course.put(StopRequested("sai3ssh stop"))
+    assert not [e for e in course.put(LinkFailed("b", 0.0, NO_KEY)) if isinstance(e, Quit)]
+    course.put(LinkUp("a", 0.0, 1, 0.0, 0))
+    assert [send.agent for send in sends(course.put(Answered("a", Tag("claim"), {"generation": 2})), "stop")] == ["a"]
+
+
+def test_nothing_is_given_away_before_it_is_known_what_an_agent_did_for_the_controller_before() -> None:
+    """Of a run that was rebuilt while this agent's host was away; the rest of its journal, with an adoption in it, is still to come."""
+    course = resumed(submitted="a")
+    course.up()
+    course.put(Answered("a", Tag("claim"), {"generation": 2}))
+    course.put(Answered("b", Tag("submit"), {"epoch": "e-b"}))
+    course.put(Answered("b", Tag("claim"), {"generation": 2}))
+    course.record("a", "controller", generation=2, controller="second")
+    for name in NAMES:
+        course.record(name, "ready")
+        course.record(name, "stage_start", stage=0, round=1)
+        course.record(name, "stage_end", stage=0, round=1, outcome="finished")
+    assert not logs(course.effects, "stage_ended")
+    course.record("b", "controller", generation=2, controller="second")
+    assert logs(course.effects, "stage_ended")
+
+
+def test_an_agent_that_has_stood_still_since_it_was_claimed_is_given_up() -> None:
+    course = resumed()
+    course.up()
+    for name in NAMES:
+        course.put(Answered(name, Tag("claim"), {"generation": 2}))
+        course.record(name, "stage_start", stage=0, round=1)
+        course.record(name, "stage_end", stage=0, round=1, outcome="finished")
+    course.record("a", "controller", generation=2, controller="second")
+    course.put(Tick(), after_s=119.0)
+    assert not logs(course.effects, "agent_failed")
+    course.put(Tick(), after_s=2.0)
+    (failed,) = logs(course.effects, "agent_failed")
+    assert failed["agent"] == "b"
+    assert "its journal has not told of that for 120 s" in failed["error"]
