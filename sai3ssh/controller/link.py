@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 FRUITLESS_SESSIONS = 3
 """So many connections in a row on which the agent broke off without a byte of use: reconnecting will not help."""
 
+PING_S = 5.0
+"""An agent ends a window that is silent for 30 s, and takes no claim whose reading of its clock is older than 10 s."""
+
 
 @dataclass(frozen=True)
 class Subscription:
@@ -62,6 +65,11 @@ class LinkOptions:
     """For the agent to start, start its daemon, and find the journal."""
     backoff: Backoff = field(default_factory=Backoff)
     """Between attempts to connect to a host that does accept TCP connections."""
+
+    @property
+    def ping_s(self) -> float:
+        """Between pings: a heartbeat at most, and often enough for an agent whose own heartbeats are rare to know that we are there."""
+        return min(self.heartbeat_s, PING_S)
 
     @property
     def silence_s(self) -> float:
@@ -377,7 +385,7 @@ class Link:
             now = time.monotonic()
             if now >= next_ping:
                 conversation.ping(options.silence_s, self._on_pong, renews_lease=self.renews_lease)
-                next_ping = now + options.heartbeat_s
+                next_ping = now + options.ping_s
             # While the agent looks for a journal it answers nothing else.
             silence_s = max(options.silence_s, options.hello_timeout_s) if self._following else options.silence_s
             try:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import pytest
 
+from sai3ssh.agent import follow, supervisor
 from sai3ssh.controller.clock import clock_ns
 from sai3ssh.controller.events import Event, Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from sai3ssh.controller.link import Link, LinkOptions, Subscription
@@ -521,3 +522,12 @@ def test_stop_from_the_links_own_thread(fake: FakeHost) -> None:
     link.start()
     assert ended.wait(TIMEOUT_S)
     assert link.stop()
+
+
+@pytest.mark.parametrize("heartbeat_s", [0.1, 60.0])
+def test_pings_keep_a_window_open_whatever_the_heartbeat(heartbeat_s: float) -> None:
+    options = LinkOptions(heartbeat_s=heartbeat_s)
+    assert options.ping_s <= heartbeat_s
+    assert options.ping_s <= follow.SILENCE_S / 3
+    assert options.ping_s <= supervisor.CLAIM_NS / 1e9 / 2
+    assert options.ping_s <= supervisor.SILENT_S / 2
