@@ -305,16 +305,27 @@ def detach(directory: RunDirectory) -> int:
     while not directory.events.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     if not directory.events.exists():
-        text = (directory.path / "controller.log").read_text(encoding="utf-8", errors="replace").strip()
-        raise ConfigError(f"the controller in the background did not begin: {text or 'it says nothing'}", remedy="Run it without --detach")
+        raise ConfigError(f"the controller in the background did not begin: {_said(directory)}", remedy="Run it without --detach")
     last = _watch(directory, _view(directory, as_json=False, live=False), ("run_ended", "commit"))
+    name = directory.path.name
     if last is not None and last["event"] == "run_ended":
         show(directory)
         return int(last["exit_code"])
-    name = directory.path.name
+    if last is not None and last["event"] != "commit":
+        text = _said(directory)
+        raise ConfigError(
+            f"the controller in the background is gone: {text}",
+            remedy=f"`sai3ssh resume {name}` goes on with it, `sai3ssh stop {name}` ends it",
+        )
     out(f"run {name} goes on in the background, process {child.pid}")
     out(f"  sai3ssh attach {name}    sai3ssh stop {name}    output: {directory.path / 'controller.log'}")
     return 0
+
+
+def _said(directory: RunDirectory) -> str:
+    """The last words of a controller in the background."""
+    lines = (directory.path / "controller.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it says nothing"
 
 
 def _view(directory: RunDirectory, *, as_json: bool, live: bool) -> View:
@@ -341,7 +352,8 @@ def _watch(directory: RunDirectory, view: View, until: tuple[str, ...]) -> Json 
 
 def attach(directory: RunDirectory, *, as_json: bool, live: bool, interrupt: bool = False) -> int:
     """Shows a run that another process steers, to its end; the exit code of that run. `interrupt`: tells its controller to stop it."""
-    over = ended(directory.history())
+    history = directory.history()
+    over = ended(history)
     pid = directory.controller()
     if over is None and pid is None:
         name = directory.path.name
@@ -350,7 +362,8 @@ def attach(directory: RunDirectory, *, as_json: bool, live: bool, interrupt: boo
         if not as_json:
             show(directory)
         return int(over["exit_code"])
-    if interrupt and pid is not None:
+    # A second signal would make it leave at once, with agents that still run.
+    if interrupt and pid is not None and not any(event["event"] == "stop_requested" for event in history):
         os.kill(pid, signal.SIGINT)
     last = _watch(directory, _view(directory, as_json=as_json, live=live), ("run_ended",))
     if last is None:

@@ -18,35 +18,34 @@ POLL_S = 0.2
 
 
 class Tail:
-    """A file of lines that grows."""
+    """A file of lines that grows. What is not a whole line yet is left alone: its writer may still take it back."""
 
     def __init__(self, path: Path, *, from_end: bool) -> None:
         self._path = path
         self._offset: int | None = None if from_end else 0
-        self._partial = b""
+        self._inside = False
+        """Whether the offset lies within a line."""
 
     def lines(self) -> Iterator[bytes]:
-        """The whole lines that are new; from the end: none of those that were there at the first call."""
+        """The whole lines that are new; from the end: none of those that had begun at the first call."""
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, 2)
-                if self._offset is None:
-                    self._offset, self._partial = size, b"\0"
-                if size < self._offset:
-                    self._offset, self._partial = size, b"\0"
+                if self._offset is None or size < self._offset:
+                    self._offset = size
+                    file.seek(max(0, size - 1))
+                    self._inside = file.read(1) not in (b"", b"\n")
                 file.seek(self._offset)
                 data = file.read(size - self._offset)
         except FileNotFoundError:
             self._offset = 0
             return
-        self._offset += len(data)
-        for line in (self._partial + data).splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                self._partial = line
-                return
-            if not line.startswith(b"\0"):
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        for line in data[:end].splitlines(keepends=True):
+            if not self._inside:
                 yield line
-        self._partial = b""
+            self._inside = False
 
 
 class Watch:
