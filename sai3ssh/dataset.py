@@ -182,8 +182,9 @@ class Content:
         self._fill(buffer, index, offset - skip)
         return buffer if len(buffer) == length else buffer[skip : skip + length]
 
-    def piece_into(self, buffer: bytearray, index: int, size: int, offset: int) -> int:
-        """Writes the piece from `offset`, a multiple of BLOCK, into a buffer of PIECE bytes; returns its length.
+    def piece_into(self, buffer: Union[bytearray, memoryview], index: int, size: int, offset: int) -> int:
+        """Writes the piece from `offset`, a multiple of BLOCK, into a buffer of PIECE bytes, or of as many whole blocks as it has;
+        returns its length.
 
         What follows it in the buffer is undefined.
         """
@@ -196,7 +197,7 @@ class Content:
             buffer[:length] = _ZEROS[:length]
         return length
 
-    def _fill(self, buffer: bytearray, index: int, offset: int) -> None:
+    def _fill(self, buffer: Union[bytearray, memoryview], index: int, offset: int) -> None:
         """Fills the buffer, whole blocks, from `offset`, a multiple of BLOCK."""
         view = memoryview(buffer)
         if self._plain:

@@ -290,6 +290,10 @@ class Target:
     """s3 only."""
     multipart: Optional[Multipart] = None
     """s3 only."""
+    fsync: str = "none"
+    """file only: what a put waits for. none, file (fdatasync) or directory (fsync of the file's directory, too)."""
+    page_cache: str = "auto"
+    """file only: the advice of posix_fadvise. auto (none), normal, sequential, random or dontneed."""
 
     @property
     def connections_per_operation(self) -> int:

@@ -406,13 +406,10 @@ class _Builder:
         if len(schemes) > 1:
             self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
         if schemes != ["s3"]:
-            if "s3" in keys.model_fields_set and schemes == ["file"]:
-                self._problems.add(("s3",), "s3 has no meaning for file:// targets")
-            if keys.range_engine.enabled and schemes == ["file"]:
-                self._problems.add(("range_engine",), "range_engine has no meaning for file:// targets; set enabled: false")
-            if keys.engine == "boto3":
-                self._problems.add(("engine",), "engine: boto3 needs s3:// targets")
-            return Target("file", verify_reads=keys.verify_reads)
+            return self._files(schemes[0] if len(schemes) == 1 else "")
+        for name in ("fsync", "page_cache_mode"):
+            if getattr(keys, name) not in ("none", "auto"):
+                self._problems.add((name,), f"{name} has no meaning for s3:// targets: it is about files; remove it")
         s3 = keys.s3
         dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
         path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (s3.endpoint_url is not None or dotted))
@@ -434,6 +431,22 @@ class _Builder:
             self._ranges(),
             self._multipart(),
         )
+
+    def _files(self, scheme: str) -> Target:
+        """Files of one scheme, or of none when something is wrong with it."""
+        keys = self._keys
+        if "s3" in keys.model_fields_set and scheme:
+            self._problems.add(("s3",), f"s3 has no meaning for {scheme}:// targets")
+        if keys.range_engine.enabled and scheme:
+            self._problems.add(("range_engine",), f"range_engine has no meaning for {scheme}:// targets; set enabled: false")
+        if keys.engine == "boto3":
+            self._problems.add(("engine",), "engine: boto3 needs s3:// targets")
+        if scheme == "direct" and keys.page_cache_mode != "auto":
+            text = (
+                f"page_cache_mode: {keys.page_cache_mode} contradicts direct://, which goes past the page cache; remove it, or use file://"
+            )
+            self._problems.add(("page_cache_mode",), text)
+        return Target("file", verify_reads=keys.verify_reads, fsync=keys.fsync, page_cache=keys.page_cache_mode)
 
     def _multipart(self) -> Multipart | None:
         s3 = self._keys.s3

@@ -305,6 +305,8 @@ class WorkloadKeys(Section):
     s3: S3 = S3()
     range_engine: RangeEngine = RangeEngine()
     engine: Literal["native", "boto3"] = "native"
+    fsync: Literal["none", "file", "directory"] = "none"
+    page_cache_mode: Literal["auto", "sequential", "random", "dontneed", "normal"] = "auto"
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     pin_workers: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
@@ -319,7 +321,7 @@ NOT_YET = {
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
     "concurrency_override", "directory_structure", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
-    "multi_endpoint", "op_log_path", "optional", "page_cache_mode",
+    "multi_endpoint", "op_log_path", "optional",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
     "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
 }  # fmt: skip

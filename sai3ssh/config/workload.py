@@ -140,11 +140,11 @@ def check_uri(uri: str) -> str | None:
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return f"expected a URI such as s3://bucket/prefix/ or file:///path/, found {uri!r}"
-    if scheme == "file":
+    if scheme in ("file", "direct"):
         return (
             None
             if rest.startswith("/") and len(rest) > 1
-            else f"a file target needs an absolute path such as file:///mnt/test/, found {uri!r}"
+            else f"a {scheme} target needs an absolute path such as {scheme}:///mnt/test/, found {uri!r}"
         )
     if scheme == "s3":
         bucket = rest.partition("/")[0]
@@ -153,4 +153,4 @@ def check_uri(uri: str) -> str | None:
             if _BUCKET.match(bucket)
             else f"{bucket!r} cannot be the name of a bucket (3 to 63 lower-case letters, digits, '.' and '-')"
         )
-    return f"scheme {scheme}:// is not supported (s3:// and file:// are)"
+    return f"scheme {scheme}:// is not supported (s3://, file:// and direct:// are)"

@@ -13,8 +13,8 @@ JOURNAL_BYTES_PER_S = 1024
 UNKNOWN_S = 600.0
 """A stage without a duration is budgeted with this, here as in the agent."""
 SPARE_FILES = 64
-WORKER_BYTES, OPERATION_BYTES = 48 << 20, 256 << 10
-"""Memory of a worker process, and of an operation in flight."""
+WORKER_BYTES, OPERATION_BYTES, DIRECT_BYTES = 48 << 20, 256 << 10, 1 << 20
+"""Memory of a worker process, and of an operation in flight, the last past the page cache."""
 
 
 def journal_bytes(plan: Plan) -> int:
@@ -31,7 +31,9 @@ def open_files(plan: Plan) -> int:
 def memory_bytes(plan: Plan) -> int:
     """What an agent needs, roughly."""
     most = max(stage.concurrency for stage in plan.stages) * plan.target.connections_per_operation
-    return max(1, plan.workers) * WORKER_BYTES + most * OPERATION_BYTES
+    targets = [p.target for p in plan.populations] + [op.target for stage in plan.stages for op in stage.operations]
+    direct = any(target.startswith("direct://") for target in targets)
+    return max(1, plan.workers) * WORKER_BYTES + most * (DIRECT_BYTES if direct else OPERATION_BYTES)
 
 
 def share_bytes(plan: Plan, assignment: Assignment, target: str | None = None) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import io
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, siz
 from sai3ssh.agent.preflight.request import Needs, Peer, Request, Storage, read_request
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Level
+from tests.agent.direct_files import direct_directory
 from tests.agent.s3_server import wait_for
 from tests.agent.test_agent_preflight_storage import deaf
 
@@ -398,6 +400,16 @@ class Directories(Case):
         os.mkdir(os.path.join(self.directory, "data"))
         found = self.check(f"direct://{self.directory}/data/", operations=("get",))["file.direct"]
         self.expect(found, Level.SKIPPED, "no file in")
+        directory = direct_directory(self)
+        self.addCleanup(shutil.rmtree, directory)
+        found = self.check(f"direct://{directory}/data/")
+        self.expect(found["file.direct"], Level.OK, "O_DIRECT writes and reads, in blocks of")
+        self.assertEqual(os.listdir(directory), [])
+        os.makedirs(f"{directory}/data/below")
+        with open(f"{directory}/data/below/file", "w") as file:
+            file.write("x")
+        found = self.check(f"direct://{directory}/data/", operations=("get",))["file.direct"]
+        self.expect(found, Level.OK, "O_DIRECT reads, in blocks of")
 
     def test_kinds_of_mounts(self):
         lines = (

@@ -1,23 +1,52 @@
 """The file engine, and what all engines with threads share."""
 
+import ctypes
+import errno
+import mmap
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.direct import alignment_of
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Deadlines, Retry, Target
+from tests.agent.direct_files import direct_directory
 from tests.agent.s3_server import QUICK, CountingWork, task, wait_for
 
 CONTENT = Content(9)
+SIZES = (0, 1, 511, 512, 4095, 4096, 4097, (1 << 18) + 4096, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_000_000)
+PAGE = mmap.PAGESIZE
+
+
+def written(index, size):
+    """The bytes of an object, made in small pieces."""
+    return b"".join(CONTENT.piece(index, size, at, 4096) for at in range(0, size, 4096))
+
+
+def pages_in_memory(path):
+    """How many pages of a file the page cache has."""
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        pages = -(-len(mapped) // PAGE)
+        found = (ctypes.c_ubyte * pages)()
+        anchor = ctypes.c_char.from_buffer(mapped)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), ctypes.c_size_t(len(mapped)), found):
+                raise OSError(ctypes.get_errno(), "mincore")
+        finally:
+            del anchor
+        return sum(page & 1 for page in found)
 
 
 class Late(unittest.TestCase):
@@ -37,10 +66,12 @@ class Late(unittest.TestCase):
 
 
 class Files(unittest.TestCase):
+    scheme = "file"
+
     def setUp(self):
-        self.directory = tempfile.mkdtemp()
+        self.directory = direct_directory(self) if self.scheme == "direct" else tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.directory)
-        self.uri = f"file://{self.directory}/data/"
+        self.uri = f"{self.scheme}://{self.directory}/data/"
         self.engine = make_engine(Target("file", verify_reads=True), self.uri, None, Deadlines(), QUICK)
         self.root = self.engine.root(self.uri)
 
@@ -133,6 +164,156 @@ class Files(unittest.TestCase):
                 self.engine.root(uri)
         with self.assertRaises(TargetError):
             make_engine(Target("nfs"), "x", None, Deadlines(), QUICK)
+
+
+class DirectFiles(Files):
+    """The same promises past the page cache, and some more."""
+
+    scheme = "direct"
+
+    def test_any_size_is_exact_and_goes_past_the_page_cache(self):
+        objects = [{"key": f"{size}", "size": size, "index": i, "content": CONTENT} for i, size in enumerate(SIZES)]
+        self.assertEqual(self.perform(*((PUT, keywords) for keywords in objects)).failures, [])
+        for i, size in enumerate(SIZES):
+            path = Path(self.directory, "data", str(size))
+            if size >= PAGE:
+                # What ftruncate cuts it cuts in memory.
+                self.assertLessEqual(pages_in_memory(path), bool(size % PAGE), size)
+            self.assertEqual(path.read_bytes(), written(i, size))
+        get = self.perform(*((GET, keywords) for keywords in objects))
+        self.assertEqual((get.failures, get.bytes), ([], sum(SIZES)))
+        unknown = self.perform(*((GET, {**keywords, "size": -1, "content": None}) for keywords in objects))
+        self.assertEqual((unknown.failures, unknown.bytes), ([], sum(SIZES)))
+
+    def test_a_read_goes_past_the_page_cache(self):
+        size = 3_000_000
+        path = Path(self.directory, "data", "key")
+        self.perform((PUT, {"size": size, "content": CONTENT}))
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self.assertEqual(self.perform((GET, {"size": size, "content": CONTENT})).bytes, size)
+        self.assertEqual(pages_in_memory(path), 0)
+
+    def test_a_file_of_another_size_is_found(self):
+        for size in SIZES[1:]:
+            self.perform((PUT, {"size": size, "content": CONTENT}))
+            wrong = self.perform(*((GET, {"size": other, "content": CONTENT}) for other in (size - 1, size + 1, size + 4096)))
+            self.assertEqual([failure[0] for failure in wrong.failures], ["verify"] * 3, size)
+
+    def test_a_file_system_that_refuses_is_named(self):
+        (Path(self.directory) / "data").mkdir()
+        (Path(self.directory) / "data" / "file").write_bytes(b"x")
+        real = os.open
+
+        def refuses(path, flags, *rest, **more):
+            # As a file system without direct_IO does: the file has been made by then.
+            if flags & os.O_DIRECT:
+                if flags & os.O_CREAT and flags & os.O_TMPFILE != os.O_TMPFILE:
+                    os.close(real(path, flags & ~os.O_DIRECT, *rest, **more))
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return real(path, flags, *rest, **more)
+
+        for write in (True, False):
+            with mock.patch.object(os, "open", refuses), self.assertRaisesRegex(TargetError, "O_DIRECT does not work on .* file://"):
+                self.engine.check(write=write)
+        self.assertEqual(os.listdir(self.directory + "/data"), ["file"])
+        self.engine.check(write=True)
+        self.engine.check()
+        self.assertEqual(os.listdir(self.directory + "/data"), ["file"])
+
+    @unittest.skipIf(os.geteuid(), "needs root: mounts a ramfs, which has no O_DIRECT")
+    def test_on_a_file_system_without_it(self):
+        mounted = Path(self.directory, "ramfs")
+        mounted.mkdir()
+        subprocess.run(["mount", "-t", "ramfs", "none", mounted], check=True)
+        self.addCleanup(subprocess.run, ["umount", mounted], check=True)
+        uri = f"direct://{mounted}/"
+        engine = make_engine(Target("file"), uri, None, Deadlines(), QUICK)
+        with self.assertRaisesRegex(TargetError, "O_DIRECT does not work on ramfs"):
+            engine.check(write=True)
+        self.assertEqual(os.listdir(mounted), [])
+        (mounted / "one").write_bytes(b"x")
+        with self.assertRaisesRegex(TargetError, "O_DIRECT does not work on ramfs"):
+            engine.check()
+
+
+class PageCache(unittest.TestCase):
+    def setUp(self):
+        # tmpfs drops nothing: its pages are the files.
+        self.directory = direct_directory(self)
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.uri = f"file://{self.directory}/"
+
+    def perform(self, op, size=1_000_001, **options):
+        engine = make_engine(Target("file", verify_reads=1.0, **options), self.uri, None, Deadlines(), QUICK)
+        work = CountingWork([task(engine.root(self.uri), op, size=size, content=CONTENT)])
+        engine.run(work, 1)
+        engine.close()
+        self.assertEqual((work.failures, work.bytes), ([], size))
+
+    def test_dontneed_leaves_no_page_behind(self):
+        path = Path(self.directory, "key")
+        for mode in ("auto", "normal", "sequential", "random", "dontneed"):
+            for op in (PUT, GET):
+                self.perform(op, page_cache=mode)
+                self.assertEqual(pages_in_memory(path) == 0, mode == "dontneed", f"{mode}, {op}")
+            self.assertEqual(path.read_bytes(), written(0, 1_000_001))
+
+    def test_the_kernel_is_advised(self):
+        self.perform(PUT)
+        for mode, expected in (
+            ("auto", []),
+            ("normal", [os.POSIX_FADV_NORMAL]),
+            ("sequential", [os.POSIX_FADV_SEQUENTIAL]),
+            ("random", [os.POSIX_FADV_RANDOM]),
+            ("dontneed", [os.POSIX_FADV_DONTNEED] * 2),
+        ):
+            with mock.patch.object(os, "posix_fadvise") as advise:
+                self.perform(GET, page_cache=mode)
+            self.assertEqual([call[0][3] for call in advise.call_args_list], expected, mode)
+
+    def test_a_put_waits_for_what_fsync_says(self):
+        for scheme in ("file", "direct"):
+            self.uri = f"{scheme}://{self.directory}/{scheme}/"
+            for mode, expected in (("none", []), ("file", ["data"]), ("directory", ["data", "directory"])):
+                calls = []
+
+                def data(fd, calls=calls):
+                    self.assertEqual(os.fstat(fd).st_size, 1_000_001)
+                    calls.append("data")
+
+                def whole(fd, calls=calls):
+                    self.assertTrue(stat.S_ISDIR(os.fstat(fd).st_mode))
+                    calls.append("directory")
+
+                with mock.patch.object(os, "fdatasync", data), mock.patch.object(os, "fsync", whole):
+                    self.perform(PUT, fsync=mode)
+                self.assertEqual(calls, expected, mode)
+
+    def test_a_put_whose_sync_fails_has_failed(self):
+        engine = make_engine(Target("file", fsync="file"), self.uri, None, Deadlines(), QUICK)
+        work = CountingWork([task(engine.root(self.uri), PUT, size=1, content=CONTENT)])
+        with mock.patch.object(os, "fdatasync", side_effect=OSError(errno.EDQUOT, "Disk quota exceeded")):
+            engine.run(work, 1)
+        self.assertEqual([failure[0] for failure in work.failures], ["no_space"])
+
+
+class Alignment(unittest.TestCase):
+    def test_of_a_path_that_is_not_there_yet(self):
+        here = alignment_of(tempfile.gettempdir())
+        self.assertEqual(alignment_of(f"{tempfile.gettempdir()}/none/below/"), here)
+        self.assertEqual((here >= 4096, here & (here - 1)), (True, 0))
+
+    def test_of_a_device_with_large_blocks(self):
+        with tempfile.TemporaryDirectory() as directory:
+            for block, expected in ((512, 4096), (16384, 16384)):
+                os.makedirs(f"{directory}/disk/queue", exist_ok=True)
+                os.makedirs(f"{directory}/disk/part", exist_ok=True)
+                Path(directory, "disk/queue/logical_block_size").write_text(f"{block}\n")
+                for device in ("disk", "disk/part"):
+                    with mock.patch.object(os.path, "realpath", return_value=f"{directory}/{device}"):
+                        self.assertEqual(alignment_of("/"), expected)
 
 
 class Scripted(ThreadedEngine):

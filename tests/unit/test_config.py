@@ -234,12 +234,31 @@ BAD = {
     "relative without target": (changed(target=None), "'data/' is relative, but there is no target"),
     "unsupported scheme": (
         GOOD.replace("s3://bench-bucket", "ftp://bench-bucket"),
-        "scheme ftp:// is not supported (s3:// and file:// are)",
+        "scheme ftp:// is not supported (s3://, file:// and direct:// are)",
     ),
     "no scheme": (GOOD.replace("s3://bench-bucket/run/", "/tmp/x"), "expected a URI such as"),
     "bad bucket": (GOOD.replace("bench-bucket", "Bench_Bucket"), "'Bench_Bucket' cannot be the name of a bucket"),
     "relative file target": (changed(target="file://x/", s3=None), "a file target needs an absolute path"),
     "two kinds of target": (GOOD.replace("path: new/", "path: 'file:///tmp/new/'"), "one run has one kind of target; found file and s3"),
+    "relative direct target": (
+        changed(target="direct://x/", s3=None),
+        "a direct target needs an absolute path such as direct:///mnt/test/",
+    ),
+    "files in two ways": (
+        changed(target="file:///tmp/x/", s3=None).replace("path: new/", "path: direct:///tmp/new/"),
+        "one run has one kind of target; found direct and file",
+    ),
+    "advice past the page cache": (
+        changed(target="direct:///tmp/x/", s3=None, page_cache_mode="dontneed"),
+        ":17:1: page_cache_mode: dontneed contradicts direct://, which goes past the page cache; remove it, or use file://",
+    ),
+    "advice about objects": (GOOD + "page_cache_mode: random\n", ":11:1: page_cache_mode has no meaning for s3:// targets"),
+    "fsync of objects": (GOOD + "fsync: file\n", ":11:1: fsync has no meaning for s3:// targets: it is about files; remove it"),
+    "unknown advice": (
+        GOOD + "page_cache_mode: never\n",
+        ":11:1: page_cache_mode: expected 'auto', 'sequential', 'random', 'dontneed' or 'normal', found 'never'",
+    ),
+    "fsync as yes or no": (GOOD + "fsync: true\n", ":11:1: fsync: expected 'none', 'file' or 'directory', found True"),
     "s3 section for files": (changed(target="file:///tmp/x/"), "s3 has no meaning for file:// targets"),
     "boto3 for files": (changed(target="file:///tmp/x/", s3=None, engine="boto3"), "engine: boto3 needs s3:// targets"),
     "unknown engine": (GOOD + "engine: fast\n", ":11:1: engine: expected 'native' or 'boto3', found 'fast'"),
@@ -388,6 +407,13 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: (p.target.engine, p.target.verify_reads),
         ("file", 0.25),
     ),
+    "direct target": (
+        {"target": "direct:///d/", "s3": None},
+        lambda p: (p.target.engine, p.populations[0].target),
+        ("file", "direct:///d/data/"),
+    ),
+    "fsync": ({"target": "direct:///d/", "s3": None, "fsync": "directory"}, lambda p: p.target.fsync, "directory"),
+    "page_cache_mode": ({"target": "file:///d/", "s3": None, "page_cache_mode": "dontneed"}, lambda p: p.target.page_cache, "dontneed"),
     "target_outage_timeout": ({"target_outage_timeout": "90s"}, lambda p: p.target_outage_timeout_s, 90.0),
     "deadlines": (
         {"deadlines": {"connect": 1, "first_byte": "2s", "total": "3s"}},

@@ -236,6 +236,8 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     assert found["open_files"] == 64 // 4 + 64
     ranged = replace(plan, target=replace(plan.target, ranges=Ranges(max_concurrent=10)))
     assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64
+    direct = replace(plan, populations=tuple(replace(p, target="direct:///d/") for p in plan.populations))
+    assert demand(direct, assignments[0])["memory_bytes"] - found["memory_bytes"] == 64 * (768 << 10)
     storage = {one["uri"]: one for one in found["storage"]}
     assert list(storage) == ["s3://bucket/run/data/", "s3://bucket/run/new/"]
     assert storage["s3://bucket/run/data/"]["operations"] == ["delete", "get", "put"]

@@ -31,7 +31,7 @@ def make_engine(
     engine: Engine
     keys = ANONYMOUS if target.anonymous or target.engine == "file" else find_credentials(credentials)
     if target.engine == "file":
-        engine = FileEngine(retry, rng, target.verify_reads)
+        engine = FileEngine(retry, rng, target.verify_reads, fsync=target.fsync, page_cache=target.page_cache)
     elif target.engine == "s3":
         engine = (S3PartsEngine if target.ranges or target.multipart else S3Engine)(target, keys, deadlines, retry, rng)
     elif target.engine == "boto3":

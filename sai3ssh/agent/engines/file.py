@@ -8,8 +8,10 @@ import random
 from typing import Dict, Optional
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
+from sai3ssh.agent.engines.direct import alignment_of, some_file, try_direct
+from sai3ssh.agent.engines.fileio import Buffered, Direct
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
-from sai3ssh.dataset import PIECE
+from sai3ssh.agent.mount import mount_of
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Retry
 
@@ -25,20 +27,35 @@ _CLASSES = {
 
 
 class FileEngine(ThreadedEngine):
-    """Performs operations on files, through the page cache. A put is complete when the data is written, not when it is on the medium."""
+    """Performs operations on files: through the page cache (file://), or past it with O_DIRECT (direct://).
 
-    def __init__(self, retry: Retry, rng: Optional[random.Random] = None, verify_reads: float = 0.0) -> None:
+    A put is complete when the data is written, and on the medium only as far as `fsync` says: none, file or directory. `page_cache` is
+    what the kernel is advised for file://, see fileio.Buffered.
+    """
+
+    def __init__(
+        self, retry: Retry, rng: Optional[random.Random] = None, verify_reads: float = 0.0, *, fsync: str = "none", page_cache: str = "auto"
+    ) -> None:
         super().__init__(retry, rng, verify_reads)
         self._roots: Dict[str, _Directory] = {}
+        self._fsync = fsync
+        self._buffered = Buffered(fsync, page_cache)
+        self._direct: Dict[int, Direct] = {}
 
     def root(self, uri: str) -> Root:
-        """The prepared form of file:///directory/ or of an absolute path; raises TargetError on another form."""
+        """The prepared form of file:///directory/, direct:///directory/ or an absolute path; raises TargetError on another form."""
         if uri not in self._roots:
-            path = uri[7:] if uri.startswith("file://") else uri
-            if not path.startswith("/"):
-                raise TargetError(f"target {uri!r} is not of the form file:///directory/", remedy="Correct the target")
-            self._roots[uri] = _Directory(uri, path)
+            scheme, _, path = ("file", "", uri) if uri.startswith("/") else uri.partition("://")
+            if not path.startswith("/") or scheme not in ("file", "direct"):
+                raise TargetError(
+                    f"target {uri!r} is not of the form file:///directory/ or direct:///directory/", remedy="Correct the target"
+                )
+            self._roots[uri] = _Directory(uri, path, self._past_the_cache(path) if scheme == "direct" else self._buffered)
         return self._roots[uri]
+
+    def _past_the_cache(self, path: str) -> Direct:
+        alignment = alignment_of(path)
+        return self._direct.setdefault(alignment, Direct(self._fsync, alignment))
 
     def check(self, write: bool = False) -> None:
         """Returns when the directories of all prepared roots exist (with `write`: exist or could be made, and a file could be written)."""
@@ -50,11 +67,30 @@ class FileEngine(ThreadedEngine):
                     self._try_to_write(directory)
                 with os.scandir(directory):
                     pass
+                if isinstance(root.io, Direct):
+                    self._check_direct(root.uri, directory, write)
             except OSError as error:
                 raise TargetError(
                     f"{root.uri}: {error.strerror}: {error.filename or directory}",
                     remedy="Create the directory, or let this user write there",
                 ) from error
+
+    @staticmethod
+    def _check_direct(uri: str, directory: str, write: bool) -> None:
+        """Raises TargetError when O_DIRECT does not work there. Where nothing is written there must be a file to see it with."""
+        path = None if write else some_file(directory)
+        if not write and path is None:
+            return
+        try:
+            try_direct(directory, path)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            mount = mount_of(os.path.realpath(directory))
+            raise TargetError(
+                f"{uri}: O_DIRECT does not work on {mount.kind} ({mount.point}): {error.strerror}",
+                remedy="Use file:// instead of direct://, or a file system that has O_DIRECT (ext4, xfs, NFS)",
+            ) from error
 
     def _try_to_write(self, directory: str) -> None:
         """Makes a file without a name, of which nothing stays however this process ends; NFS and the like know none such."""
@@ -68,16 +104,20 @@ class FileEngine(ThreadedEngine):
             os.unlink(probe)
 
     def close(self) -> None:
-        """Nothing stays open between runs."""
+        """Gives the memory of buffers back; nothing stays open between runs."""
+        for io in (self._buffered, *self._direct.values()):
+            io.forget()
 
     def perform(self, task: Task) -> int:
         """Makes one attempt; see ThreadedEngine."""
         path = task.root.path + task.key
         try:
             if task.op == GET:
-                return self._get(task, path)
+                size = task.root.io.get(path, task, self.content_of(task))
+                _expect_size(size, task.size)
+                return int(size)
             if task.op == PUT:
-                return _put(task, path)
+                return int(task.root.io.put(path, task))
             if task.op == LIST:
                 task.listed = _count(path)
             elif task.op == DELETE:
@@ -89,48 +129,16 @@ class FileEngine(ThreadedEngine):
             raise OperationFailed(error_class, error.strerror or str(error)) from error
         return 0
 
-    def _get(self, task: Task, path: str) -> int:
-        content = self.content_of(task)
-        buffer = bytearray(PIECE)
-        view = memoryview(buffer)
-        offset = 0
-        with open(path, "rb", buffering=0) as file:
-            while True:
-                n = file.readinto(buffer)
-                if not n:
-                    break
-                if content is not None and not content.matches(task.index, max(task.size, offset + n), offset, view[:n]):
-                    raise OperationFailed("verify", f"the bytes differ from what was written, at or after offset {offset}")
-                offset += n
-        _expect_size(offset, task.size)
-        return offset
-
 
 class _Directory(Root):
     """A target directory, or the beginning of file names, that keys are appended to."""
 
-    __slots__ = ("path",)
+    __slots__ = ("io", "path")
 
-    def __init__(self, uri: str, path: str) -> None:
+    def __init__(self, uri: str, path: str, io: Buffered) -> None:
         super().__init__(uri)
         self.path = path
-
-
-def _put(task: Task, path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags, 0o644)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd = os.open(path, flags, 0o644)
-    try:
-        offset = 0
-        while offset < task.size:
-            assert task.content is not None
-            offset += os.write(fd, task.content.piece(task.index, task.size, offset, PIECE))
-    finally:
-        os.close(fd)
-    return task.size
+        self.io = io
 
 
 def _count(path: str) -> int:

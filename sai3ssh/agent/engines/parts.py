@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Deque, Optional, Set, Tuple
+from typing import Deque, Optional, Set, Tuple, Union
 
 from sai3ssh.agent.engines.base import GET, Task
 from sai3ssh.agent.engines.response import Failure, header
@@ -35,7 +35,7 @@ class Slice(Content):
         """See Content.piece."""
         return self._of.piece(index, self._start + size, self._start + offset, length)
 
-    def piece_into(self, buffer: bytearray, index: int, size: int, offset: int) -> int:
+    def piece_into(self, buffer: Union[bytearray, memoryview], index: int, size: int, offset: int) -> int:
         """See Content.piece_into; the slice may begin anywhere."""
         if self._start % BLOCK == 0:
             return self._of.piece_into(buffer, index, self._start + size, self._start + offset)

@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import secrets
 import time
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict
 
+from sai3ssh.agent.engines.direct import alignment_of, some_file, try_direct
+from sai3ssh.agent.mount import mount_of
 from sai3ssh.agent.preflight.checks import Sheet, failure, ok, size, skipped
 from sai3ssh.agent.preflight.request import Storage
 from sai3ssh.findings import Finding, Level
 
-NETWORK_TYPES = (
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "afs", "9p", "virtiofs", "wekafs", "orangefs",
-    "ocfs2", "gfs2", "panfs", "daos",
-)  # fmt: skip
 BLOCK_BYTES = 4096
-"""Aligned for O_DIRECT on all that is in use."""
 
 _DIRECT = "direct"
-
-
-class Mount(NamedTuple):
-    """What a path is on."""
-
-    point: str
-    kind: str
-    source: str
-    options: str
-
-    @property
-    def network(self) -> bool:
-        """Whether other hosts may see the same files."""
-        return self.kind in NETWORK_TYPES or self.kind.startswith("fuse.")
-
-
-def mount_of(path: str, proc: str = "/proc") -> Mount:
-    """The mount that a path is on: of those whose point it lies below the longest, of equals the last."""
-    best = Mount("", "unknown", "", "")
-    with open(f"{proc}/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            words = line.split()
-            after = words.index("-")
-            point = _unescape(words[4])
-            if len(point) >= len(best.point) and (path == point or path.startswith(point.rstrip("/") + "/")):
-                best = Mount(point, words[after + 1], _unescape(words[after + 2]), words[5])
-    return best
-
-
-def _unescape(text: str) -> str:
-    # The kernel writes blanks and the like as three octal digits.
-    return text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 
 
 def check_directory(sheet: Sheet, storage: Storage) -> None:
@@ -131,18 +95,17 @@ class Directory:
     def _write(self) -> Finding:
         began = time.perf_counter()
         try:
-            self._try_write(os.O_WRONLY)
+            self._try_write()
         except OSError as error:
             return self._cannot_write(error)
         ms = (time.perf_counter() - began) * 1e3
         return ok(f"a file was made, written, synced and removed in {self._there} in {ms:.1f} ms", ms=round(ms, 3))
 
-    def _try_write(self, flags: int) -> None:
+    def _try_write(self) -> None:
         path = os.path.join(self._there, f".sai3ssh-preflight-{secrets.token_hex(8)}")
-        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with mmap.mmap(-1, BLOCK_BYTES) as block:  # aligned to a page
-                os.write(fd, block)
+            os.write(fd, bytes(BLOCK_BYTES))
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -161,26 +124,17 @@ class Directory:
     def _o_direct(self) -> Finding:
         try:
             if self._storage.puts:
-                self._try_write(os.O_WRONLY | os.O_DIRECT)
-                return ok("O_DIRECT writes")
-            return self._read_direct()
+                try_direct(self._there)
+                return ok(f"O_DIRECT writes and reads, in blocks of {alignment_of(self._there)} bytes")
+            path = some_file(self.path)
+            if path is None:
+                return skipped(f"no file in {self.path} to try O_DIRECT on, and the workload writes none")
+            try_direct(self._there, path)
+            return ok(f"O_DIRECT reads, in blocks of {alignment_of(self._there)} bytes")
         except OSError as error:
             mount = mount_of(os.path.realpath(self._there))
             return failure(
                 f"O_DIRECT does not work on {mount.kind} ({mount.point}): {error.strerror}",
-                f"O_DIRECT with blocks of {BLOCK_BYTES} bytes",
+                f"O_DIRECT with blocks of {alignment_of(self._there)} bytes",
                 "Use file:// instead of direct://, or a file system that has it (ext4, xfs, NFS)",
             )
-
-    def _read_direct(self) -> Finding:
-        with os.scandir(self.path) as entries:
-            path = next((entry.path for entry in entries if entry.is_file(follow_symlinks=False)), None)
-        if path is None:
-            return skipped(f"no file in {self.path} to try O_DIRECT on, and the workload writes none")
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        try:
-            with mmap.mmap(-1, BLOCK_BYTES) as block:
-                os.readv(fd, [block])
-        finally:
-            os.close(fd)
-        return ok("O_DIRECT reads")
