@@ -10,6 +10,10 @@ size is exp(m + s * q), where q is the standard normal quantile of (h >> 11 | 1)
 histogram with buckets [min, max] and integer weights w, whose sum is t: let x = h * t, not reduced, and c the sum of the weights of the
 buckets before the one with c <= x >> 64 < c + w. The size is min + (x - c * 2**64) * (max - min + 1) // (w * 2**64).
 
+Keys. Without a tree: key_format of the index, in directory (index modulo shards) where there are shards. In a tree object `index` is in
+directory index // files_per_dir of those that have objects, counted through each level in turn. Directory n of a level has the number
+n modulo width + 1 in its name, and is within directory n // width of the level above.
+
 Bytes, fill `random`. BASE is the first 4 MiB of SHAKE-128 of the ASCII text "sai3ssh <seed>", repeated without end, and c the little-endian
 number in its first 8 bytes. For object `index` let g = index * GOLDEN + c. Byte p of the object is byte (g >> 42) + p of BASE, except that
 each block b of 4 KiB begins with a stamp: g + b * (GOLDEN << 33) as 8 bytes, little-endian. The map from (index, b) to stamps is one
@@ -34,9 +38,9 @@ import math
 import statistics
 from array import array
 from bisect import bisect_right
-from typing import Tuple, Union
+from typing import Iterator, Sequence, Tuple, Union
 
-from sai3ssh.model import Population, SizeSpec
+from sai3ssh.model import Intervals, Population, SizeSpec, Tree
 
 BLOCK = 4096
 PIECE = 256 * 1024
@@ -124,7 +128,53 @@ def total_size(population: Population) -> int:
 def key_of(population: Population, index: int) -> str:
     """The key of object `index`, to be appended to the population's target."""
     key = population.key_format % index
+    if population.tree is not None:
+        return f"{_directory_of(population.tree, index // population.tree.files_per_dir)}/{key}"
     return f"{index % population.shards:02x}/{key}" if population.shards else key
+
+
+def _directory_of(tree: Tree, number: int) -> str:
+    """The path of directory `number` of those that have objects: level by level when all have some, neighbours one after another."""
+    if not tree.everywhere:
+        return _path(tree, tree.depth, number)
+    level = 1
+    while number >= tree.width**level:
+        number -= tree.width**level
+        level += 1
+    return _path(tree, level, number)
+
+
+def _path(tree: Tree, level: int, number: int) -> str:
+    """The path of directory `number` of a level; its parent is number // width of the level above."""
+    names = []
+    for depth in range(level, 0, -1):
+        number, at = divmod(number, tree.width)
+        names.append(tree.dir_mask % (depth, at + 1))
+    return "/".join(reversed(names))
+
+
+def directories_of(population: Population, ranges: Sequence[Sequence[int]]) -> Iterator[str]:
+    """The directories that the objects of some index ranges are in, and those around them, relative to the target: each once, and after
+    all that are within it."""
+    tree = population.tree
+    if tree is None:
+        for shard in range(population.shards):
+            if any((shard - lo) % population.shards < hi - lo for lo, hi in ranges):
+                yield f"{shard:02x}"
+        return
+    levels = [Intervals() for _ in range(tree.depth + 1)]
+    first = 0
+    for level in range(1 if tree.everywhere else tree.depth, tree.depth + 1):
+        width = tree.width**level
+        for lo, hi in ranges:
+            begin, end = lo // tree.files_per_dir - first, -(-hi // tree.files_per_dir) - first
+            levels[level].add(max(begin, 0), min(end, width))
+        first += width
+    for level in range(tree.depth, 0, -1):
+        for lo, hi in levels[level]:
+            levels[level - 1].add(lo // tree.width, (hi - 1) // tree.width + 1)
+            for number in range(lo, hi):
+                yield _path(tree, level, number)
 
 
 @functools.lru_cache(maxsize=8)

@@ -125,6 +125,26 @@ class SizeSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tree:
+    """Directories that the objects of a population are spread over: `width` of them on the first level, and as many in each down to
+    level `depth`."""
+
+    width: int
+    depth: int
+    files_per_dir: int
+    everywhere: bool = False
+    """Objects are in directories of all levels; else only in those of the last."""
+    dir_mask: str = "sai3bench.d%d_w%d.dir"
+    """printf format of a directory's name: its level, and its number among its neighbours, both from 1."""
+
+    @property
+    def objects(self) -> int:
+        """How many objects fill the tree."""
+        levels = range(1 if self.everywhere else self.depth, self.depth + 1)
+        return self.files_per_dir * sum(int(self.width**level) for level in levels)
+
+
+@dataclasses.dataclass(frozen=True)
 class Population:
     """A set of objects that prepare creates. Name, size and bytes of each are functions of (population, index), 0 <= index < count."""
 
@@ -140,6 +160,8 @@ class Population:
     """random or zero."""
     shards: int = 0
     """With N > 0 the key begins with the two-digit hexadecimal of index modulo N and '/'."""
+    tree: Optional[Tree] = None
+    """The key begins with a path of directories, see dataset.key_of; without shards only."""
     dedup_factor: float = 1.0
     """N: one block in N is distinct; see dataset. 1 is no two alike."""
     compress_factor: float = 1.0

@@ -247,6 +247,21 @@ class Ledger:
         owned.update({name: Intervals([(0, made["count"])]) for name, made in self.made(stage).items()})
         return {name: ranges.subtract(done.get(name, Intervals())) for name, ranges in owned.items()}
 
+    def swept(self, stage: Stage, mine: Dict[str, Intervals], worker: int, workers: int) -> Dict[str, Intervals]:
+        """Of which objects a worker removes the directories when it has deleted `mine`.
+
+        Besides its own it has a part of all that the agent owns: what others had deleted before, whose end came before they had done this.
+        """
+        if stage.kind is not StageKind.CLEANUP:
+            return {}
+        result = {}
+        for name in stage.populations:
+            population = self._plan.population(name)
+            if population.tree is not None or population.shards:
+                part = self.owned.get(name, Intervals()).split(workers)[worker]
+                result[name] = Intervals([*part, *mine.get(name, Intervals())])
+        return result
+
     def read(self, stage: Stage) -> Dict[str, Intervals]:
         """The agent's own part of each population that a stage reads by a key selection."""
         names = sorted({op.population for op in stage.operations if op.keys is not None and op.population})

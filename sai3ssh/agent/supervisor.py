@@ -381,14 +381,17 @@ class Supervisor:
     def _order(self, worker: WorkerProcess) -> None:
         stage = self._stage
         assert stage is not None
+        share = self._crew.shares[worker.index]
+        swept = self._ledger.swept(stage.stage, share.pieces, worker.index, len(self._crew.members))
         worker.order(
             {
                 "stage": stage.index,
                 "start_clock_ns": stage.start_clock_ns,
                 "metrics": self._metrics(stage.index, worker.index),
-                "ranges": self._crew.shares[worker.index].left(self._ledger.finished.get(stage.index, {})),
+                "ranges": share.left(self._ledger.finished.get(stage.index, {})),
                 "owned": {name: list(ranges) for name, ranges in self._ledger.read(stage.stage).items()},
                 "puts": self._puts,
+                "swept": {name: list(ranges) for name, ranges in swept.items()},
             }
         )
 

@@ -14,9 +14,11 @@ import select
 import time
 from typing import Any, Dict, List, Optional, Union
 
+from sai3ssh import dataset
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
+from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.mix import MixWork, put_format
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.pinning import pin
@@ -29,6 +31,8 @@ from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
 TICK_S = 0.25
+SWEEP = 64
+"""After so many directories a worker listens."""
 CHECK_S = 30.0
 """How long a target that does not answer is asked again before the worker says it is not reachable."""
 
@@ -125,9 +129,23 @@ class Worker:
         finally:
             self._work = None
         self._report_finished(work)
+        if not work.stopped and isinstance(self._engine, FileEngine):
+            self._sweep(self._engine, order.get("swept", {}))
         send({"ended": {**work.result(), "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
+
+    def _sweep(self, engine: FileEngine, swept: Dict[str, Any]) -> None:
+        """Removes the empty ones of the directories that objects of a cleanup were in. The last one to come finds them empty."""
+        refused = ""
+        for name, pieces in swept.items():
+            objects = self._objects[name]
+            for n, directory in enumerate(dataset.directories_of(objects.population, pieces)):
+                refused = refused or engine.remove_if_empty(objects.root, directory)
+                if n % SWEEP == 0:
+                    self.poll(0.0)
+        if refused:
+            send({"notice": f"a directory stays after the cleanup: {refused}"})
 
     def _wait_until(self, start_ns: int) -> None:
         while True:

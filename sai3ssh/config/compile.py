@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TypedDict
 
+from .. import dataset
 from ..errors import InventoryError
 from ..model import (
     Assignment,
@@ -25,6 +27,7 @@ from ..model import (
     Stage,
     StageKind,
     Target,
+    Tree,
     assign,
 )
 from . import units
@@ -36,6 +39,8 @@ ZIPF_THETA = 0.99
 """YCSB's, and so what people compare with."""
 PARTITION_OVERLAP = 0.3
 """sai3-bench's."""
+MOST_OBJECTS = 1 << 33
+"""So many objects of a population have bytes of their own, see dataset."""
 LEASE_HEARTBEATS = 5
 """A lease is renewed each heartbeat, by a reading of the clock that is as old: with a shorter one well agents would not get to work."""
 
@@ -145,6 +150,7 @@ class _Builder:
         """One per ensure_objects entry, or two where the mix both deletes and reads it."""
         result: list[Population] = []
         prepare = self._keys.prepare
+        tree = self._tree()
         for n, entry in enumerate(prepare.ensure_objects):
             where: Path_ = ("prepare", "ensure_objects", n)
             uri = self._uri(entry.base_uri, (*where, "base_uri")).rstrip("/") + "/"
@@ -152,13 +158,46 @@ class _Builder:
             pools = ["prepared", "deletable"] if "delete" in ops and ops & {"get", "stat"} else ["prepared"]
             if any(population.target == uri for population in result):
                 self._problems.add((*where, "base_uri"), f"{uri} is prepared by an earlier entry already")
+            count = self._count(entry, tree, where)
             for pool in pools:
                 name = pool if n == 0 else f"{pool}-{n + 1}"
                 seed = self._keys.seed * 1000 + len(result) + 1
                 size = self._population_size(entry, where)
                 data = self._data(entry, where)
-                result.append(Population(name, uri, f"{pool}-%08d.dat", entry.count, size, seed, shards=prepare.key_prefix_shards, **data))
+                key = "file_%08d.dat" if tree is not None and pool == "prepared" else f"{pool}-%08d.dat"
+                result.append(Population(name, uri, key, count, size, seed, shards=prepare.key_prefix_shards, tree=tree, **data))
         return result
+
+    def _tree(self) -> Tree | None:
+        """The tree of directories that the objects of each entry are in."""
+        keys = self._keys.prepare.directory_structure
+        where: Path_ = ("prepare", "directory_structure")
+        if keys is None:
+            return None
+        tree = Tree(keys.width, keys.depth, keys.files_per_dir, keys.distribution == "all", keys.dir_mask)
+        if not self._keys.prepare.ensure_objects:
+            text = "directory_structure needs an entry in prepare.ensure_objects: where the tree is, and how large its files are"
+            self._problems.add(where, text)
+        if self._keys.prepare.key_prefix_shards:
+            self._problems.add(("prepare", "key_prefix_shards"), "key_prefix_shards contradicts directory_structure; remove one of them")
+        if tree.objects > MOST_OBJECTS:
+            self._problems.add(where, f"the tree has {tree.objects:,} files; at most {MOST_OBJECTS:,} can be told apart")
+        return tree
+
+    def _count(self, entry: EnsureObjects, tree: Tree | None, where: Path_) -> int:
+        """How many objects an entry has. Those of a tree are counted by the tree; sai3-bench's files then say 0, or the same number."""
+        if tree is None:
+            if not entry.count:
+                self._problems.add((*where, "count"), "count of the objects is missing or 0; set it, for example count: 1000")
+            return entry.count
+        if entry.count not in (0, tree.objects):
+            levels = f" on levels 1 to {tree.depth}" if tree.everywhere else ""
+            text = (
+                f"count is {entry.count:,}, but directory_structure has {tree.objects:,} files ({tree.objects // tree.files_per_dir:,} "
+                f"directories{levels} with {tree.files_per_dir:,} each); remove count, or correct one of them"
+            )
+            self._problems.add((*where, "count"), text)
+        return tree.objects
 
     def _data(self, entry: EnsureObjects | OperationKeys, where: Path_) -> _Data:
         """How the bytes of what an entry writes are made."""
@@ -290,12 +329,22 @@ class _Builder:
         best = max(here, key=lambda p: len(p.target))
         same = [p for p in here if p.target == best.target]
         rest = uri[len(best.target) :]
-        if rest and not (op.path.endswith("*") and any(p.key_format.startswith(rest) for p in same)):
+        if rest and not (op.path.endswith("*") and any(p.key_format.startswith(rest) for p in same)) and not self._matches(op, best):
             self._problems.add(
                 (*where, "path"),
                 f"{op.op} {op.path!r} names a part of what is prepared at {best.target}; name all of it: that prefix, or a * after it",
             )
         return next((p for p in same if p.key_format.startswith(pool)), same[0])
+
+    def _matches(self, op: OperationKeys, population: Population) -> bool:
+        """Whether a pattern over directories such as sai3bench.d*/**/* has all objects of a tree."""
+        if population.tree is None:
+            return False
+        path = op.path if "://" in op.path else (self._keys.target or "").rstrip("/") + "/" + op.path.lstrip("/")
+        # ** may stand for no directory; here a * goes over any number of them.
+        pattern = path[len(population.target) :].replace("**/", "*")
+        sample = {population.count * n // 64 for n in range(64)} | {population.count - 1}
+        return "*" in pattern and all(fnmatch.fnmatchcase(dataset.key_of(population, index), pattern) for index in sample)
 
     def stages(self, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> list[Stage]:
         """The given stages in order, or prepare, execute and cleanup as far as the file asks for them."""

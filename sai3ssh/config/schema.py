@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from .. import dataset
+from ..model import Tree
 from . import units
 
 Duration = Annotated[float, BeforeValidator(units.duration)]
@@ -157,7 +158,8 @@ class EnsureObjects(Section):
     """An entry of prepare.ensure_objects."""
 
     base_uri: str
-    count: Annotated[Count, Field(ge=1)]
+    count: Annotated[Count, Field(ge=0)] = 0
+    """0 only with prepare.directory_structure, which says it."""
     min_size: Size | None = None
     max_size: Size | None = None
     size_spec: SizeLaw | None = None
@@ -166,10 +168,27 @@ class EnsureObjects(Section):
     compress_factor: CompressFactor = 1.0
 
 
+class DirectoryStructure(Section):
+    """prepare.directory_structure: a tree of directories for the objects of each entry."""
+
+    width: Annotated[int, Field(ge=1, le=1_000_000)]
+    depth: Annotated[int, Field(ge=1, le=100)]
+    files_per_dir: Annotated[Count, Field(ge=1)]
+    distribution: Literal["bottom", "all"] = "bottom"
+    dir_mask: str = Tree.dir_mask
+
+    @model_validator(mode="after")
+    def _check(self) -> DirectoryStructure:
+        if self.dir_mask.count("%d") != 2 or self.dir_mask.count("%") != 2 or "/" in self.dir_mask:
+            raise ValueError(f"expected a dir_mask with %d twice (level and number), no other % and no /, found {self.dir_mask!r}")
+        return self
+
+
 class Prepare(Section):
     """prepare."""
 
     ensure_objects: list[EnsureObjects] = []
+    directory_structure: DirectoryStructure | None = None
     cleanup: bool = False
     key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
 
@@ -319,11 +338,11 @@ class WorkloadKeys(Section):
 NOT_YET = {
     "args", "backoff_duration", "barrier", "barrier_sync",
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
-    "concurrency_override", "directory_structure", "enable_metadata_cache", "env",
+    "concurrency_override", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
     "multi_endpoint", "op_log_path", "optional",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
-    "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
+    "skip_verification", "target_override", "timeout_secs", "volumes",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
 
@@ -336,6 +355,9 @@ NO_MEANING = {
     "ssh": "users, keys and ports come from the inventory and ssh_config",
     "deployment": "the agent is uploaded by the run",
     "listen_port": "agents open no port",
+    "tree_creation_mode": "each agent makes the directories that its own objects need, when the first one needs them",
+    "shared_filesystem": "objects are divided among the agents in any case; where an agent sees only its own files, give get and stat "
+    "key_selection: partitioned",
 }
 """Keys that can have no meaning here: accepted, with a notice."""
 

@@ -6,9 +6,10 @@ import math
 import statistics
 import unittest
 import zlib
+from collections import Counter
 
-from sai3ssh.dataset import BLOCK, PIECE, UNIT, Content, key_of, mean_size, size_of, total_size
-from sai3ssh.model import Population, SizeSpec
+from sai3ssh.dataset import BLOCK, PIECE, UNIT, Content, directories_of, key_of, mean_size, size_of, total_size
+from sai3ssh.model import Population, SizeSpec, Tree
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
@@ -270,6 +271,57 @@ class Names(unittest.TestCase):
         sharded = Population("p", "s3://b/", "o%d", 1000, SizeSpec("uniform", 0, 10), 1, shards=16)
         self.assertEqual([key_of(sharded, index) for index in (0, 15, 31, 32)], ["00/o0", "0f/o15", "0f/o31", "00/o32"])
         self.assertEqual(total_size(sharded), 5000)
+
+    @staticmethod
+    def tree(*arguments, **keywords):
+        tree = Tree(*arguments, **keywords)
+        return Population("p", "file:///d/", "file_%08d.dat", tree.objects, SizeSpec("fixed", 10, 10), 1, tree=tree)
+
+    def test_keys_in_a_tree(self):
+        two = self.tree(2, 2, 3)
+        self.assertEqual(two.count, 12)
+        self.assertEqual(key_of(two, 0), "sai3bench.d1_w1.dir/sai3bench.d2_w1.dir/file_00000000.dat")
+        self.assertEqual(key_of(two, 5), "sai3bench.d1_w1.dir/sai3bench.d2_w2.dir/file_00000005.dat")
+        self.assertEqual(key_of(two, 11), "sai3bench.d1_w2.dir/sai3bench.d2_w2.dir/file_00000011.dat")
+        everywhere = self.tree(2, 3, 1, everywhere=True, dir_mask="%d-%d")
+        self.assertEqual(
+            [key_of(everywhere, index).rpartition("/")[0] for index in range(everywhere.count)],
+            ["1-1", "1-2", "1-1/2-1", "1-1/2-2", "1-2/2-1", "1-2/2-2"]
+            + [f"1-{a}/2-{b}/3-{c}" for a in (1, 2) for b in (1, 2) for c in (1, 2)],
+        )
+
+    def test_each_directory_of_a_tree_has_as_many_objects(self):
+        for width, depth, files, everywhere in ((3, 3, 4, False), (3, 3, 4, True), (1, 5, 2, True), (1, 5, 2, False), (7, 1, 1, True)):
+            population = self.tree(width, depth, files, everywhere)
+            keys = [key_of(population, index) for index in range(population.count)]
+            self.assertEqual(len(set(keys)), population.count)
+            per_directory = Counter(key.rpartition("/")[0] for key in keys)
+            self.assertEqual(set(per_directory.values()), {files})
+            levels = Counter(directory.count("/") + 1 for directory in per_directory)
+            self.assertEqual(levels, {level: width**level for level in range(1 if everywhere else depth, depth + 1)})
+
+    def test_directories_of_some_objects(self):
+        populations = [self.tree(3, 3, 4, everywhere) for everywhere in (False, True)]
+        populations.append(Population("p", "file:///d/", "o%d", 108, SizeSpec("fixed", 10, 10), 1, shards=16))
+        populations.append(Population("p", "file:///d/", "o%d", 108, SizeSpec("fixed", 10, 10), 1))
+        for population in populations:
+            for ranges in (
+                [(0, population.count)],
+                [(0, 1)],
+                [(5, 6), (9, 31)],
+                [(3, 4), (4, 5)],
+                [(population.count - 1, population.count)],
+                [],
+            ):
+                expected = set()
+                for lo, hi in ranges:
+                    for index in range(lo, hi):
+                        parts = key_of(population, index).split("/")[:-1]
+                        expected |= {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
+                found = list(directories_of(population, ranges))
+                self.assertEqual((len(found), set(found)), (len(expected), expected), (population, ranges))
+                depths = [name.count("/") for name in found]
+                self.assertEqual(depths, sorted(depths, reverse=True), "those within others come first")
 
 
 if __name__ == "__main__":

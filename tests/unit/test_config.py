@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, Plan, Ranges, SizeSpec, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, Plan, Ranges, SizeSpec, StageKind, Tree
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -45,6 +45,9 @@ def changed(**keys: Any) -> str:
     return yaml.safe_dump(data, sort_keys=False)
 
 
+GOOD_PUT = [{"op": "put", "path": "new/", "weight": 1, "object_size": 1}]
+TREE = {"width": 3, "depth": 2, "files_per_dir": 5}
+TREE_OBJECTS = [{"base_uri": "data/", "size_spec": 1}]
 BAD = {
     "unknown key with a near one": (
         GOOD.replace("concurrency:", "concurency:"),
@@ -351,6 +354,42 @@ BAD = {
         GOOD.replace("workload:", "    - {base_uri: data/, count: 5, size_spec: 1}\nworkload:"),
         "is prepared by an earlier entry already",
     ),
+    "tree of another size": (
+        GOOD.replace("prepare:", "prepare:\n  directory_structure: {width: 3, depth: 2, files_per_dir: 5}"),
+        ":8:25: count is 1,000, but directory_structure has 45 files (9 directories with 5 each); remove count, or correct one of them",
+    ),
+    "tree of another size on all levels": (
+        GOOD.replace("prepare:", "prepare:\n  directory_structure: {width: 3, depth: 2, files_per_dir: 5, distribution: all}"),
+        "count is 1,000, but directory_structure has 60 files (12 directories on levels 1 to 2 with 5 each)",
+    ),
+    "tree without width": (
+        GOOD.replace("prepare:", "prepare:\n  directory_structure: {depth: 2, files_per_dir: 5}"),
+        ":6:3: prepare.directory_structure: the key 'width' is missing",
+    ),
+    "tree of nobody": (
+        changed(prepare={"directory_structure": {"width": 3, "depth": 2, "files_per_dir": 5}}, workload=GOOD_PUT),
+        "directory_structure needs an entry in prepare.ensure_objects",
+    ),
+    "tree with shards": (
+        changed(prepare={"directory_structure": TREE, "ensure_objects": TREE_OBJECTS, "key_prefix_shards": 16}),
+        "key_prefix_shards contradicts directory_structure",
+    ),
+    "tree that is too large": (
+        changed(prepare={"directory_structure": {**TREE, "width": 1000, "depth": 10}, "ensure_objects": TREE_OBJECTS}),
+        "the tree has 5,000,000,000,000,000,000,000,000,000,000 files; at most 8,589,934,592 can be told apart",
+    ),
+    "tree with one name for all": (
+        changed(prepare={"directory_structure": {**TREE, "dir_mask": "d%d"}, "ensure_objects": TREE_OBJECTS}),
+        "expected a dir_mask with %d twice (level and number), no other % and no /, found 'd%d'",
+    ),
+    "part of a tree": (
+        changed(
+            prepare={"directory_structure": TREE, "ensure_objects": TREE_OBJECTS},
+            workload=[{"op": "get", "path": "data/sai3bench.d1_w1.dir/*", "weight": 1}],
+        ),
+        "names a part of what is prepared at s3://bench-bucket/run/data/",
+    ),
+    "count missing": (GOOD.replace("count: 1000, ", ""), ":7:7: count of the objects is missing or 0; set it, for example count: 1000"),
     "jitter above one": (GOOD + "error_handling: {retry_jitter_factor: 2}\n", ":11:18: error_handling.retry_jitter_factor: "),
 }
 
@@ -488,6 +527,37 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         },
         lambda p: [(q.count, q.size.kind, q.size.min, q.size.max, q.fill, q.shards) for q in p.populations],
         [(1_000_000, "uniform", 1000, 1024, "zero", 256)],
+    ),
+    "directory_structure": (
+        {"prepare": {"directory_structure": TREE, "ensure_objects": TREE_OBJECTS}},
+        lambda p: [(q.count, q.tree, q.key_format, q.shards) for q in p.populations],
+        [(45, Tree(3, 2, 5), "file_%08d.dat", 0)],
+    ),
+    "directory_structure with all its keys, as sai3-bench's files have it": (
+        {
+            "target": "file:///mnt/x",
+            "s3": None,
+            "prepare": {
+                "directory_structure": {**TREE, "distribution": "all", "dir_mask": "d%d_w%d.dir"},
+                "ensure_objects": [{"base_uri": "file:///mnt/x", "count": 0, "size_spec": 1}],
+            },
+            "workload": [{"op": "get", "path": path, "weight": 1} for path in ("/", "d*_w*.dir/**/*", "*", "**/file_*", "d*")],
+        },
+        lambda p: (p.populations[0].count, p.populations[0].tree, {o.population for o in p.stages[1].operations}),
+        (60, Tree(3, 2, 5, everywhere=True, dir_mask="d%d_w%d.dir"), {"prepared"}),
+    ),
+    "a count that is the tree's": (
+        {"prepare": {"directory_structure": TREE, "ensure_objects": [{**TREE_OBJECTS[0], "count": 45}]}},
+        lambda p: p.populations[0].count,
+        45,
+    ),
+    "delete and get in a tree share nothing": (
+        {
+            "prepare": {"directory_structure": TREE, "ensure_objects": TREE_OBJECTS},
+            "workload": [{"op": op, "path": "data/", "weight": 1} for op in ("get", "delete")],
+        },
+        lambda p: ([q.key_format for q in p.populations], [o.population for o in p.stages[1].operations]),
+        (["file_%08d.dat", "deletable-%08d.dat"], ["prepared", "deletable"]),
     ),
     "delete and get share nothing": (
         {"workload": [{"op": "get", "path": "data/", "weight": 1}, {"op": "delete", "path": "data/*", "weight": 1}]},
@@ -675,6 +745,9 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
     path = tmp_path / "w.yml"
     path.write_text(GOOD + "distributed: {path_selection: exclusive, partition_overlap: 0.1}\n")
     assert config.load(path).notices == ("line 11: partition_overlap has no effect with path_selection exclusive",)
+    path.write_text(GOOD + "distributed: {shared_filesystem: false, tree_creation_mode: isolated}\n")
+    for notice, key in zip(config.load(path).notices, ("shared_filesystem", "tree_creation_mode"), strict=True):
+        assert notice.startswith(f"line 11: {key} has no effect: "), notice
     path.write_text(GOOD + "processes: 4\n")
     assert config.load(path).notices == ("line 11: processes has no effect: one worker process per core is the rule here; set workers",)
 

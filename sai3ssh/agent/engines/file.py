@@ -108,6 +108,16 @@ class FileEngine(ThreadedEngine):
         for io in (self._buffered, *self._direct.values()):
             io.forget()
 
+    def remove_if_empty(self, root: Root, name: str) -> str:
+        """Removes a directory below a root unless something is in it or it is gone already; returns what else was in the way."""
+        assert isinstance(root, _Directory)
+        try:
+            os.rmdir(root.path + name)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                return f"{root.path + name}: {error.strerror}"
+        return ""
+
     def perform(self, task: Task) -> int:
         """Makes one attempt; see ThreadedEngine."""
         path = task.root.path + task.key
@@ -145,12 +155,18 @@ def _count(path: str) -> int:
     """The number of files below a directory."""
     files, directories = 0, [path]
     while directories:
-        with os.scandir(directories.pop()) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir(follow_symlinks=False):
-                    directories.append(entry.path)
-                else:
-                    files += 1
+        directory = directories.pop()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+                    else:
+                        files += 1
+        except FileNotFoundError:
+            # Others may remove what was seen a moment ago, but not what is listed.
+            if directory == path:
+                raise
     return files
 
 
