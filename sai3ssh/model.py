@@ -27,7 +27,7 @@ from typing import (
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-OPERATIONS = ("get", "put", "list", "stat", "delete")
+OPERATIONS = ("get", "put", "list", "stat", "delete", "mkdir", "rmdir")
 """Operation kinds; the position is the code used in shared memory and journals are keyed by the name."""
 
 BUCKET_BOUNDS = (0, 8 * KIB, 64 * KIB, 512 * KIB, 4 * MIB, 32 * MIB, 256 * MIB, 2 * GIB)
@@ -40,11 +40,11 @@ ERROR_CLASSES = (
     "http_500", "http_502", "http_503", "http_504", "http_5xx", "http_3xx",
     "timeout_connect", "timeout_first_byte", "timeout_total",
     "refused", "reset", "dns", "tls", "short_read", "protocol", "verify",
-    "not_found", "permission", "no_space", "io", "other",
+    "not_found", "permission", "no_space", "io", "other", "not_empty",
 )  # fmt: skip
 """Classes by which failed attempts are counted; the position is the code in shared memory. The http_* classes with digits are single
 statuses,
-http_4xx and http_5xx the remaining ones of their hundred; not_found to io are errors of file systems."""
+http_4xx and http_5xx the remaining ones of their hundred; not_found to io, and not_empty, are errors of file systems."""
 
 
 def bucket_of(size_bytes: int) -> int:
@@ -189,7 +189,7 @@ class OperationSpec:
     kind: str
     weight: int
     target: str
-    """URI: of the objects (get, stat, delete: the population's), of the prefix that put writes below or that list lists."""
+    """URI: of the objects (get, stat, delete: the population's), of the prefix that list lists, or that put, mkdir and rmdir change."""
     population: Optional[str] = None
     """Name of the population that get, stat and delete draw from."""
     size: Optional[SizeSpec] = None
@@ -204,6 +204,8 @@ class OperationSpec:
     dedup_factor: float = 1.0
     """put only, as compress_factor: as in Population. Blocks are alike among the objects of one worker."""
     compress_factor: float = 1.0
+    recursive: bool = False
+    """rmdir only: with everything that is in the directory."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from sai3ssh.agent.journal import Journal
-from sai3ssh.agent.mix import put_format
+from sai3ssh.agent.mix import mkdir_format, put_format
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Ledger, Published
 from sai3ssh.agent.workers import WorkerProcess, kill_all
@@ -134,9 +134,12 @@ class Crew:
 
     def _puts(self, index: int, incarnation: int, stage: Published, count: int) -> List[Json]:
         """What a worker that is gone may have put: so many names at most; which of them failed is not known."""
-        targets = sorted({op.target for op in stage.stage.operations if op.kind == "put"})
-        name = put_format(self._index, stage.index, index, incarnation)
-        return [{"target": uri, "key_format": name, "count": count, "failed": [], "unsure": True} for uri in targets if count]
+        made = []
+        one = self._index, stage.index, index, incarnation
+        for kind, form in (("put", put_format(*one)), ("mkdir", mkdir_format(self._submitted["plan"]["run_id"], *one))):
+            targets = sorted({op.target for op in stage.stage.operations if op.kind == kind})
+            made += [{"target": uri, "key_format": form, "count": count, "failed": [], "unsure": True} for uri in targets if count]
+        return made
 
     def begin_again(self, past: Recovered, stage: Optional[Published], count: int, *, fresh: bool) -> None:
         """Starts successors of all workers of a supervisor that is gone; `fresh`: its counters are gone as well."""

@@ -6,8 +6,8 @@ aligned 8-byte integer with one writer, so a reader sees each cell whole, and wh
     file    = phase 0 (measured), phase 1 (warm-up), 1 cell each: objects that a cleanup did not find; names that put has used; ns that the
               load loop came late
     phase   = per operation: further requests, retried attempts by class, errors by class; then its regions
-    region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (list, stat,
-    delete)
+    region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (all
+    others)
 
 A completed operation is one histogram cell, whatever moment its worker is killed at: how many there were, how many requests they took and
 how many objects are done is derived from those cells, and kept nowhere else.

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import DELETE, PUT, Engine, Root, Task
+from sai3ssh.agent.directories import Directories, Removals
+from sai3ssh.agent.engines.base import DELETE, MKDIR, PUT, RMDIR, Engine, Root, Task
 from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.putpool import PutPool, drawn_from
@@ -20,8 +21,22 @@ def put_format(agent: int, stage: int, worker: int, incarnation: int) -> str:
     return f"put-a{agent:04d}-s{stage:02d}-w{worker:02d}-{incarnation}-%010d.dat"
 
 
+def mkdir_format(run_id: str, agent: int, stage: int, worker: int, incarnation: int) -> str:
+    """The same for the directories that it makes; with the run, because what an earlier one has left could not be made again."""
+    return f"mkdir-{run_id}-a{agent:04d}-s{stage:02d}-w{worker:02d}-{incarnation}-%010d/"
+
+
 Maker = Callable[[int], Optional[Task]]
 """Makes the next task of one kind, with its start in ns; None when there is none, now or ever."""
+
+
+_OWN = ("delete", "rmdir")
+"""What each worker does to what is its own."""
+
+
+def _waits(maker: Maker) -> bool:
+    """Whether a maker that gave no task may give one later."""
+    return isinstance(maker, (_Limited, Removals)) and maker.waits
 
 
 class _Limited:
@@ -29,12 +44,17 @@ class _Limited:
 
     def __init__(self, make: Maker, limit: int, held: Dict[Task, _Limited]) -> None:
         """Notes itself in `held` for each of its tasks in flight."""
-        self._make = make
+        self.unlimited = make
         self._held = held
         self.left = limit
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has no task only now."""
+        return not self.left or (isinstance(self.unlimited, Removals) and self.unlimited.waits)
+
     def __call__(self, start_ns: int) -> Optional[Task]:
-        task = self._make(start_ns) if self.left else None
+        task = self.unlimited(start_ns) if self.left else None
         if task is not None:
             self.left -= 1
             self._held[task] = self
@@ -46,7 +66,8 @@ class MixWork:
 
     get and stat take objects as their key selection says, by default uniformly from the whole population; delete takes its own share of the
     population in order, each index once, and leaves the mix when none is left; put writes new names, numbered from 0 below this worker's
-    own prefix; list lists a prefix. While an operation with a concurrency of its own has so many in flight, the others have its turns.
+    own prefix; list lists a prefix; mkdir makes new names as put does, and rmdir removes what this worker's mkdir has made. While an
+    operation with a concurrency of its own has so many in flight, or rmdir has nothing to remove yet, the others have its turns.
     """
 
     def __init__(
@@ -58,6 +79,7 @@ class MixWork:
         recorder: Recorder,
         *,
         put_format: str,
+        mkdir_format: str,
         seed: str,
         limits: ErrorLimits,
         end_ns: int,
@@ -80,6 +102,8 @@ class MixWork:
         self._limits = limits
         self._notice = notice
         self._put_format = put_format
+        self._mkdir_format = mkdir_format
+        self._directories: Dict[str, Directories] = {}
         self._end_ns = end_ns
         self._errors = 0
         self._recent: List[int] = []
@@ -90,7 +114,9 @@ class MixWork:
         self._held: Dict[Task, _Limited] = {}
         self._makers = self._all_makers(engine, [spec for spec in mix if spec.weight], objects)
         self._deck: List[Maker] = []
-        watched = {"delete", *(spec.kind for spec in mix if spec.concurrency is not None), *(["put"] if self._pooled else [])}
+        watched = {"delete", "mkdir", "rmdir", *(spec.kind for spec in mix if spec.concurrency is not None)}
+        if self._pooled:
+            watched.add("put")
         self._watched = [kind in watched for kind in OPERATIONS]
         """By operation: whether its end means more than to be counted."""
         self._watched_later = self._watched
@@ -122,8 +148,8 @@ class MixWork:
                 continue
             # Dealt out in turn, on and on from one operation to the next: so no worker is left without any.
             lane = (worker - slots) % workers, self._lanes(spec)
-            # Each worker deletes its own part of the objects, so each deletes.
-            limit = len(range(lane[0], spec.concurrency, workers)) or int(spec.kind == "delete")
+            # Each worker deletes its own part of the objects, and its own directories, so each does that.
+            limit = len(range(lane[0], spec.concurrency, workers)) or int(spec.kind in _OWN)
             slots += spec.concurrency
             if not limit:
                 continue
@@ -140,12 +166,15 @@ class MixWork:
     def _lanes(self, spec: OperationSpec) -> int:
         """How many workers perform an operation."""
         workers = self._lane[1]
-        return workers if spec.concurrency is None or spec.kind == "delete" else min(workers, spec.concurrency)
+        return workers if spec.concurrency is None or spec.kind in _OWN else min(workers, spec.concurrency)
 
     def _maker(self, engine: Engine, spec: OperationSpec, objects: Dict[str, Objects], lane: Tuple[int, int]) -> Maker:
         op = OPERATIONS.index(spec.kind)
         if spec.kind == "put":
             return self._put_maker(engine.root(spec.target), spec)
+        if spec.kind in ("mkdir", "rmdir"):
+            directories = self._directories.setdefault(spec.target, Directories(spec.target, engine.root(spec.target), self._mkdir_format))
+            return Removals(directories, spec.recursive) if spec.kind == "rmdir" else self._mkdir_maker(directories)
         if spec.kind == "list":
             root = engine.root(spec.target)
             return lambda now_ns: Task(op, root, "", -1, -1, None, now_ns)
@@ -205,6 +234,16 @@ class MixWork:
 
         return put
 
+    def _mkdir_maker(self, directories: Directories) -> Maker:
+        directories.grow = True
+        cells = self._recorder.cells
+
+        def mkdir(now_ns: int) -> Optional[Task]:
+            cells[metrics.NAMES] += 1
+            return directories.new(now_ns)
+
+        return mkdir
+
     def next(self, now_ns: int) -> Optional[Task]:
         """The next operation of the mix; None when none is due yet (see wake_ns) or may begin, and once the stage is over."""
         pacer = self._pacer
@@ -226,10 +265,10 @@ class MixWork:
                 if pacer is not None:
                     pacer.advance()
                 return task
-            if not isinstance(maker, _Limited) or maker.left:
+            if not _waits(maker):
                 self._drop(maker)
                 continue
-            free = [(other, weight) for other, weight in self._makers if not isinstance(other, _Limited) or other.left]
+            free = [(other, weight) for other, weight in self._makers if not _waits(other)]
             if not free:
                 self.wake_ns = None
                 return None
@@ -249,7 +288,10 @@ class MixWork:
     def _drop(self, maker: Maker) -> None:
         self._makers = [(m, weight) for m, weight in self._makers if m is not maker]
         self._deck = []
-        self._notice("no objects left to delete: delete leaves the mix for the rest of the stage")
+        if isinstance(maker.unlimited if isinstance(maker, _Limited) else maker, Removals):
+            self._notice("no directories left to remove: rmdir leaves the mix for the rest of the stage")
+        else:
+            self._notice("no objects left to delete: delete leaves the mix for the rest of the stage")
 
     def done(self, task: Task, end_ns: int, size: int) -> None:
         """Counts a success."""
@@ -257,6 +299,8 @@ class MixWork:
         if self._watched[task.op]:
             if task.op == DELETE:
                 self._deleted[task.owner].append(task.index)
+            elif task.op in (MKDIR, RMDIR):
+                self._directories[task.owner].done(task)
             elif task.op == PUT and task.content in self._pool_of:
                 self._pool_of[task.content].add(task.index)
             self._ended(task, end_ns)
@@ -278,7 +322,9 @@ class MixWork:
         self._recorder.failed(task, error_class, sent)
         if self._watched[task.op]:
             self._ended(task, end_ns)
-        if task.op == PUT:
+        if task.op == MKDIR:
+            self._directories[task.owner].failed.append(task.index)
+        elif task.op == PUT:
             self._put_failed.setdefault(task.owner, []).append(task.index)
         if self.stopped:
             return  # what a stop cuts off says nothing about the target
@@ -319,9 +365,10 @@ class MixWork:
         return result
 
     def result(self) -> Dict[str, Any]:
-        """What put made: {"puts": [{target, key_format, count, failed}]}."""
+        """What put and mkdir made: {"puts": [{target, key_format, count, failed}]}, with `removed` where rmdir has taken some away."""
         return {
-            "puts": [
+            "puts": [directories.made() for directories in self._directories.values() if directories.count]
+            + [
                 {"target": target, "key_format": self._put_format, "count": count, "failed": self._put_failed.get(target, [])}
                 for target, count in self._put_count.items()
                 if count

@@ -120,10 +120,12 @@ class Recovered:
 
     def puts_at_most(self, seconds: int, stage: Stage) -> int:
         """How many names a worker can have used, when only the journal is left: what all did, and some seconds more."""
-        put = _OP["put"]
         told = [*self.told.values(), *self.before.values()]
-        done = sum(part.seconds.get(put, [0])[0] + sum(part.counters.errors.get(put, {}).values()) for part in told)
-        return done + seconds * max(part.peak.get(put, 0) for part in told) + stage.concurrency
+        done = peak = 0
+        for op in (_OP["put"], _OP["mkdir"]):
+            done += sum(part.seconds.get(op, [0])[0] + sum(part.counters.errors.get(op, {}).values()) for part in told)
+            peak += max(part.peak.get(op, 0) for part in told)
+        return done + seconds * peak + stage.concurrency
 
 
 def replay(records: Iterable[Record]) -> Recovered:

@@ -244,7 +244,8 @@ class Ledger:
         for name in names:
             for gone in self._deleted(name, index):
                 owned[name] = owned[name].subtract(gone)
-        owned.update({name: Intervals([(0, made["count"])]) for name, made in self.made(stage).items()})
+        for name, made in self.made(stage).items():
+            owned[name] = Intervals([(0, made["count"])]).subtract(Intervals(made.get("removed", ())))
         return {name: ranges.subtract(done.get(name, Intervals())) for name, ranges in owned.items()}
 
     def swept(self, stage: Stage, mine: Dict[str, Intervals], worker: int, workers: int) -> Dict[str, Intervals]:

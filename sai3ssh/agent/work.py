@@ -103,7 +103,8 @@ class IndexWork:
     """One operation on each index of some populations: PUT for prepare, DELETE for cleanup. Every index is done, in the end, exactly once.
 
     An index that failed is tried again after a pause, until nothing at all has succeeded for `outage_timeout_s`; permission and bucket
-    errors end the stage at once. Objects of `unsure` populations may not be there: a DELETE that does not find one is no error.
+    errors end the stage at once. Objects of `unsure` populations may not be there: a DELETE that does not find one is no error. A directory
+    in which others have put something stays, and is an error.
     """
 
     def __init__(
@@ -165,8 +166,8 @@ class IndexWork:
 
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """The index goes back to the queue, or the stage ends with Fatal."""
-        if self._op == DELETE and error_class in ("not_found", "http_404"):
-            if task.owner in self._unsure:
+        if self._op == DELETE and error_class in ("not_found", "http_404", "not_empty"):
+            if task.owner in self._unsure and error_class != "not_empty":
                 self._recorder.page(task)
             else:
                 self._recorder.failed(task, error_class, sent)

@@ -19,7 +19,7 @@ from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.engines.file import FileEngine
-from sai3ssh.agent.mix import MixWork, put_format
+from sai3ssh.agent.mix import MixWork, mkdir_format, put_format
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.pinning import pin
 from sai3ssh.agent.putpool import PutPool
@@ -61,7 +61,7 @@ class Worker:
         for uri in uris:
             self._engine.root(uri)
         writing = (StageKind.PREPARE, StageKind.CLEANUP)
-        self._writes = any(s.kind in writing or any(o.kind == "put" for o in s.operations) for s in plan.stages)
+        self._writes = any(s.kind in writing or any(o.kind in ("put", "mkdir") for o in s.operations) for s in plan.stages)
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None
@@ -174,6 +174,7 @@ class Worker:
                 ranges,
                 recorder,
                 put_format=put_format(self._assignment.index, order["stage"], self._index, self._incarnation),
+                mkdir_format=mkdir_format(plan.run_id, self._assignment.index, order["stage"], self._index, self._incarnation),
                 seed=seed,
                 limits=plan.error_limits,
                 end_ns=end_ns,

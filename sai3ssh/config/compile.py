@@ -246,6 +246,11 @@ class _Builder:
                 if op.op != "put" and getattr(op, name) != 1:
                     text = f"{name} has no meaning for {op.op}; it belongs to put, and to prepare.ensure_objects"
                     self._problems.add((*where, name), text)
+            if op.recursive and op.op != "rmdir":
+                self._problems.add((*where, "recursive"), f"recursive has no meaning for {op.op}: it belongs to rmdir")
+            if op.op in ("mkdir", "rmdir"):
+                result.append(self._directories(op, where))
+                continue
             if op.op in ("put", "list"):
                 if "*" in op.path:
                     self._problems.add((*where, "path"), f"{op.op} needs a prefix, found the pattern {op.path!r}")
@@ -266,6 +271,20 @@ class _Builder:
             text = "dynamic_put_pool has no effect: no get reads where a put writes; let both have the same path"
             self._problems.add(("dynamic_put_pool",), text)
         return result
+
+    def _directories(self, op: OperationKeys, where: Path_) -> OperationSpec:
+        """A mkdir, or a rmdir, which removes what a mkdir of the same worker has made at the same path."""
+        if "*" in op.path:
+            self._problems.add((*where, "path"), f"{op.op} needs a directory, found the pattern {op.path!r}")
+        target = self._uri(op.path, (*where, "path")).rstrip("/") + "/"
+        if target.startswith("s3://"):
+            text = f"{op.op} has no meaning for s3:// targets: object storage has no directories; put or delete objects instead"
+            self._problems.add((*where, "op"), text)
+        makes = [other for other in self._keys.workload if other.op == "mkdir" and other.weight]
+        if op.op == "rmdir" and op.weight and target not in [self._path_uri(other).rstrip("/") + "/" for other in makes]:
+            text = f"rmdir {op.path!r}: it removes what mkdir has made at the same path, and there is none; add one"
+            self._problems.add((*where, "path"), text)
+        return OperationSpec(op.op, op.weight, target, concurrency=op.concurrency, recursive=op.recursive)
 
     def _takes_puts(self, op: OperationKeys, keys: KeySelection | None, where: Path_) -> bool:
         """Whether an operation may take objects that puts write: a get, below whose path there are some."""

@@ -72,6 +72,8 @@ def _operation(op: OperationSpec) -> str:
         own.append(f"zipf {op.keys.theta:g}" if op.keys.distribution == "zipf" else op.keys.distribution)
         if op.keys.partitioned:
             own.append(f"partitioned, overlap {op.keys.overlap:.3g}" if op.keys.overlap else "partitioned")
+    if op.recursive:
+        own.append("recursive")
     if op.put_pool:
         own.append("and what was put")
     if op.concurrency is not None:

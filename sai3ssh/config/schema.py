@@ -142,7 +142,7 @@ class KeySelectionKeys(Section):
 class OperationKeys(Section):
     """An entry of workload."""
 
-    op: Literal["get", "put", "list", "stat", "delete"]
+    op: Literal["get", "put", "list", "stat", "delete", "mkdir", "rmdir"]
     path: str
     weight: Annotated[int, Field(ge=0)]
     object_size: Size | None = None
@@ -152,6 +152,7 @@ class OperationKeys(Section):
     concurrency: Annotated[int, Field(ge=1)] | None = None
     dedup_factor: DedupFactor = 1.0
     compress_factor: CompressFactor = 1.0
+    recursive: bool = False
 
 
 class EnsureObjects(Section):

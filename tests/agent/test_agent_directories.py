@@ -4,14 +4,15 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import unittest
 from pathlib import Path
 
 from sai3ssh.agent.stage import Ledger
 from sai3ssh.dataset import directories_of, key_of
-from sai3ssh.model import Intervals, Plan, Stage, StageKind, Target, Tree, from_json, to_json
+from sai3ssh.model import Intervals, OperationSpec, Plan, Stage, StageKind, Target, Tree, from_json, to_json
 from sai3ssh.protocol import scan
-from tests.agent.agent_case import AgentCase
+from tests.agent.agent_case import AgentCase, wait
 from tests.agent.direct_files import direct_directory
 
 TREE = Tree(3, 2, 20, everywhere=True)
@@ -68,6 +69,37 @@ class Trees(AgentCase):
         self.assertTrue(all(ends["execute"]["totals"][op]["ops"] for op in ("get", "put", "stat", "delete")))
         self.assertEqual(self.files(), [foreign + "/of somebody else"])
         self.assertEqual(self.directories(), {"new", "empty and of somebody else", "sai3bench.d1_w2.dir", foreign})
+
+    def test_directories_that_were_made_are_gone_after_the_cleanup(self):
+        plan = self.plan()
+        uri = f"direct://{self.data}/made/"
+        mix = (OperationSpec("mkdir", 2, uri), OperationSpec("rmdir", 1, uri), OperationSpec("list", 1, uri))
+        execute = dataclasses.replace(plan.stages[1], operations=mix, duration_s=1.5)
+        stages = (execute, Stage("cleanup", StageKind.CLEANUP, 4))
+        channel = self.channel()
+        self.submit(channel, dataclasses.replace(plan, stages=stages, populations=()), 0)
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        channel.release(self.key, "a0", 0)
+        channel.wait_state("RUNNING")
+        wait(lambda: self.directories() - {"made"}, "the first directory")
+        pid = next(record["pid"] for record in scan(self.journal())[0] if record["kind"] == "worker" and record["worker"] == 1)
+        os.kill(pid, signal.SIGKILL)
+        channel.wait_state("AT_BARRIER")
+        left = self.directories() - {"made"}
+        self.assertTrue(left)
+        self.assertTrue(all(name.startswith(f"made/mkdir-{self.run_id}-a0000-s00-w") for name in left), left)
+        foreign = min(left)
+        Path(self.data, foreign, "of somebody else").write_text("x")
+        self.stage(channel, 1, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        self.assertEqual(self.directories(), {"made", foreign})
+        records = scan(self.journal())[0]
+        self.check_sums(records)
+        made, cleaned = (record["totals"] for record in records if record["kind"] == "stage_end")
+        self.assertTrue(made["mkdir"]["ops"] > made["rmdir"]["ops"] > 0, made)
+        self.assertEqual({op: totals["errors"] for op, totals in made.items()}, {"mkdir": {}, "rmdir": {}, "list": {}})
+        self.assertEqual((cleaned["delete"]["ops"], cleaned["delete"]["errors"]), (len(left) - 1, {"not_empty": 1}))
 
     def test_what_another_had_deleted_is_somebodys(self):
         plan = self.plan()

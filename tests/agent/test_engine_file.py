@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.base import DELETE, GET, LIST, MKDIR, PUT, RMDIR, STAT, TreeTask
 from sai3ssh.agent.engines.direct import alignment_of
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import Content
@@ -138,6 +138,35 @@ class Files(unittest.TestCase):
             sizes = CountingWork([task(self.root, GET, size=99, content=CONTENT)])
             engine.run(sizes, 1)
             self.assertEqual([failure[0] for failure in sizes.failures], ["verify"], "the size is compared of all")
+
+    def test_directories(self):
+        data = Path(self.directory, "data")
+        self.assertEqual(self.perform((MKDIR, {"key": "a/"}), (MKDIR, {"key": "b/c/"}), (MKDIR, {"key": "d/"}), concurrency=1).failures, [])
+        self.assertEqual(sorted(str(path.relative_to(data)) for path in data.rglob("*")), ["a", "b", "b/c", "d"])
+        (data / "d" / "below").mkdir()
+        (data / "d" / "below" / "file").write_bytes(b"x")
+        self.assertEqual(self.perform((RMDIR, {"key": "a/"}), (DELETE, {"key": "b/c/"})).failures, [])
+        work = self.perform((RMDIR, {"key": "d/"}), (DELETE, {"key": "d/"}), (RMDIR, {"key": "a/"}), (MKDIR, {"key": "b/"}), concurrency=1)
+        self.assertEqual([failure[0] for failure in work.failures], ["not_empty", "not_empty", "not_found", "not_empty"])
+        self.assertEqual(sorted(os.listdir(data)), ["b", "d"])
+        work = CountingWork([TreeTask(RMDIR, self.root, "d/", -1, 0, None, 0)])
+        self.engine.run(work, 1)
+        self.assertEqual((work.failures, os.listdir(data)), ([], ["b"]))
+
+    def test_a_list_passes_over_a_directory_that_goes_meanwhile(self):
+        data = Path(self.directory, "data")
+        for name in ("a", "b", "c"):
+            (data / name).mkdir(parents=True)
+            (data / name / "file").write_bytes(b"")
+        real, gone = os.scandir, []
+
+        def scandir(path):
+            if path == f"{self.directory}/data/b" and not gone:
+                gone.append(shutil.rmtree(path))
+            return real(path)
+
+        with mock.patch.object(os, "scandir", scandir):
+            self.assertEqual([made.listed for made in self.perform((LIST, {"key": ""})).dones], [2])
 
     def test_no_space(self):
         with open("/dev/full", "wb"):

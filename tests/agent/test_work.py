@@ -8,7 +8,7 @@ import unittest
 from collections import Counter
 
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import DELETE, GET, PUT, Root
+from sai3ssh.agent.engines.base import DELETE, GET, MKDIR, PUT, RMDIR, Root
 from sai3ssh.agent.mix import MixWork
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.recovery import Recovered
@@ -295,8 +295,8 @@ class Mix(Base):
         self.notices = []
         return MixWork(
             FakeEngine(), mix, self.objects(population("prepared", count), population("deletable", count)),
-            {"deletable": Intervals(deletable)}, self.recorder, put_format="put-w0-%010d.dat", seed="s/0", limits=limits,
-            end_ns=end_ns, notice=self.notices.append, pacer=pacer, **rest,
+            {"deletable": Intervals(deletable)}, self.recorder, put_format="put-w0-%010d.dat", mkdir_format="mkdir-w0-%d/", seed="s/0",
+            limits=limits, end_ns=end_ns, notice=self.notices.append, pacer=pacer, **rest,
         )  # fmt: skip
 
     def test_weights_are_kept(self):
@@ -321,6 +321,71 @@ class Mix(Base):
         work.failed(puts[3], 9, "http_500", "x", True)
         made = work.result()["puts"]
         self.assertEqual(made, [{"target": "s3://b/new/", "key_format": "put-w0-%010d.dat", "count": len(puts), "failed": [3]}])
+
+    DIRECTORIES = (
+        OperationSpec("mkdir", 1, "file:///d/"),
+        OperationSpec("rmdir", 1, "file:///d/"),
+        OperationSpec("mkdir", 1, "file:///e/"),
+    )
+
+    def test_rmdir_removes_what_this_workers_mkdir_has_made_once_it_is_there(self):
+        work = self.work(self.DIRECTORIES)
+        there, removed, failed, in_flight = [], [], [], []
+        rng = random.Random(3)
+        for _ in range(3000):
+            task = work.next(5)
+            self.assertEqual(task.key, f"mkdir-w0-{task.index}/")
+            if task.op == RMDIR:
+                self.assertEqual(task.root.uri, "file:///d/")
+                self.assertEqual(task.index, there.pop(0), "what was there first")
+            in_flight.append(task)
+            if len(in_flight) < 4:
+                continue
+            task = in_flight.pop(rng.randrange(4))
+            if task.root.uri == "file:///e/":
+                work.done(task, 9, 0)
+            elif rng.random() < 0.02:
+                work.failed(task, 9, "io", "x", True)
+                failed += [task.index] if task.op == MKDIR else []
+            else:
+                work.done(task, 9, 0)
+                (there if task.op == MKDIR else removed).append(task.index)
+        self.assertGreater(len(removed), 700)
+        one, other = work.result()["puts"]
+        self.assertEqual((one["target"], one["key_format"], one["failed"], one["unsure"]), ("file:///d/", "mkdir-w0-%d/", failed, True))
+        self.assertEqual([n for lo, hi in one["removed"] for n in range(lo, hi)], sorted(removed))
+        self.assertLess(len(one["removed"]), 100)
+        self.assertEqual((other["target"], other["removed"], other["unsure"]), ("file:///e/", [], False))
+        self.assertEqual(self.reader.names, one["count"] + other["count"])
+        self.assertEqual(self.notices, [])
+
+    def test_rmdir_leaves_the_mix_of_a_worker_that_makes_no_directories(self):
+        # The first worker makes directories, the second has none to remove.
+        mix = [
+            OperationSpec("stat", 1, "file:///d/", "prepared"),
+            OperationSpec("mkdir", 1, "file:///d/", concurrency=1),
+            self.DIRECTORIES[1],
+        ]
+        for worker in (0, 1):
+            work = self.work(mix, lane=(worker, 2))
+            kinds = set()
+            for _ in range(200):
+                task = work.next(5)
+                kinds.add(OPERATIONS[task.op])
+                work.done(task, 9, 0)
+            self.assertEqual(kinds, {"stat"} if worker else {"stat", "mkdir", "rmdir"})
+            self.assertEqual(self.notices, ["no directories left to remove: rmdir leaves the mix for the rest of the stage"] * worker)
+
+    def test_rmdir_waits_for_the_directory_that_is_being_made(self):
+        for limit in (None, 5):
+            work = self.work(
+                [OperationSpec("mkdir", 1, "file:///d/", concurrency=1), OperationSpec("rmdir", 9, "file:///d/", concurrency=limit)]
+            )
+            made = work.next(5)
+            self.assertEqual((made.op, work.next(5), work.finished, work.wake_ns), (MKDIR, None, False, None))
+            work.done(made, 9, 0)
+            self.assertEqual({work.next(9).op, work.next(9).op}, {MKDIR, RMDIR})
+            self.assertEqual(self.notices, [])
 
     def test_gets_and_stats_follow_their_key_selection(self):
         mix = [

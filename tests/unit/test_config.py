@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, Plan, Ranges, SizeSpec, StageKind, Tree
+from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, OperationSpec, Plan, Ranges, SizeSpec, StageKind, Tree
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -156,9 +156,25 @@ BAD = {
         GOOD.replace("count: 1000, size_spec: 4KiB", "count: 1, size_spec: 6TiB"),
         "more than an object can have",
     ),
+    "directories of S3": (
+        GOOD.replace("workload:", "workload:\n  - {op: mkdir, path: m/, weight: 1}"),
+        ":9:6: mkdir has no meaning for s3:// targets: object storage has no directories; put or delete objects instead",
+    ),
+    "rmdir of nothing": (
+        "target: file:///d/\nworkload:\n- {op: mkdir, path: m/, weight: 0}\n- {op: rmdir, path: m/, weight: 1}\n",
+        ":4:15: rmdir 'm/': it removes what mkdir has made at the same path, and there is none; add one",
+    ),
+    "mkdir of a pattern": (
+        "target: file:///d/\nworkload:\n- {op: mkdir, path: m/*, weight: 1}\n",
+        ":3:15: mkdir needs a directory, found the pattern 'm/*'",
+    ),
+    "recursive list": (
+        GOOD.replace("op: get,", "op: get, recursive: true,"),
+        ":9:15: recursive has no meaning for get: it belongs to rmdir",
+    ),
     "unknown operation": (
         GOOD.replace("op: get", "op: fetch"),
-        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat' or 'delete', found 'fetch'",
+        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat', 'delete', 'mkdir' or 'rmdir', found 'fetch'",
     ),
     "put without size": (
         GOOD.replace(", size_spec: 4KiB}\n", "}\n").replace("count: 1000}", "count: 1000, size_spec: 1}"),
@@ -629,6 +645,18 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         {"workload": [{"op": "put", "path": "n/", "weight": 1, "size_spec": {"histogram": {"buckets": [{"size": 9, "weight": 2}]}}}]},
         lambda p: p.stages[1].operations[0].size,
         SizeSpec("histogram", 9, 9, buckets=((9, 9),), cumulative=(2,)),
+    ),
+    "mkdir and rmdir": (
+        {
+            "target": "file:///d/",
+            "s3": None,
+            "workload": [
+                {"op": "mkdir", "path": "m", "weight": 3},
+                {"op": "rmdir", "path": "m/", "weight": 2, "recursive": True, "concurrency": 2},
+            ],
+        },
+        lambda p: p.stages[1].operations,
+        (OperationSpec("mkdir", 3, "file:///d/m/"), OperationSpec("rmdir", 2, "file:///d/m/", concurrency=2, recursive=True)),
     ),
     "key_selection in short": (
         {"workload": [{"op": op, "path": "data/", "weight": 1, "key_selection": keys} for op, keys in SELECTIONS]},

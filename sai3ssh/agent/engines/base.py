@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional, Protocol
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
 
-GET, PUT, LIST, STAT, DELETE = range(len(OPERATIONS))
+GET, PUT, LIST, STAT, DELETE, MKDIR, RMDIR = range(len(OPERATIONS))
 """Operation codes: positions in model.OPERATIONS."""
 LATE_NS = 10_000_000
 """An engine that comes late by less says nothing: timers of an idle machine are no better."""
@@ -44,7 +44,8 @@ class Task:
     def __init__(
         self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int, owner: str = ""
     ) -> None:
-        """`key` is relative to root; `size` is what put writes and what get and stat expect (-1: any); `owner` is the work's own note."""
+        """`key` is relative to root, and that of a directory ends in '/'; `size` is what put writes and what get and stat expect (-1: any);
+        `owner` is the work's own note."""
         self.op = op
         # Any: each engine knows its own kind of root.
         self.root: Any = root
@@ -68,6 +69,12 @@ class Task:
     def whole(self) -> Task:
         """The task that the work knows: this one, unless an engine has divided it."""
         return self
+
+
+class TreeTask(Task):
+    """A RMDIR of a directory with everything in it."""
+
+    __slots__ = ()
 
 
 class Work(Protocol):

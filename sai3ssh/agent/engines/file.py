@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 from typing import Dict, Optional
 
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
+from sai3ssh.agent.engines.base import GET, LIST, MKDIR, PUT, STAT, Root, Task, TreeTask
 from sai3ssh.agent.engines.direct import alignment_of, some_file, try_direct
 from sai3ssh.agent.engines.fileio import Buffered, Direct
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
@@ -23,6 +24,8 @@ _CLASSES = {
     errno.EROFS: "permission",
     errno.ENOSPC: "no_space",
     errno.EDQUOT: "no_space",
+    errno.ENOTEMPTY: "not_empty",
+    errno.EEXIST: "not_empty",
 }
 
 
@@ -130,10 +133,16 @@ class FileEngine(ThreadedEngine):
                 return int(task.root.io.put(path, task))
             if task.op == LIST:
                 task.listed = _count(path)
-            elif task.op == DELETE:
-                os.unlink(path)
-            else:
+            elif task.op == STAT:
                 _expect_size(os.stat(path).st_size, task.size)
+            elif task.op == MKDIR:
+                _make_directory(path)
+            elif isinstance(task, TreeTask):
+                shutil.rmtree(path)
+            elif path.endswith("/"):
+                os.rmdir(path)
+            else:
+                os.unlink(path)
         except OSError as error:
             error_class = _CLASSES.get(error.errno or 0, "io")
             raise OperationFailed(error_class, error.strerror or str(error)) from error
@@ -149,6 +158,14 @@ class _Directory(Root):
         super().__init__(uri)
         self.path = path
         self.io = io
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path.rstrip("/")), exist_ok=True)
+        os.mkdir(path)
 
 
 def _count(path: str) -> int:

@@ -46,7 +46,8 @@ class Directory:
             self._there = os.path.dirname(self._there)
         if self._storage.puts:
             sheet.ask("file.space", self._space, subject)
-        if {"put", "delete"} & set(self._storage.operations) and sheet.ask("file.write", self._write, subject) is Level.FAILURE:
+        writes = {"put", "delete", "mkdir", "rmdir"} & set(self._storage.operations)
+        if writes and sheet.ask("file.write", self._write, subject) is Level.FAILURE:
             return
         if self._direct:
             sheet.ask("file.direct", self._o_direct, subject)
@@ -65,7 +66,7 @@ class Directory:
             )
         if there and not os.path.isdir(self.path):
             return failure(f"{self.path} is not a directory", "a directory", "Correct the target")
-        if not there and not self._storage.puts:
+        if not there and not {"put", "mkdir"} & set(self._storage.operations):
             return failure(
                 f"{self.path} does not exist, and the workload makes nothing",
                 "a directory with objects",
