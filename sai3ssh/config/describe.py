@@ -116,7 +116,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
     return Description(
         plan.name,
         plan.target.engine,
-        plan.target.endpoint_url or ("AWS, " + plan.target.region if plan.target.engine != "file" else "file system of each host"),
+        plan.target.endpoint_url or ("AWS, " + plan.target.region if plan.target.engine != "file" else _files(plan)),
         agents,
         tuple(
             PopulationPart(
@@ -139,6 +139,12 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         "none needed" if plan.target.engine == "file" or plan.target.anonymous else source,
         workload.notices,
     )
+
+
+def _files(plan: Plan) -> str:
+    """Where files are, and what is not as usual with them."""
+    given = (("fsync", plan.target.fsync, "none"), ("page cache", plan.target.page_cache, "auto"))
+    return ", ".join(["file system of each host", *(f"{name} {value}" for name, value, usual in given if value != usual)])
 
 
 def _reduction(population: Population) -> str:

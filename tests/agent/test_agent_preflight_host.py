@@ -390,6 +390,11 @@ class Directories(Case):
         self.expect(found["file.mount"], Level.OK, "proc (local)")
         self.expect(found["file.write"], Level.FAILURE, "/proc cannot be written to", "chown")
 
+    def test_a_workload_that_makes_directories_writes(self):
+        self.assertEqual(
+            {name: f.level for name, f in self.check(operations=("mkdir",)).items()}, dict.fromkeys(("file.mount", "file.write"), Level.OK)
+        )
+
     def test_not_a_directory(self):
         path = self.write("plain", "")
         self.expect(self.check(f"file://{path}/")["file.mount"], Level.FAILURE, "is not a directory")
@@ -406,6 +411,7 @@ class Directories(Case):
         self.expect(found["file.direct"], Level.OK, "O_DIRECT writes and reads, in blocks of")
         self.assertEqual(os.listdir(directory), [])
         os.makedirs(f"{directory}/data/below")
+        os.mkfifo(f"{directory}/data/a FIFO, which has nobody at its other end")
         with open(f"{directory}/data/below/file", "w") as file:
             file.write("x")
         found = self.check(f"direct://{directory}/data/", operations=("get",))["file.direct"]

@@ -806,6 +806,14 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
     assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
 
 
+def test_the_description_names_what_is_special_about_files(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    for keys, text in (({}, ""), ({"fsync": "directory", "page_cache_mode": "dontneed"}, ", fsync directory, page cache dontneed")):
+        path.write_text(changed(target="file:///d/", s3=None, **keys))
+        loaded = config.load(path)
+        assert config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded).endpoint == "file system of each host" + text
+
+
 def test_a_range_engine_that_is_switched_off_changes_nothing(tmp_path: Path) -> None:
     assert compiled(changed(range_engine={"enabled": False, "chunk_size": "1MiB"}), tmp_path) == compiled(GOOD, tmp_path)
 

@@ -33,8 +33,9 @@ def alignment_of(path: str) -> int:
 
 
 def some_file(directory: str) -> Optional[str]:
-    """Any file below the directory."""
-    return next((os.path.join(place, names[0]) for place, _, names in os.walk(directory) if names), None)
+    """Any regular file below the directory: to open another one, such as a FIFO, may take for ever."""
+    paths = (os.path.join(place, name) for place, _, names in os.walk(directory) for name in names)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def try_direct(directory: str, path: Optional[str] = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 from sai3ssh.agent.engines.base import Task
 from sai3ssh.agent.engines.threaded import OperationFailed
@@ -14,13 +14,6 @@ DIRECT_BYTES = 1 << 20
 """The most that one call moves past the page cache, where nobody gathers small writes."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
-_ADVICE: Dict[str, Optional[int]] = {
-    "auto": None,
-    "normal": os.POSIX_FADV_NORMAL,
-    "sequential": os.POSIX_FADV_SEQUENTIAL,
-    "random": os.POSIX_FADV_RANDOM,
-    "dontneed": os.POSIX_FADV_DONTNEED,
-}
 
 
 class Buffered:
@@ -33,13 +26,14 @@ class Buffered:
 
     size = PIECE
     """Bytes of a buffer."""
-    flags = 0
 
     def __init__(self, fsync: str, page_cache: str = "auto") -> None:
         self._drops = page_cache == "dontneed"
         self._syncs = fsync != "none" or self._drops
         self._syncs_directory = fsync == "directory"
-        self._advice = _ADVICE[page_cache]
+        # Named here, not above: the operator's machine imports this module too, and need not be Linux.
+        self._advice: Optional[int] = None if page_cache == "auto" else getattr(os, f"POSIX_FADV_{page_cache.upper()}")
+        self.flags = 0
         self._spare: List[memoryview] = []
 
     def put(self, path: str, task: Task) -> int:
@@ -127,11 +121,11 @@ class Direct(Buffered):
     """
 
     size = DIRECT_BYTES
-    flags = os.O_DIRECT
 
     def __init__(self, fsync: str, alignment: int) -> None:
         super().__init__(fsync)
         self.alignment = alignment
+        self.flags = os.O_DIRECT
 
     def write(self, fd: int, task: Task) -> None:
         """Writes the object's bytes, and cuts what is written beyond."""
