@@ -27,8 +27,11 @@ from typing import (
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-OPERATIONS = ("get", "put", "list", "stat", "delete")
+OPERATIONS = ("get", "put", "list", "stat", "delete", "copy")
 """Operation kinds; the position is the code used in shared memory and journals are keyed by the name."""
+
+NAMING = ("put", "copy")
+"""Those that make objects with new names, which a cleanup removes."""
 
 BUCKET_BOUNDS = (0, 8 * KIB, 64 * KIB, 512 * KIB, 4 * MIB, 32 * MIB, 256 * MIB, 2 * GIB)
 """Inclusive upper bounds in bytes of size buckets 0 to 7; bucket 8 holds what is larger."""
@@ -167,14 +170,15 @@ class OperationSpec:
     kind: str
     weight: int
     target: str
-    """URI: of the objects (get, stat, delete: the population's), of the prefix that put writes below or that list lists."""
+    """URI: of the objects (get, stat, delete, copy: the population's, below which copy also writes), of the prefix that put writes below
+    or that list lists."""
     population: Optional[str] = None
-    """Name of the population that get, stat and delete draw from."""
+    """Name of the population that get, stat, delete and copy draw from."""
     size: Optional[SizeSpec] = None
     """put only: the law of the sizes written."""
     fill: str = "random"
     keys: Optional[KeySelection] = None
-    """get and stat only; None: uniform over the whole population."""
+    """get, stat and copy only; None: uniform over the whole population."""
     concurrency: Optional[int] = None
     """At most so many of these in flight per agent, split over its workers; None: as many as the stage has."""
     put_pool: bool = False

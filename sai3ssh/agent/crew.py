@@ -13,7 +13,7 @@ from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Ledger, Published
 from sai3ssh.agent.workers import WorkerProcess, kill_all
 from sai3ssh.errors import AgentError
-from sai3ssh.model import Intervals
+from sai3ssh.model import NAMING, Intervals
 from sai3ssh.protocol import Json
 
 QUICK_S = 30.0
@@ -134,7 +134,7 @@ class Crew:
 
     def _puts(self, index: int, incarnation: int, stage: Published, count: int) -> List[Json]:
         """What a worker that is gone may have put: so many names at most; which of them failed is not known."""
-        targets = sorted({op.target for op in stage.stage.operations if op.kind == "put"})
+        targets = sorted({op.target for op in stage.stage.operations if op.kind in NAMING})
         name = put_format(self._index, stage.index, index, incarnation)
         return [{"target": uri, "key_format": name, "count": count, "failed": [], "unsure": True} for uri in targets if count]
 

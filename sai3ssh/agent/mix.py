@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import DELETE, PUT, Engine, Root, Task
+from sai3ssh.agent.engines.base import COPY, DELETE, PUT, Engine, Root, Task
+from sai3ssh.agent.engines.tasks import CopyTask
 from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.putpool import PutPool, drawn_from
@@ -46,7 +47,8 @@ class MixWork:
 
     get and stat take objects as their key selection says, by default uniformly from the whole population; delete takes its own share of the
     population in order, each index once, and leaves the mix when none is left; put writes new names, numbered from 0 below this worker's
-    own prefix; list lists a prefix. While an operation with a concurrency of its own has so many in flight, the others have its turns.
+    own prefix; copy makes such names of prepared objects; list lists a prefix. While an operation with a concurrency of its own has so
+    many in flight, the others have its turns.
     """
 
     def __init__(
@@ -162,6 +164,8 @@ class MixWork:
             return delete
         owned = self._owned.get(spec.population, Intervals())
         make = self._reader(op, spec, pool, owned, lane)
+        if spec.kind == "copy":
+            return self._copy_maker(pool.root, spec.target, make)
         if not spec.put_pool:
             return make
         pools = [made for made in self._pools if made.target.startswith(spec.target)]
@@ -204,6 +208,21 @@ class MixWork:
             return Task(PUT, root, self._put_format % index, dataset.size_of(size, seed, index), index, content, now_ns, target)
 
         return put
+
+    def _copy_maker(self, root: Root, target: str, source: Maker) -> Maker:
+        """New names as of puts, so that a cleanup removes them."""
+        counts, cells = self._put_count, self._recorder.cells
+        counts[target] = 0
+
+        def copy(now_ns: int) -> Optional[Task]:
+            index = counts[target]
+            counts[target] = index + 1
+            cells[metrics.NAMES] += 1
+            copied = source(now_ns)
+            assert copied is not None
+            return CopyTask(root, self._put_format % index, index, copied, target)
+
+        return copy
 
     def next(self, now_ns: int) -> Optional[Task]:
         """The next operation of the mix; None when none is due yet (see wake_ns) or may begin, and once the stage is over."""
@@ -278,7 +297,7 @@ class MixWork:
         self._recorder.failed(task, error_class, sent)
         if self._watched[task.op]:
             self._ended(task, end_ns)
-        if task.op == PUT:
+        if task.op in (PUT, COPY):
             self._put_failed.setdefault(task.owner, []).append(task.index)
         if self.stopped:
             return  # what a stop cuts off says nothing about the target
@@ -319,7 +338,7 @@ class MixWork:
         return result
 
     def result(self) -> Dict[str, Any]:
-        """What put made: {"puts": [{target, key_format, count, failed}]}."""
+        """What put and copy made: {"puts": [{target, key_format, count, failed}]}."""
         return {
             "puts": [
                 {"target": target, "key_format": self._put_format, "count": count, "failed": self._put_failed.get(target, [])}

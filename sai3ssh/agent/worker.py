@@ -23,7 +23,7 @@ from sai3ssh.agent.putpool import PutPool
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
-from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
 from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
@@ -54,7 +54,7 @@ class Worker:
         for uri in uris:
             self._engine.root(uri)
         writing = (StageKind.PREPARE, StageKind.CLEANUP)
-        self._writes = any(s.kind in writing or any(o.kind == "put" for o in s.operations) for s in plan.stages)
+        self._writes = any(s.kind in writing or any(o.kind in NAMING for o in s.operations) for s in plan.stages)
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None

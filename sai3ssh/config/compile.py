@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from ..errors import InventoryError
 from ..model import (
+    GIB,
     Assignment,
     Deadlines,
     ErrorLimits,
@@ -34,6 +35,10 @@ from .workload import Workload, check_uri
 
 ZIPF_THETA = 0.99
 """YCSB's, and so what people compare with."""
+MAX_COPY = 5 * GIB
+"""Of one CopyObject."""
+_CHOOSING = ("get", "stat", "copy")
+"""Operations on any of the prepared objects, which stay."""
 PARTITION_OVERLAP = 0.3
 """sai3-bench's."""
 LEASE_HEARTBEATS = 5
@@ -148,7 +153,7 @@ class _Builder:
             where: Path_ = ("prepare", "ensure_objects", n)
             uri = self._uri(entry.base_uri, (*where, "base_uri")).rstrip("/") + "/"
             ops = {op.op for op in self._keys.workload if self._reads(op, uri)}
-            pools = ["prepared", "deletable"] if "delete" in ops and ops & {"get", "stat"} else ["prepared"]
+            pools = ["prepared", "deletable"] if "delete" in ops and ops & set(_CHOOSING) else ["prepared"]
             if any(population.target == uri for population in result):
                 self._problems.add((*where, "base_uri"), f"{uri} is prepared by an earlier entry already")
             for pool in pools:
@@ -168,7 +173,7 @@ class _Builder:
         return {"fill": fill, "dedup_factor": entry.dedup_factor, "compress_factor": entry.compress_factor}
 
     def _reads(self, op: OperationKeys, target: str) -> bool:
-        return op.op in ("get", "stat", "delete") and self._path_uri(op).startswith(target)
+        return op.op in (*_CHOOSING, "delete") and self._path_uri(op).startswith(target)
 
     def _path_uri(self, op: OperationKeys) -> str:
         path = op.path.partition("*")[0]
@@ -198,8 +203,9 @@ class _Builder:
         result = []
         for n, op in enumerate(self._keys.workload):
             where: Path_ = ("workload", n)
-            if op.key_selection is not None and op.op not in ("get", "stat"):
-                self._problems.add((*where, "key_selection"), f"key_selection has no meaning for {op.op}: only get and stat choose objects")
+            if op.key_selection is not None and op.op not in _CHOOSING:
+                text = f"key_selection has no meaning for {op.op}: only get, stat and copy choose objects"
+                self._problems.add((*where, "key_selection"), text)
             if op.op not in ("put",) and (op.object_size is not None or op.size_spec is not None):
                 self._problems.add((*where, "size_spec" if op.size_spec else "object_size"), f"a size has no meaning for {op.op}")
             for name in ("dedup_factor", "compress_factor"):
@@ -216,7 +222,9 @@ class _Builder:
                 continue
             population = self._population_of(op, populations, where)
             if population is not None:
-                keys = self._key_selection(op) if op.op in ("get", "stat") else None
+                if op.op == "copy":
+                    self._check_copy(population, where)
+                keys = self._key_selection(op) if op.op in _CHOOSING else None
                 pooled = self._takes_puts(op, keys, where)
                 spec = OperationSpec(
                     op.op, op.weight, population.target, population.name, keys=keys, concurrency=op.concurrency, put_pool=pooled
@@ -226,6 +234,14 @@ class _Builder:
             text = "dynamic_put_pool has no effect: no get reads where a put writes; let both have the same path"
             self._problems.add(("dynamic_put_pool",), text)
         return result
+
+    def _check_copy(self, population: Population, where: Path_) -> None:
+        most = population.size.max
+        if population.target.startswith("s3://") and most > MAX_COPY:
+            text = (
+                f"copy: objects at {population.target} have up to {most:,} bytes, and S3 copies at most 5 GiB at once; prepare smaller ones"
+            )
+            self._problems.add((*where, "path"), text)
 
     def _takes_puts(self, op: OperationKeys, keys: KeySelection | None, where: Path_) -> bool:
         """Whether an operation may take objects that puts write: a get, below whose path there are some."""

@@ -109,7 +109,7 @@ class SizeLaw(Section):
 
 
 class KeySelectionKeys(Section):
-    """key_selection of get and stat: a mapping, or only uniform, zipf, sequential or partitioned."""
+    """key_selection of get, stat and copy: a mapping, or only uniform, zipf, sequential or partitioned."""
 
     distribution: Literal["uniform", "zipf", "sequential"] = "uniform"
     theta: Annotated[float, Field(gt=0, le=2)] | None = None
@@ -141,7 +141,7 @@ class KeySelectionKeys(Section):
 class OperationKeys(Section):
     """An entry of workload."""
 
-    op: Literal["get", "put", "list", "stat", "delete"]
+    op: Literal["get", "put", "list", "stat", "delete", "copy"]
     path: str
     weight: Annotated[int, Field(ge=0)]
     object_size: Size | None = None

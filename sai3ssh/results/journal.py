@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..histogram import Histogram
+from ..model import OPERATIONS
 from ..protocol import ProtocolError, decode_record
 
 Json = dict[str, Any]
@@ -55,7 +56,7 @@ class StageData:
     def operations(self) -> list[str]:
         """The kinds of operation that were tried."""
         seen = {op for op, _ in self.regions} | set(self.requests) | {op for op, _ in self.errors}
-        return [op for op in ("get", "put", "list", "stat", "delete") if op in seen]
+        return [op for op in OPERATIONS if op in seen]
 
     def total(self, op: str) -> Region:
         """All size buckets of an operation."""

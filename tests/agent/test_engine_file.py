@@ -1,5 +1,6 @@
 """The file engine, and what all engines with threads share."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,10 +8,12 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.tasks import CopyTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError
@@ -86,6 +89,24 @@ class Files(unittest.TestCase):
         self.perform((PUT, {"size": 100, "content": CONTENT}))
         self.perform((PUT, {"size": 10, "content": CONTENT}))
         self.assertEqual((Path(self.directory) / "data" / "key").stat().st_size, 10)
+
+    def test_copies(self):
+        sizes = (0, 1, 300_000)
+        objects = [{"key": f"o{i}", "size": size, "index": i, "content": CONTENT} for i, size in enumerate(sizes)]
+        self.perform(*((PUT, keywords) for keywords in objects))
+        for name, failing in (("by the kernel", None), ("through this process", OSError(errno.EXDEV, "another device"))):
+            work = CountingWork(
+                CopyTask(self.root, f"{name} {i}", i, task(self.root, COPY, key=f"o{i}", size=size), "") for i, size in enumerate(sizes)
+            )
+            with unittest.mock.patch("os.copy_file_range", side_effect=failing, wraps=os.copy_file_range):
+                self.engine.run(work, 1)
+            self.assertEqual((work.failures, work.bytes), ([], sum(sizes)))
+            copies = [{**keywords, "key": f"{name} {i}"} for i, keywords in enumerate(objects)]
+            self.assertEqual(self.perform(*((GET, keywords) for keywords in copies)).failures, [])
+        work = CountingWork(CopyTask(self.root, "n", 0, task(self.root, COPY, key=key, size=1), "") for key in ("none", "o2"))
+        self.engine.run(work, 1)
+        self.assertEqual([failure[0] for failure in work.failures], ["not_found", "verify"])
+        self.assertFalse((Path(self.directory) / "data" / "n").exists())
 
     def test_failures(self):
         self.perform((PUT, {"size": 100, "content": CONTENT}))

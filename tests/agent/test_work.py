@@ -322,6 +322,23 @@ class Mix(Base):
         made = work.result()["puts"]
         self.assertEqual(made, [{"target": "s3://b/new/", "key_format": "put-w0-%010d.dat", "count": len(puts), "failed": [3]}])
 
+    def test_copies_have_new_names_and_the_sizes_of_what_they_copy(self):
+        mix = [
+            OperationSpec("copy", 1, "s3://b/p/", "prepared", keys=KeySelection("sequential")),
+            OperationSpec("put", 1, "s3://b/p/", size=SizeSpec("uniform", 1, 9)),
+        ]
+        work = self.work(mix, owned={"prepared": Intervals([(0, 1000)])})
+        tasks = [work.next(5) for _ in range(100)]
+        self.assertEqual([task.key for task in tasks], [f"put-w0-{n:010d}.dat" for n in range(100)], "no name is used twice")
+        copies = [task for task in tasks if OPERATIONS[task.op] == "copy"]
+        self.assertGreater(len(copies), 20)
+        self.assertEqual([(task.source.key, task.size) for task in copies], [(f"prepared-{n:08d}.dat", 4096) for n in range(len(copies))])
+        self.assertEqual({task.start_ns for task in copies}, {5})
+        work.failed(copies[3], 9, "http_500", "x", True)
+        made = {"target": "s3://b/p/", "key_format": "put-w0-%010d.dat", "count": 100, "failed": [copies[3].index]}
+        self.assertEqual(work.result()["puts"], [made])
+        self.assertEqual(self.reader.names, 100)
+
     def test_gets_and_stats_follow_their_key_selection(self):
         mix = [
             OperationSpec("get", 1, "s3://b/p/", "prepared", keys=KeySelection("sequential")),

@@ -17,7 +17,8 @@ import pytest
 from botocore.config import Config
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Engine
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, PUT, STAT, Engine
+from sai3ssh.agent.engines.tasks import CopyTask, DeleteBatch
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
 from sai3ssh.model import Deadlines, Multipart, Ranges, Retry, Target
@@ -150,6 +151,39 @@ def test_reads_are_verified(bucket: Bucket, subject: str) -> None:
     bucket.client.put_object(Bucket=bucket.name, Key=f"some prefix/{objects[1][0]}", Body=b"short")
     work = perform(engine, bucket.uri, GET, objects)
     assert ([failure[0] for failure in work.failures], len(work.dones), work.bytes) == (["verify"] * 2, 1, 100_000)
+    engine.close()
+
+
+def test_copies(bucket: Bucket, subject: str) -> None:
+    engine = bucket.engine(subject)
+    objects = [(f"copied/{subject}/{key}", 5000, i) for i, key in enumerate(bucket.keys)]
+    assert perform(engine, bucket.uri, PUT, objects).failures == []
+    root = engine.root(bucket.uri)
+    copies = [CopyTask(root, f"{key} copy", i, task(root, COPY, key=key, size=size), "") for key, size, i in objects]
+    work = CountingWork(copies)
+    engine.run(work, 1)
+    assert (work.failures, work.bytes) == ([], 5000 * len(copies))
+    for i, (key, size, _) in enumerate(objects):
+        assert bucket.body(f"{key} copy") == expected(i, size), key
+    work = CountingWork([CopyTask(root, "no copy", 0, task(root, COPY, key="never written", size=1), "")])
+    engine.run(work, 1)
+    assert [failure[:2] for failure in work.failures] == [("http_404", True)]
+    engine.close()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_deletes_of_many(bucket: Bucket, signed: bool) -> None:
+    engine = bucket.engine("s3", sign_payload=signed)
+    objects = [(f"of many/{key}", 10, i) for i, key in enumerate((*bucket.keys, "a<b>&c", 'it\'s "quoted"'))]
+    assert perform(engine, bucket.uri, PUT, [*objects, ("of many/stays", 10, 0)]).failures == []
+    root = engine.root(bucket.uri)
+    batch = DeleteBatch([task(root, DELETE, key=key, index=i) for key, _, i in [*objects, ("of many/never written", 0, 99)]])
+    work = CountingWork([batch])
+    engine.run(work, 1)
+    assert (work.failures, work.requests, batch.refused) == ([], 1, {})
+    left = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix="some prefix/of many/")["Contents"]
+    assert [entry["Key"] for entry in left] == ["some prefix/of many/stays"]
+    assert perform(engine, bucket.uri, DELETE, [("of many/stays", 0, 0)]).failures == []
     engine.close()
 
 

@@ -52,6 +52,14 @@ BAD = {
     ),
     "unknown key without a near one": (GOOD + "zzz: 1\n", ":11:1: unknown key 'zzz'; known here: "),
     "unknown key in an operation": (GOOD.replace("weight: 70", "wieght: 70"), ":9:"),
+    "a copy of objects that are too large": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: 6GiB}\nworkload").replace("op: get", "op: copy"),
+        ":9:16: copy: objects at s3://bench-bucket/run/data/ have up to 6,442,450,944 bytes, and S3 copies at most 5 GiB at once",
+    ),
+    "a copy with a size": (
+        GOOD.replace("op: get,", "op: copy, object_size: 5,"),
+        ":9:16: a size has no meaning for copy",
+    ),
     "nested unknown key": (GOOD.replace("endpoint_url", "endpoint"), ":4:6: unknown key 'endpoint'; did you mean 'endpoint_url'?"),
     "duplicate key": (GOOD + "duration: 60s\n", ":11:1: key 'duration' is given twice, first in line 2"),
     "not YAML": ("target: [\n", "not valid YAML"),
@@ -155,7 +163,7 @@ BAD = {
     ),
     "unknown operation": (
         GOOD.replace("op: get", "op: fetch"),
-        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat' or 'delete', found 'fetch'",
+        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat', 'delete' or 'copy', found 'fetch'",
     ),
     "put without size": (
         GOOD.replace(", size_spec: 4KiB}\n", "}\n").replace("count: 1000}", "count: 1000, size_spec: 1}"),
@@ -170,7 +178,7 @@ BAD = {
     "pattern for put": (GOOD.replace("path: new/", "path: 'new/*'"), "put needs a prefix, found the pattern"),
     "key selection of put": (
         GOOD.replace("path: new/,", "path: new/, key_selection: zipf,"),
-        ":10:27: key_selection has no meaning for put: only get and stat choose objects",
+        ":10:27: key_selection has no meaning for put: only get, stat and copy choose objects",
     ),
     "unknown key selection": (
         GOOD.replace("op: get,", "op: get, key_selection: hot,"),
@@ -432,6 +440,16 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
             p.target.sign_payload,
         ),
         ("https://x", "eu-1", False, False, "/ca", True),
+    ),
+    "a copy": (
+        {"workload": [{"op": "copy", "path": "data/", "weight": 1, "key_selection": "zipf"}]},
+        lambda p: [(op.kind, op.target, op.population, op.keys) for op in p.stages[1].operations],
+        [("copy", "s3://bench-bucket/run/data/", "prepared", KeySelection("zipf", 0.99))],
+    ),
+    "a copy beside a delete": (
+        {"workload": [{"op": "copy", "path": "data/", "weight": 1}, {"op": "delete", "path": "data/", "weight": 1}]},
+        lambda p: [(op.kind, op.population) for op in p.stages[1].operations],
+        [("copy", "prepared"), ("delete", "deletable")],
     ),
     "range_engine": (
         {"range_engine": {"enabled": True, "chunk_size": "8MiB", "max_concurrent_ranges": 4, "min_split_size": 9, "range_timeout_secs": 7}},

@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional, Protocol
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
 
-GET, PUT, LIST, STAT, DELETE = range(len(OPERATIONS))
+GET, PUT, LIST, STAT, DELETE, COPY = range(len(OPERATIONS))
 """Operation codes: positions in model.OPERATIONS."""
 LATE_NS = 10_000_000
 """An engine that comes late by less says nothing: timers of an idle machine are no better."""
@@ -63,6 +63,11 @@ class Task:
         """The whole name of the object, for messages."""
         uri: str = self.root.uri + self.key
         return uri
+
+    @property
+    def named(self) -> str:
+        """What it is about, for messages."""
+        return self.uri[:300]
 
     @property
     def whole(self) -> Task:

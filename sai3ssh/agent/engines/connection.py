@@ -416,7 +416,8 @@ class Connection:
     @property
     def endless(self) -> bool:
         """Whether the rest of the body, if nobody wants it, is not worth waiting for: it is long, or of unknown length."""
-        return (self.phase == BODY and self._left > MAX_DRAIN) or (self.phase > BODY and self.received > MAX_DRAIN)
+        most = MAX_DRAIN + self._keep
+        return (self.phase == BODY and self._left > most) or (self.phase > BODY and self.received > most)
 
     @property
     def reusable(self) -> bool:

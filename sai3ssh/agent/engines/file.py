@@ -8,6 +8,8 @@ import random
 from typing import Dict, Optional
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
+from sai3ssh.agent.engines.filecopy import copy_file
+from sai3ssh.agent.engines.tasks import CopyTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import PIECE
 from sai3ssh.errors import TargetError
@@ -82,6 +84,8 @@ class FileEngine(ThreadedEngine):
                 task.listed = _count(path)
             elif task.op == DELETE:
                 os.unlink(path)
+            elif isinstance(task, CopyTask):
+                return copy_file(task.source.root.path + task.source.key, path, task.size)
             else:
                 _expect_size(os.stat(path).st_size, task.size)
         except OSError as error:

@@ -9,10 +9,10 @@ from sai3ssh.agent.engines.base import Task
 from sai3ssh.agent.engines.sigv4 import encode_query
 from sai3ssh.dataset import PIECE
 
-PROBE = 5
-"""An operation of the engine's own, after those of model.OPERATIONS: the first key of a bucket, to see whether it can be used."""
+PROBE = -1
+"""An operation of the engine's own, none of model.OPERATIONS: the first key of a bucket, to see whether it can be used."""
 
-METHODS = ("GET", "PUT", "GET", "HEAD", "DELETE", "GET")
+METHODS = ("GET", "PUT", "GET", "HEAD", "DELETE", "PUT", "GET")
 
 
 def list_query(prefix: str, token: Optional[str], probe: bool) -> str:
