@@ -186,6 +186,8 @@ class OperationSpec:
     dedup_factor: float = 1.0
     """put only, as compress_factor: as in Population. Blocks are alike among the objects of one worker."""
     compress_factor: float = 1.0
+    delete_batch: int = 1
+    """delete only: at most so many objects are deleted with one request; see agent/batches.py."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +221,8 @@ class Stage:
     ramp_s: float = 0.0
     """execute only: the first seconds, part of warmup_s, in which the concurrency of a closed loop, or the rate of an open one, grows
     linearly from nothing."""
+    delete_batch: int = 1
+    """cleanup only: at most so many objects are deleted with one request."""
 
 
 @dataclasses.dataclass(frozen=True)

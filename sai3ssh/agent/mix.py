@@ -161,7 +161,7 @@ class MixWork:
                     return pool.task(op, index, now_ns)
                 return None
 
-            return delete
+            return self._delete_maker(spec, delete)
         owned = self._owned.get(spec.population, Intervals())
         make = self._reader(op, spec, pool, owned, lane)
         if spec.kind == "copy":
@@ -177,6 +177,9 @@ class MixWork:
             return made.draw(op, now_ns) if made is not None else make(now_ns)
 
         return get
+
+    def _delete_maker(self, spec: OperationSpec, make: Maker) -> Maker:  # noqa: ARG002
+        return make
 
     def _reader(self, op: int, spec: OperationSpec, pool: Objects, owned: Intervals, lane: Tuple[int, int]) -> Callable[[int], Task]:
         """Makes tasks on prepared objects, by the operation's key selection."""

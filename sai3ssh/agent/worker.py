@@ -12,9 +12,11 @@ import os
 import random
 import select
 import time
+from functools import partial
 from typing import Any, Dict, List, Optional, Union
 
 from sai3ssh.agent import metrics, state
+from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.mix import MixWork, put_format
@@ -146,7 +148,8 @@ class Worker:
             recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
             recorder.tail_from_ns = end_ns
             seed = f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}"
-            return MixWork(
+            batched = any(op.delete_batch > 1 for op in stage.operations)
+            return (BatchedMixWork if batched else MixWork)(
                 self._engine,
                 stage.operations,
                 self._objects,
@@ -174,7 +177,8 @@ class Worker:
             objects[name] = Objects(
                 self._engine, Population(name, made["target"], made["key_format"], made["count"], SizeSpec("fixed", 0, 0), 0)
             )
-        return IndexWork(
+        make = partial(BatchedIndexWork, batch=stage.delete_batch) if stage.delete_batch > 1 else IndexWork
+        return make(
             PUT if stage.kind is StageKind.PREPARE else DELETE,
             objects,
             ranges,

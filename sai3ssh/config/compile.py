@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TypedDict
 
@@ -212,6 +213,8 @@ class _Builder:
                 if op.op != "put" and getattr(op, name) != 1:
                     text = f"{name} has no meaning for {op.op}; it belongs to put, and to prepare.ensure_objects"
                     self._problems.add((*where, name), text)
+            if op.delete_batch > 1 and op.op != "delete":
+                self._problems.add((*where, "delete_batch"), f"delete_batch has no meaning for {op.op}")
             if op.op in ("put", "list"):
                 if "*" in op.path:
                     self._problems.add((*where, "path"), f"{op.op} needs a prefix, found the pattern {op.path!r}")
@@ -229,6 +232,8 @@ class _Builder:
                 spec = OperationSpec(
                     op.op, op.weight, population.target, population.name, keys=keys, concurrency=op.concurrency, put_pool=pooled
                 )
+                if op.delete_batch > 1:
+                    spec = replace(spec, delete_batch=op.delete_batch)
                 result.append(spec)
         if self._keys.dynamic_put_pool and not any(spec.put_pool for spec in result):
             text = "dynamic_put_pool has no effect: no get reads where a put writes; let both have the same path"
@@ -316,6 +321,11 @@ class _Builder:
         """The given stages in order, or prepare, execute and cleanup as far as the file asks for them."""
         keys = self._keys
         where: Path_ = ("stages",) if keys.stages else ("distributed", "stages")
+        if keys.prepare.delete_batch > 1 and (keys.stages or keys.distributed.stages or not keys.prepare.cleanup):
+            text = (
+                "prepare.delete_batch is for the cleanup that prepare.cleanup: true adds; give a stage of type cleanup its own delete_batch"
+            )
+            self._problems.add(("prepare", "delete_batch"), text)
         if keys.stages and keys.distributed.stages:
             self._problems.add(("stages",), "stages is given both at the top and under distributed; give one of them")
         given = list(enumerate(keys.stages or keys.distributed.stages))
@@ -326,7 +336,7 @@ class _Builder:
             if keys.workload:
                 implied.append(StageKeys(name="execute", type="execute"))
             if keys.prepare.cleanup:
-                implied.append(StageKeys(name="cleanup", type="cleanup"))
+                implied.append(StageKeys(name="cleanup", type="cleanup", delete_batch=keys.prepare.delete_batch))
             if not implied:
                 self._problems.add(("workload",), "nothing to do: workload is empty and nothing is prepared")
             given = list(enumerate(implied))
@@ -353,12 +363,15 @@ class _Builder:
         if keys.workers > concurrency:
             self._problems.add(("workers",), f"{keys.workers} workers share a concurrency of {concurrency}: some would have nothing to do")
         names = tuple(p.name for p in populations)
+        if stage.delete_batch > 1 and kind is not StageKind.CLEANUP:
+            text = f"delete_batch has no meaning for a stage of type {stage.type}; it belongs to cleanup, and to the operation delete"
+            self._problems.add((*where, "delete_batch"), text)
         if kind is not StageKind.EXECUTE:
             if stage.duration is not None:
                 self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
             if not names and kind is not StageKind.CLEANUP:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
-            return Stage(stage.name, kind, concurrency, populations=names)
+            return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch)
         duration_s = stage.duration or keys.duration
         if not mix or not any(op.weight for op in mix):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
@@ -420,6 +433,9 @@ class _Builder:
         schemes = sorted({uri.partition("://")[0] for uri in uris})
         if len(schemes) > 1:
             self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
+        if schemes != ["s3"] or keys.engine == "boto3":
+            for where in _batched(keys):
+                self._problems.add(where, "delete_batch needs s3:// targets and the native engine; remove it")
         if schemes != ["s3"]:
             if "s3" in keys.model_fields_set and schemes == ["file"]:
                 self._problems.add(("s3",), "s3 has no meaning for file:// targets")
@@ -476,6 +492,19 @@ class _Builder:
                 ("range_engine",), "range_engine needs the native engine: boto3 reads an object with one GET; set enabled: false"
             )
         return Ranges(keys.chunk_size, keys.max_concurrent_ranges, keys.min_split_size, keys.range_timeout_secs)
+
+
+def _batched(keys: WorkloadKeys) -> Iterator[Path_]:
+    """Where a file asks for deletes of several objects at once."""
+    if keys.prepare.delete_batch > 1:
+        yield "prepare", "delete_batch"
+    for n, op in enumerate(keys.workload):
+        if op.delete_batch > 1:
+            yield "workload", n, "delete_batch"
+    for where, stages in ((("stages",), keys.stages), (("distributed", "stages"), keys.distributed.stages)):
+        for n, stage in enumerate(stages):
+            if stage.delete_batch > 1:
+                yield *where, n, "delete_batch"
 
 
 def _size(law: SizeLaw) -> SizeSpec:

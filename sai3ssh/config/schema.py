@@ -17,6 +17,7 @@ Share = Annotated[float, BeforeValidator(units.share)]
 Fill = Literal["random", "zero", "prand"]
 DedupFactor = Annotated[float, Field(ge=1, le=dataset.MOST["dedup_factor"])]
 CompressFactor = Annotated[float, Field(ge=1, le=dataset.MOST["compress_factor"])]
+DeleteBatch = Annotated[int, Field(ge=1, le=1000)]
 MAX_OBJECT = 5 * 1024**4
 
 
@@ -151,6 +152,7 @@ class OperationKeys(Section):
     concurrency: Annotated[int, Field(ge=1)] | None = None
     dedup_factor: DedupFactor = 1.0
     compress_factor: CompressFactor = 1.0
+    delete_batch: DeleteBatch = 1
 
 
 class EnsureObjects(Section):
@@ -171,6 +173,7 @@ class Prepare(Section):
 
     ensure_objects: list[EnsureObjects] = []
     cleanup: bool = False
+    delete_batch: DeleteBatch = 1
     key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
 
 
@@ -252,6 +255,7 @@ class StageKeys(Section):
     order: int | None = None
     duration: Annotated[Duration, Field(gt=0)] | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    delete_batch: DeleteBatch = 1
 
     @model_validator(mode="before")
     @classmethod

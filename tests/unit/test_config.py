@@ -56,6 +56,33 @@ BAD = {
         GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: 6GiB}\nworkload").replace("op: get", "op: copy"),
         ":9:16: copy: objects at s3://bench-bucket/run/data/ have up to 6,442,450,944 bytes, and S3 copies at most 5 GiB at once",
     ),
+    "delete_batch of what deletes nothing": (
+        GOOD.replace("op: get,", "op: get, delete_batch: 5,"),
+        ":9:15: delete_batch has no meaning for get",
+    ),
+    "too many at once": (
+        GOOD.replace("op: get,", "op: delete, delete_batch: 1001,"),
+        ":9:18: workload.0.delete_batch: Input should be less than or equal to 1000, found 1001",
+    ),
+    "delete_batch of a stage that deletes nothing": (
+        GOOD + "stages:\n  - {name: p, type: prepare, delete_batch: 2}\n",
+        ":12:30: delete_batch has no meaning for a stage of type prepare; it belongs to cleanup",
+    ),
+    "delete_batch of prepare without a cleanup": (
+        GOOD.replace("prepare:\n", "prepare:\n  delete_batch: 2\n"),
+        ":6:3: prepare.delete_batch is for the cleanup that prepare.cleanup: true adds",
+    ),
+    "delete_batch with boto3": (
+        GOOD.replace("op: get,", "op: delete, delete_batch: 2,") + "engine: boto3\n",
+        ":9:18: delete_batch needs s3:// targets and the native engine",
+    ),
+    "delete_batch of files": (
+        GOOD.replace('s3: {endpoint_url: "http://127.0.0.1:9000"}', "prepare_: 1")
+        .replace("prepare_: 1\n", "")
+        .replace("s3://bench-bucket", "file:///tmp")
+        + "stages:\n  - {name: c, type: cleanup, delete_batch: 2}\n",
+        ":11:30: delete_batch needs s3:// targets and the native engine",
+    ),
     "a copy with a size": (
         GOOD.replace("op: get,", "op: copy, object_size: 5,"),
         ":9:16: a size has no meaning for copy",
@@ -441,6 +468,21 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         ),
         ("https://x", "eu-1", False, False, "/ca", True),
     ),
+    "delete_batch of an operation": (
+        {"workload": [{"op": "delete", "path": "data/", "weight": 1, "delete_batch": 500}]},
+        lambda p: [op.delete_batch for op in p.stages[1].operations],
+        [500],
+    ),
+    "delete_batch of a stage": (
+        {"stages": [{"name": "p", "type": "prepare"}, {"name": "c", "type": "cleanup", "config": {"delete_batch": 1000}}]},
+        lambda p: [stage.delete_batch for stage in p.stages],
+        [1, 1000],
+    ),
+    "delete_batch of the cleanup after prepare": (
+        {"prepare": {"ensure_objects": [{"base_uri": "data/", "count": 5, "size_spec": 1}], "cleanup": True, "delete_batch": 9}},
+        lambda p: [stage.delete_batch for stage in p.stages],
+        [1, 1, 9],
+    ),
     "a copy": (
         {"workload": [{"op": "copy", "path": "data/", "weight": 1, "key_selection": "zipf"}]},
         lambda p: [(op.kind, op.target, op.population, op.keys) for op in p.stages[1].operations],
@@ -689,10 +731,15 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
     path.write_text(
         "ramp_up: 2s\nio_rate: {iops: 50}\n"
         + GOOD.replace("op: get,", "op: get, concurrency: 4, key_selection: {distribution: zipf, partitioned: true},")
+        + "  - {op: delete, path: data/, weight: 1, delete_batch: 7}\n"
     )
     loaded = config.load(path)
     described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
-    assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned, at most 4 at once)", "put"]
+    assert [name for name, _, _ in described.stages[1].mix] == [
+        "get (zipf 0.99, partitioned, at most 4 at once)",
+        "put",
+        "delete (7 with one request)",
+    ]
     assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
 
 
