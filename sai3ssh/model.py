@@ -186,6 +186,8 @@ class OperationSpec:
     dedup_factor: float = 1.0
     """put only, as compress_factor: as in Population. Blocks are alike among the objects of one worker."""
     compress_factor: float = 1.0
+    delimiter: str = ""
+    """list only: '/' lists one level, in which what lies in a directory counts once."""
     delete_batch: int = 1
     """delete only: at most so many objects are deleted with one request; see agent/batches.py."""
 

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import COPY, DELETE, PUT, Engine, Root, Task
-from sai3ssh.agent.engines.tasks import CopyTask
+from sai3ssh.agent.engines.tasks import CopyTask, LevelTask
 from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.putpool import PutPool, drawn_from
@@ -150,7 +150,8 @@ class MixWork:
             return self._put_maker(engine.root(spec.target), spec)
         if spec.kind == "list":
             root = engine.root(spec.target)
-            return lambda now_ns: Task(op, root, "", -1, -1, None, now_ns)
+            kind = LevelTask if spec.delimiter else Task
+            return lambda now_ns: kind(op, root, "", -1, -1, None, now_ns)
         assert spec.population is not None
         pool = objects[spec.population]
         if spec.kind == "delete":

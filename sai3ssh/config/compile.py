@@ -213,6 +213,8 @@ class _Builder:
                 if op.op != "put" and getattr(op, name) != 1:
                     text = f"{name} has no meaning for {op.op}; it belongs to put, and to prepare.ensure_objects"
                     self._problems.add((*where, name), text)
+            if op.delimiter is not None and op.op != "list":
+                self._problems.add((*where, "delimiter"), f"delimiter has no meaning for {op.op}; it belongs to list")
             if op.delete_batch > 1 and op.op != "delete":
                 self._problems.add((*where, "delete_batch"), f"delete_batch has no meaning for {op.op}")
             if op.op in ("put", "list"):
@@ -221,7 +223,9 @@ class _Builder:
                 uri = self._uri(op.path, (*where, "path"))
                 target = uri.rstrip("/") + "/" if op.op == "put" or op.path.endswith("/") or not op.path else uri
                 size = self._put_size(op, where) if op.op == "put" else None
-                result.append(OperationSpec(op.op, op.weight, target, None, size, concurrency=op.concurrency, **self._data(op, where)))
+                delimiter = op.delimiter or ""
+                own = self._data(op, where)
+                result.append(OperationSpec(op.op, op.weight, target, None, size, concurrency=op.concurrency, delimiter=delimiter, **own))
                 continue
             population = self._population_of(op, populations, where)
             if population is not None:

@@ -153,6 +153,7 @@ class OperationKeys(Section):
     dedup_factor: DedupFactor = 1.0
     compress_factor: CompressFactor = 1.0
     delete_batch: DeleteBatch = 1
+    delimiter: Literal["/"] | None = None
 
 
 class EnsureObjects(Section):

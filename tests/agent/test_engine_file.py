@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, PUT, STAT
-from sai3ssh.agent.engines.tasks import CopyTask
+from sai3ssh.agent.engines.tasks import CopyTask, LevelTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError
@@ -89,6 +89,12 @@ class Files(unittest.TestCase):
         self.perform((PUT, {"size": 100, "content": CONTENT}))
         self.perform((PUT, {"size": 10, "content": CONTENT}))
         self.assertEqual((Path(self.directory) / "data" / "key").stat().st_size, 10)
+
+    def test_one_level_is_listed_without_what_lies_in_its_directories(self):
+        self.perform(*((PUT, {"key": key, "size": 1, "content": CONTENT}) for key in ("a", "b", "d/1", "d/2", "e/f/1")))
+        work = CountingWork([LevelTask(LIST, self.root, "", -1, 0, None, 0), LevelTask(LIST, self.root, "e/", -1, 0, None, 0)])
+        self.engine.run(work, 1)
+        self.assertEqual([made.listed for made in work.dones], [4, 1])
 
     def test_copies(self):
         sizes = (0, 1, 300_000)

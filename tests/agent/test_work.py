@@ -472,6 +472,11 @@ class Mix(Base):
         made = work.result()["puts"]
         self.assertEqual(made, [{"target": "s3://b/new/", "key_format": "put-w0-%010d.dat", "count": len(puts), "failed": [3]}])
 
+    def test_a_list_with_a_delimiter_lists_one_level(self):
+        for delimiter in ("", "/"):
+            work = self.work([OperationSpec("list", 1, "s3://b/p/", delimiter=delimiter)])
+            self.assertEqual(work.next(5).delimiter, delimiter)
+
     def test_copies_have_new_names_and_the_sizes_of_what_they_copy(self):
         mix = [
             OperationSpec("copy", 1, "s3://b/p/", "prepared", keys=KeySelection("sequential")),

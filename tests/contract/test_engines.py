@@ -18,7 +18,7 @@ from botocore.config import Config
 
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, PUT, STAT, Engine
-from sai3ssh.agent.engines.tasks import CopyTask, DeleteBatch
+from sai3ssh.agent.engines.tasks import CopyTask, DeleteBatch, LevelTask
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
 from sai3ssh.model import Deadlines, Multipart, Ranges, Retry, Target
@@ -330,6 +330,18 @@ def test_listings_of_several_pages_are_equal(bucket: Bucket) -> None:
         assert [(work.failures, work.dones[0].listed, work.pages) for work in found] == [([], keys, max(0, keys - 1) // 1000)] * 2
     native.close()
     reference.close()
+
+
+def test_one_level_is_listed_over_several_pages(bucket: Bucket) -> None:
+    native, reference = bucket.engine("s3"), bucket.engine("boto3")
+    objects = [(f"level/{i:05d}/o", 0, i) for i in range(990)] + [(f"level/o{i:05d}", 0, i) for i in range(20)]
+    assert perform(native, bucket.uri, PUT, objects[:1]).failures == []
+    assert perform(native, bucket.uri, PUT, objects[1:], concurrency=16).failures == []
+    for engine in (native, reference):
+        work = CountingWork([LevelTask(LIST, engine.root(bucket.uri), "level/", -1, 0, None, 0)])
+        engine.run(work, 1)
+        assert (work.failures, work.dones[0].listed, work.pages) == ([], 1010, 1)
+        engine.close()
 
 
 @pytest.mark.parametrize("bucket", ["radosgw"], indirect=True)

@@ -83,6 +83,14 @@ BAD = {
         + "stages:\n  - {name: c, type: cleanup, delete_batch: 2}\n",
         ":11:30: delete_batch needs s3:// targets and the native engine",
     ),
+    "a delimiter of what lists nothing": (
+        GOOD.replace("op: get,", "op: get, delimiter: /,"),
+        ":9:15: delimiter has no meaning for get; it belongs to list",
+    ),
+    "another delimiter": (
+        GOOD.replace("op: get,", "op: list, delimiter: '|',"),
+        ":9:16: workload.0.delimiter: expected '/', found '|'",
+    ),
     "a copy with a size": (
         GOOD.replace("op: get,", "op: copy, object_size: 5,"),
         ":9:16: a size has no meaning for copy",
@@ -483,6 +491,11 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: [stage.delete_batch for stage in p.stages],
         [1, 1, 9],
     ),
+    "delimiter": (
+        {"workload": [{"op": "list", "path": "data/", "weight": 1, "delimiter": "/"}]},
+        lambda p: [op.delimiter for op in p.stages[1].operations],
+        ["/"],
+    ),
     "a copy": (
         {"workload": [{"op": "copy", "path": "data/", "weight": 1, "key_selection": "zipf"}]},
         lambda p: [(op.kind, op.target, op.population, op.keys) for op in p.stages[1].operations],
@@ -732,6 +745,7 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
         "ramp_up: 2s\nio_rate: {iops: 50}\n"
         + GOOD.replace("op: get,", "op: get, concurrency: 4, key_selection: {distribution: zipf, partitioned: true},")
         + "  - {op: delete, path: data/, weight: 1, delete_batch: 7}\n"
+        + "  - {op: list, path: data/, weight: 1, delimiter: /}\n"
     )
     loaded = config.load(path)
     described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
@@ -739,6 +753,7 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
         "get (zipf 0.99, partitioned, at most 4 at once)",
         "put",
         "delete (7 with one request)",
+        "list (one level)",
     ]
     assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
 

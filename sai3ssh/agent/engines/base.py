@@ -12,7 +12,7 @@ with page().
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, ClassVar, Optional, Protocol
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
@@ -36,8 +36,12 @@ class Task:
     """One operation on one object.
 
     The work fills in everything up to start_ns, from which latency is measured: the intended start when the load is paced, else
-    the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys a LIST found.
+    the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys, and common
+    prefixes with a delimiter, a LIST found.
     """
+
+    delimiter: ClassVar[str] = ""
+    """LIST only: names that go on after the next one count once, together; see tasks.LevelTask."""
 
     __slots__ = ("attempt", "content", "index", "key", "listed", "op", "owner", "root", "size", "start_ns", "state")
 

@@ -151,8 +151,10 @@ class Boto3Engine(ThreadedEngine):
         # The token stays with the task, so that another attempt goes on where this one failed.
         while True:
             more = {"ContinuationToken": task.state} if task.state else {}
+            if task.delimiter:
+                more["Delimiter"] = task.delimiter
             answer = self._client.list_objects_v2(Bucket=task.root.bucket, Prefix=task.root.prefix + task.key, EncodingType="url", **more)
-            task.listed += len(answer.get("Contents", ()))
+            task.listed += len(answer.get("Contents", ())) + len(answer.get("CommonPrefixes", ()))
             if not answer.get("IsTruncated"):
                 return
             task.state = answer["NextContinuationToken"]

@@ -81,7 +81,7 @@ class FileEngine(ThreadedEngine):
             if task.op == PUT:
                 return _put(task, path)
             if task.op == LIST:
-                task.listed = _count(path)
+                task.listed = _count(path, one_level=bool(task.delimiter))
             elif task.op == DELETE:
                 os.unlink(path)
             elif isinstance(task, CopyTask):
@@ -137,13 +137,13 @@ def _put(task: Task, path: str) -> int:
     return task.size
 
 
-def _count(path: str) -> int:
-    """The number of files below a directory."""
+def _count(path: str, one_level: bool) -> int:
+    """The number of files below a directory, or of its entries."""
     files, directories = 0, [path]
     while directories:
         with os.scandir(directories.pop()) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not one_level:
                     directories.append(entry.path)
                 else:
                     files += 1

@@ -306,7 +306,7 @@ class S3Engine:
         query = ""
         if op in _LISTS:
             path = root.bucket_path
-            query = list_query(root.prefix + task.key, task.state, op == PROBE)
+            query = list_query(root.prefix + task.key, task.state, op == PROBE, task.delimiter)
             keep = MAX_PAGE
         else:
             path = root.path + encode_path(task.key)
@@ -424,7 +424,7 @@ class S3Engine:
         if connection.received > len(connection.body):
             return Refusal("protocol", f"page of a LIST of more than {MAX_PAGE} bytes")
         try:
-            page = parse_page(connection.body, task.state)
+            page = parse_page(connection.body, task.state, task.delimiter)
         except Failure as failure:
             return Refusal(failure.error_class, failure.detail)
         task.listed += page.keys

@@ -15,13 +15,15 @@ PROBE = -1
 METHODS = ("GET", "PUT", "GET", "HEAD", "DELETE", "PUT", "GET")
 
 
-def list_query(prefix: str, token: Optional[str], probe: bool) -> str:
+def list_query(prefix: str, token: Optional[str], probe: bool, delimiter: str = "") -> str:
     """The query of one page of a LIST below prefix; of a probe: of one key of the bucket."""
     parameters = {"encoding-type": "url", "list-type": "2", "prefix": "" if probe else prefix}
     if probe:
         parameters["max-keys"] = "1"
     elif token:
         parameters["continuation-token"] = token
+    if delimiter:
+        parameters["delimiter"] = delimiter
     return encode_query(parameters)
 
 

@@ -18,6 +18,13 @@ class CopyTask(Task):
         self.source = source
 
 
+class LevelTask(Task):
+    """Lists one level: the objects and the directories right below a prefix, each of which is one entry."""
+
+    __slots__ = ()
+    delimiter = "/"
+
+
 class DeleteBatch(Task):
     """Removes up to 1,000 objects below one root with one request.
 
