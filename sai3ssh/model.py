@@ -300,6 +300,10 @@ class Target:
     """s3 only."""
     multipart: Optional[Multipart] = None
     """s3 only."""
+    checksum: str = ""
+    """s3 only: crc32, sha256, crc32c or crc64nvme is sent with the bodies of PUTs, and compared on GETs that are compared anyway."""
+    expect_continue: Optional[int] = None
+    """s3 only: bodies of at least so many bytes are sent when the server has said 100 (Continue)."""
 
     @property
     def connections_per_operation(self) -> int:

@@ -468,7 +468,21 @@ class _Builder:
             s3.anonymous,
             self._ranges(),
             self._multipart(),
+            self._checksum(),
+            s3.expect_continue,
         )
+
+    def _checksum(self) -> str:
+        s3 = self._keys.s3
+        if self._keys.engine == "boto3":
+            for name in [key for key in ("checksum", "expect_continue") if getattr(s3, key) not in (None, "none")]:
+                self._problems.add(("s3", name), f"s3.{name} needs the native engine; remove it")
+        if s3.checksum == "none":
+            return ""
+        if s3.multipart_threshold is not None:
+            text = "s3.checksum and s3.multipart_threshold contradict each other: parts of uploads are sent without a checksum; remove one"
+            self._problems.add(("s3", "checksum"), text)
+        return s3.checksum
 
     def _multipart(self) -> Multipart | None:
         s3 = self._keys.s3

@@ -214,6 +214,8 @@ class S3(Section):
     multipart_threshold: Annotated[Size, Field(ge=1)] | None = None
     multipart_chunksize: Annotated[Size, Field(ge=5 * 1024**2, le=5 * 1024**3)] = 8 * 1024**2
     multipart_concurrency: Annotated[int, Field(ge=1, le=1024)] = 10
+    checksum: Literal["none", "crc32", "sha256", "crc32c", "crc64nvme"] = "none"
+    expect_continue: Annotated[Size, Field(ge=1)] | None = None
 
 
 class RangeEngine(Section):

@@ -83,6 +83,26 @@ BAD = {
         + "stages:\n  - {name: c, type: cleanup, delete_batch: 2}\n",
         ":11:30: delete_batch needs s3:// targets and the native engine",
     ),
+    "an unknown checksum": (
+        GOOD.replace("s3: {", "s3: {checksum: md5, "),
+        ":4:6: s3.checksum: expected 'none', 'crc32', 'sha256', 'crc32c' or 'crc64nvme', found 'md5'",
+    ),
+    "a checksum with boto3": (
+        GOOD.replace("s3: {", "s3: {checksum: crc32, ") + "engine: boto3\n",
+        ":4:6: s3.checksum needs the native engine",
+    ),
+    "a checksum of uploads in parts": (
+        GOOD.replace("s3: {", "s3: {checksum: crc32, multipart_threshold: 64MiB, "),
+        ":4:6: s3.checksum and s3.multipart_threshold contradict each other",
+    ),
+    "expect_continue with boto3": (
+        GOOD.replace("s3: {", "s3: {expect_continue: 1MiB, ") + "engine: boto3\n",
+        ":4:6: s3.expect_continue needs the native engine",
+    ),
+    "expect_continue of nothing": (
+        GOOD.replace("s3: {", "s3: {expect_continue: 0, "),
+        ":4:6: s3.expect_continue: Input should be greater than or equal to 1, found 0",
+    ),
     "a delimiter of what lists nothing": (
         GOOD.replace("op: get,", "op: get, delimiter: /,"),
         ":9:15: delimiter has no meaning for get; it belongs to list",
@@ -491,6 +511,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: [stage.delete_batch for stage in p.stages],
         [1, 1, 9],
     ),
+    "s3.checksum": ({"s3": {"checksum": "crc32"}}, lambda p: p.target.checksum, "crc32"),
+    "s3.expect_continue": ({"s3": {"expect_continue": "1MiB"}}, lambda p: p.target.expect_continue, 1 << 20),
     "delimiter": (
         {"workload": [{"op": "list", "path": "data/", "weight": 1, "delimiter": "/"}]},
         lambda p: [op.delimiter for op in p.stages[1].operations],

@@ -340,7 +340,7 @@ class S3Engine:
         task, payload = self._hashing[0]
         if payload.step():
             self._hashing.popleft()
-            task.state = payload.hexdigest()
+            task.state = payload.result()
             self._begin(task, perf_counter_ns())
 
     # --- how it ended ------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Optional
+from typing import Any, Optional
 
 from sai3ssh.agent.engines.base import Task
 from sai3ssh.agent.engines.sigv4 import encode_query
@@ -39,12 +39,16 @@ class PayloadHash:
         """Hashes the next piece; True after the last."""
         task = self._task
         assert task.content is not None
-        self._hash.update(task.content.piece(task.index, task.size, self._offset, PIECE))
+        self.update(task.content.piece(task.index, task.size, self._offset, PIECE))
         self._offset += PIECE
         return self._offset >= task.size
 
-    def hexdigest(self) -> str:
-        """The hash in hexadecimal."""
+    def update(self, data: bytes) -> None:
+        """Takes the next piece."""
+        self._hash.update(data)
+
+    def result(self) -> Any:
+        """The hash in hexadecimal: what the task keeps."""
         return self._hash.hexdigest()
 
 
