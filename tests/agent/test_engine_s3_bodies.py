@@ -46,7 +46,7 @@ def decoded(body):
 class Case(unittest.TestCase):
     def perform(self, script, *tasks, read_body=True, deadlines=DEADLINES, **options):
         """The work after the tasks (op, size), one after another, against the script; the server."""
-        with Server(script, read_body=read_body) as server:
+        with Server(script, read_body=read_body, anonymous=options.get("anonymous", False)) as server:
             engine = make_engine(target(server, **options), "s3://bucket/p/", CREDENTIALS, deadlines, QUICK)
             self.addCleanup(engine.close)
             root = engine.root("s3://bucket/p/")
@@ -85,6 +85,11 @@ class Puts(Case):
             self.assertEqual(headers["x-amz-trailer"], "x-amz-checksum-sha256")
             for name in ("x-amz-trailer", "x-amz-decoded-content-length"):
                 self.assertIn(name, headers["authorization"])
+
+    def test_nobody_announces_a_trailer_too(self):
+        work, server = self.perform(lambda c, r, n: response(), (PUT, 300_000), checksum="crc32", anonymous=True)
+        self.assertEqual((work.failures, decoded(server.requests[0].body)[0]), ([], expected(300_000)))
+        self.assertEqual(server.requests[0].headers["x-amz-content-sha256"], "STREAMING-UNSIGNED-PAYLOAD-TRAILER")
 
     def test_a_large_body_that_is_hashed_before_has_it_in_the_head(self):
         work, server = self.perform(

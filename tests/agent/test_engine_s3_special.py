@@ -9,7 +9,7 @@ from html import escape, unescape
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import COPY, DELETE, GET
 from sai3ssh.agent.engines.tasks import CopyTask, DeleteBatch
-from sai3ssh.model import Retry
+from sai3ssh.model import Multipart, Ranges, Retry
 from tests.agent.s3_server import CREDENTIALS, DEADLINES, QUICK, CountingWork, Server, error, response, target, task
 
 COPIED = b'<?xml version="1.0"?><CopyObjectResult><ETag>"e"</ETag></CopyObjectResult>'
@@ -23,7 +23,7 @@ def late_error(code):
 class Case(unittest.TestCase):
     def perform(self, script, *tasks, retry=QUICK, **options):
         """The work after tasks, each made of a root by a function, were performed one after another against the script; the server."""
-        with Server(script) as server:
+        with Server(script, anonymous=options.get("anonymous", False)) as server:
             engine = make_engine(target(server, **options), "s3://bucket/a b/", CREDENTIALS, DEADLINES, retry)
             self.addCleanup(engine.close)
             work = CountingWork(make(engine.root("s3://bucket/a b/")) for make in tasks)
@@ -47,6 +47,17 @@ class Copies(Case):
             self.assertEqual(request.headers["x-amz-copy-source"], "/bucket/a%20b/from%2B%C3%BC%26")
             self.assertEqual(request.headers["content-length"], "0")
             self.assertIn("x-amz-copy-source", request.headers["authorization"])
+
+    def test_nobody_asks_without_a_signature(self):
+        work, server = self.perform(lambda c, r, n: response(COPIED), copy, anonymous=True)
+        self.assertEqual(work.failures, [])
+        self.assertEqual(server.requests[0].headers["x-amz-copy-source"], "/bucket/a%20b/from%2B%C3%BC%26")
+        self.assertEqual([name for name in server.requests[0].headers if name.startswith(("auth", "x-amz-content"))], [])
+
+    def test_large_objects_are_copied_with_one_request_whatever_puts_and_gets_do(self):
+        parts = {"ranges": Ranges(1000, 4, 1000), "multipart": Multipart(1000, 1000, 4)}
+        work, server = self.perform(lambda c, r, n: response(COPIED), copy, **parts)
+        self.assertEqual((work.failures, work.bytes, len(server.requests)), ([], 5000, 1))
 
     def test_an_error_after_a_200_is_an_error(self):
         work, server = self.perform(lambda c, r, n: late_error("InternalError") if n < 2 else response(COPIED), copy)

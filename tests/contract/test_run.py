@@ -185,6 +185,9 @@ def test_every_kind_of_operation_on_a_real_server_leaves_nothing(bench: Bench, r
     assert made["bytes"] == 1024 * made["ops"]
     # The last batch of each of the two workers may have had fewer.
     assert gone["ops"] / 7 <= gone["requests"] <= gone["ops"] / 7 + 2
+    (table,) = bench.run.glob("*_mix_results.tsv")
+    (meta,) = [row.split("\t") for row in table.read_text().splitlines() if row.startswith("META\tALL")]
+    assert int(meta[-1]) == made["ops"] + gone["ops"] + mix["operations"]["list"]["ops"]
     removed = cleanup["operations"]["delete"]
     assert removed["ops"] == 600 - gone["ops"] + made["ops"] + mix["operations"]["put"]["ops"]
     assert removed["ops"] / 50 <= removed["requests"] < removed["ops"] / 5
