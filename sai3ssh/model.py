@@ -27,8 +27,11 @@ from typing import (
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-OPERATIONS = ("get", "put", "list", "stat", "delete", "mkdir", "rmdir")
+OPERATIONS = ("get", "put", "list", "stat", "delete", "copy", "mkdir", "rmdir")
 """Operation kinds; the position is the code used in shared memory and journals are keyed by the name."""
+
+NAMING = ("put", "copy")
+"""Those that make objects with new names, which a cleanup removes."""
 
 BUCKET_BOUNDS = (0, 8 * KIB, 64 * KIB, 512 * KIB, 4 * MIB, 32 * MIB, 256 * MIB, 2 * GIB)
 """Inclusive upper bounds in bytes of size buckets 0 to 7; bucket 8 holds what is larger."""
@@ -189,14 +192,15 @@ class OperationSpec:
     kind: str
     weight: int
     target: str
-    """URI: of the objects (get, stat, delete: the population's), of the prefix that list lists, or that put, mkdir and rmdir change."""
+    """URI: of the objects (get, stat, delete, copy: the population's, below which copy also writes), of the prefix that list lists, or that
+    put, mkdir and rmdir change."""
     population: Optional[str] = None
-    """Name of the population that get, stat and delete draw from."""
+    """Name of the population that get, stat, delete and copy draw from."""
     size: Optional[SizeSpec] = None
     """put only: the law of the sizes written."""
     fill: str = "random"
     keys: Optional[KeySelection] = None
-    """get and stat only; None: uniform over the whole population."""
+    """get, stat and copy only; None: uniform over the whole population."""
     concurrency: Optional[int] = None
     """At most so many of these in flight per agent, split over its workers; None: as many as the stage has."""
     put_pool: bool = False
@@ -206,6 +210,10 @@ class OperationSpec:
     compress_factor: float = 1.0
     recursive: bool = False
     """rmdir only: with everything that is in the directory."""
+    delimiter: str = ""
+    """list only: '/' lists one level, in which what lies in a directory counts once."""
+    delete_batch: int = 1
+    """delete only: at most so many objects are deleted with one request; see agent/batches.py."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +247,8 @@ class Stage:
     ramp_s: float = 0.0
     """execute only: the first seconds, part of warmup_s, in which the concurrency of a closed loop, or the rate of an open one, grows
     linearly from nothing."""
+    delete_batch: int = 1
+    """cleanup only: at most so many objects are deleted with one request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +328,10 @@ class Target:
     """file only: what a put waits for. none, file (fdatasync) or directory (fsync of the file's directory, too)."""
     page_cache: str = "auto"
     """file only: the advice of posix_fadvise. auto (none), normal, sequential, random or dontneed."""
+    checksum: str = ""
+    """s3 only: crc32, sha256, crc32c or crc64nvme is sent with the bodies of PUTs, and compared on GETs that are compared anyway."""
+    expect_continue: Optional[int] = None
+    """s3 only: bodies of at least so many bytes are sent when the server has said 100 (Continue)."""
 
     @property
     def connections_per_operation(self) -> int:

@@ -13,7 +13,7 @@ from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Ledger, Published
 from sai3ssh.agent.workers import WorkerProcess, kill_all
 from sai3ssh.errors import AgentError
-from sai3ssh.model import Intervals
+from sai3ssh.model import NAMING, Intervals
 from sai3ssh.protocol import Json
 
 QUICK_S = 30.0
@@ -136,8 +136,8 @@ class Crew:
         """What a worker that is gone may have put: so many names at most; which of them failed is not known."""
         made = []
         one = self._index, stage.index, index, incarnation
-        for kind, form in (("put", put_format(*one)), ("mkdir", mkdir_format(self._submitted["plan"]["run_id"], *one))):
-            targets = sorted({op.target for op in stage.stage.operations if op.kind == kind})
+        for kinds, form in ((NAMING, put_format(*one)), (("mkdir",), mkdir_format(self._submitted["plan"]["run_id"], *one))):
+            targets = sorted({op.target for op in stage.stage.operations if op.kind in kinds})
             made += [{"target": uri, "key_format": form, "count": count, "failed": [], "unsure": True} for uri in targets if count]
         return made
 

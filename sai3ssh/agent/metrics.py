@@ -5,7 +5,8 @@ aligned 8-byte integer with one writer, so a reader sees each cell whole, and wh
 
     file    = phase 0 (measured), phase 1 (warm-up), 1 cell each: objects that a cleanup did not find; names that put has used; ns that the
               load loop came late
-    phase   = per operation: further requests, retried attempts by class, errors by class; then its regions
+    phase   = per operation: further requests, retried attempts by class, errors by class, completed operations that had no request of their
+              own; then its regions
     region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (all
     others)
 
@@ -26,7 +27,8 @@ from sai3ssh.model import BUCKET_BOUNDS, ERROR_CLASSES, OPERATIONS
 SUM, BYTES, MAX, TAIL_OPS, TAIL_BYTES = range(CELLS, CELLS + 5)
 REGION = CELLS + 5
 REQUESTS, RETRIED, ERRORS = 0, 1, 1 + len(ERROR_CLASSES)
-HEAD = 1 + 2 * len(ERROR_CLASSES)
+SHARED = 1 + 2 * len(ERROR_CLASSES)
+HEAD = SHARED + 1
 BUCKETS = tuple(len(BUCKET_BOUNDS) + 1 if op in ("get", "put") else 1 for op in OPERATIONS)
 
 OP_BASE = tuple(sum(HEAD + BUCKETS[i] * REGION for i in range(op)) for op in range(len(OPERATIONS)))
@@ -204,8 +206,10 @@ class Reader:
                         result.requests[op] = n
                     elif at < ERRORS:
                         result.retried.setdefault(op, {})[at - RETRIED] = n
-                    else:
+                    elif at < SHARED:
                         result.errors.setdefault(op, {})[at - ERRORS] = n
+                    else:
+                        result.requests[op] = result.requests.get(op, 0) - n
             for bucket in range(BUCKETS[op]):
                 self._region(result, op, bucket, base + HEAD + bucket * REGION)
         return result

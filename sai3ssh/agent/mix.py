@@ -8,7 +8,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
 from sai3ssh.agent.directories import Directories, Removals
-from sai3ssh.agent.engines.base import DELETE, MKDIR, PUT, RMDIR, Engine, Root, Task
+from sai3ssh.agent.engines.base import COPY, DELETE, MKDIR, PUT, RMDIR, Engine, Root, Task
+from sai3ssh.agent.engines.tasks import CopyTask, LevelTask
 from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.putpool import PutPool, drawn_from
@@ -66,8 +67,9 @@ class MixWork:
 
     get and stat take objects as their key selection says, by default uniformly from the whole population; delete takes its own share of the
     population in order, each index once, and leaves the mix when none is left; put writes new names, numbered from 0 below this worker's
-    own prefix; list lists a prefix; mkdir makes new names as put does, and rmdir removes what this worker's mkdir has made. While an
-    operation with a concurrency of its own has so many in flight, or rmdir has nothing to remove yet, the others have its turns.
+    own prefix; copy makes such names of prepared objects; list lists a prefix; mkdir makes new names as put does, and rmdir removes what
+    this worker's mkdir has made. While an operation with a concurrency of its own has so many in flight, or rmdir has nothing to remove
+    yet, the others have its turns.
     """
 
     def __init__(
@@ -177,7 +179,8 @@ class MixWork:
             return Removals(directories, spec.recursive) if spec.kind == "rmdir" else self._mkdir_maker(directories)
         if spec.kind == "list":
             root = engine.root(spec.target)
-            return lambda now_ns: Task(op, root, "", -1, -1, None, now_ns)
+            kind = LevelTask if spec.delimiter else Task
+            return lambda now_ns: kind(op, root, "", -1, -1, None, now_ns)
         assert spec.population is not None
         pool = objects[spec.population]
         if spec.kind == "delete":
@@ -188,9 +191,11 @@ class MixWork:
                     return pool.task(op, index, now_ns)
                 return None
 
-            return delete
+            return self._delete_maker(spec, delete)
         owned = self._owned.get(spec.population, Intervals())
         make = self._reader(op, spec, pool, owned, lane)
+        if spec.kind == "copy":
+            return self._copy_maker(pool.root, spec.target, make)
         if not spec.put_pool:
             return make
         pools = [made for made in self._pools if made.target.startswith(spec.target)]
@@ -202,6 +207,9 @@ class MixWork:
             return made.draw(op, now_ns) if made is not None else make(now_ns)
 
         return get
+
+    def _delete_maker(self, spec: OperationSpec, make: Maker) -> Maker:  # noqa: ARG002
+        return make
 
     def _reader(self, op: int, spec: OperationSpec, pool: Objects, owned: Intervals, lane: Tuple[int, int]) -> Callable[[int], Task]:
         """Makes tasks on prepared objects, by the operation's key selection."""
@@ -243,6 +251,21 @@ class MixWork:
             return directories.new(now_ns)
 
         return mkdir
+
+    def _copy_maker(self, root: Root, target: str, source: Maker) -> Maker:
+        """New names as of puts, so that a cleanup removes them."""
+        counts, cells = self._put_count, self._recorder.cells
+        counts[target] = 0
+
+        def copy(now_ns: int) -> Optional[Task]:
+            index = counts[target]
+            counts[target] = index + 1
+            cells[metrics.NAMES] += 1
+            copied = source(now_ns)
+            assert copied is not None
+            return CopyTask(root, self._put_format % index, index, copied, target)
+
+        return copy
 
     def next(self, now_ns: int) -> Optional[Task]:
         """The next operation of the mix; None when none is due yet (see wake_ns) or may begin, and once the stage is over."""
@@ -324,7 +347,7 @@ class MixWork:
             self._ended(task, end_ns)
         if task.op == MKDIR:
             self._directories[task.owner].failed.append(task.index)
-        elif task.op == PUT:
+        elif task.op in (PUT, COPY):
             self._put_failed.setdefault(task.owner, []).append(task.index)
         if self.stopped:
             return  # what a stop cuts off says nothing about the target
@@ -365,7 +388,7 @@ class MixWork:
         return result
 
     def result(self) -> Dict[str, Any]:
-        """What put and mkdir made: {"puts": [{target, key_format, count, failed}]}, with `removed` where rmdir has taken some away."""
+        """What put, copy and mkdir made: {"puts": [{target, key_format, count, failed}]}, with `removed` where rmdir took some away."""
         return {
             "puts": [directories.made() for directories in self._directories.values() if directories.count]
             + [

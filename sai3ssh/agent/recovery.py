@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from sai3ssh.agent import metrics
 from sai3ssh.histogram import Histogram
-from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Stage
+from sai3ssh.model import ERROR_CLASSES, NAMING, OPERATIONS, Stage
 from sai3ssh.protocol import Record
 
 _OP = {name: code for code, name in enumerate(OPERATIONS)}
@@ -120,12 +120,10 @@ class Recovered:
 
     def puts_at_most(self, seconds: int, stage: Stage) -> int:
         """How many names a worker can have used, when only the journal is left: what all did, and some seconds more."""
+        ops = [_OP[name] for name in (*NAMING, "mkdir")]
         told = [*self.told.values(), *self.before.values()]
-        done = peak = 0
-        for op in (_OP["put"], _OP["mkdir"]):
-            done += sum(part.seconds.get(op, [0])[0] + sum(part.counters.errors.get(op, {}).values()) for part in told)
-            peak += max(part.peak.get(op, 0) for part in told)
-        return done + seconds * peak + stage.concurrency
+        done = sum(part.seconds.get(op, [0])[0] + sum(part.counters.errors.get(op, {}).values()) for part in told for op in ops)
+        return done + seconds * sum(max(part.peak.get(op, 0) for part in told) for op in ops) + stage.concurrency
 
 
 def replay(records: Iterable[Record]) -> Recovered:

@@ -7,6 +7,7 @@ under their own lock.
 
 from __future__ import annotations
 
+import heapq
 import random
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -82,6 +83,10 @@ class Recorder:
         """Counts a further request of a LIST."""
         self.cells[self._head(task) + metrics.REQUESTS] += 1
 
+    def shared(self, task: Task) -> None:
+        """Counts a completed operation that had no request of its own."""
+        self.cells[self._head(task) + metrics.SHARED] += 1
+
 
 class Objects:
     """The objects of one population as an engine addresses them."""
@@ -149,7 +154,7 @@ class IndexWork:
         if self.stopped:
             return None
         if self._again and self._again[0][0] <= now_ns:
-            _, name, index = self._again.pop(0)
+            _, name, index = heapq.heappop(self._again)
             return self._objects[name].task(self._op, index, now_ns)
         if not self._exhausted:
             for name, index in self._todo:
@@ -167,10 +172,10 @@ class IndexWork:
     def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
         """The index goes back to the queue, or the stage ends with Fatal."""
         if self._op == DELETE and error_class in ("not_found", "http_404", "not_empty"):
-            if task.owner in self._unsure and error_class != "not_empty":
-                self._recorder.page(task)
-            else:
+            if task.owner not in self._unsure or error_class == "not_empty":
                 self._recorder.failed(task, error_class, sent)
+            elif sent:
+                self._recorder.page(task)
             self._recorder.cells[metrics.NOT_FOUND] += 1
             self._complete(task)
             return
@@ -183,10 +188,11 @@ class IndexWork:
             raise Fatal(f"{what}; nothing has succeeded for {outage_s:.0f} s (target_outage_timeout {self._outage_ns / 1e9:.0f} s)")
         name = task.owner
         tries = self._tries[name, task.index] = self._tries.get((name, task.index), 0) + 1
-        pause_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2 ** (tries - 1)) * (0.75 + 0.5 * random.random())
-        self._again.append((end_ns + int(pause_s * 1e9), name, task.index))
-        self._again.sort()
+        heapq.heappush(self._again, (end_ns + self._pause_ns(tries), name, task.index))
         self.wake_ns = self._again[0][0]
+
+    def _pause_ns(self, tries: int) -> int:
+        return int(min(BACKOFF_S[1], BACKOFF_S[0] * 2 ** (tries - 1)) * (0.75 + 0.5 * random.random()) * 1e9)
 
     def retried(self, task: Task, error_class: str, sent: bool) -> None:
         """One attempt is repeated by the engine."""

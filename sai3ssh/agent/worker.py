@@ -12,10 +12,12 @@ import os
 import random
 import select
 import time
+from functools import partial
 from typing import Any, Dict, List, Optional, Union
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics, state
+from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.engines.file import FileEngine
@@ -26,7 +28,7 @@ from sai3ssh.agent.putpool import PutPool
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
-from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
 from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
@@ -61,7 +63,7 @@ class Worker:
         for uri in uris:
             self._engine.root(uri)
         writing = (StageKind.PREPARE, StageKind.CLEANUP)
-        self._writes = any(s.kind in writing or any(o.kind in ("put", "mkdir") for o in s.operations) for s in plan.stages)
+        self._writes = any(s.kind in writing or any(o.kind in (*NAMING, "mkdir") for o in s.operations) for s in plan.stages)
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None
@@ -167,7 +169,8 @@ class Worker:
             recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
             recorder.tail_from_ns = end_ns
             seed = f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}"
-            return MixWork(
+            batched = any(op.delete_batch > 1 for op in stage.operations)
+            return (BatchedMixWork if batched else MixWork)(
                 self._engine,
                 stage.operations,
                 self._objects,
@@ -196,7 +199,8 @@ class Worker:
             objects[name] = Objects(
                 self._engine, Population(name, made["target"], made["key_format"], made["count"], SizeSpec("fixed", 0, 0), 0)
             )
-        return IndexWork(
+        make = partial(BatchedIndexWork, batch=stage.delete_batch) if stage.delete_batch > 1 else IndexWork
+        return make(
             PUT if stage.kind is StageKind.PREPARE else DELETE,
             objects,
             ranges,

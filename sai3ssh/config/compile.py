@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TypedDict
 
 from .. import dataset
 from ..errors import InventoryError
 from ..model import (
+    GIB,
     Assignment,
     Deadlines,
     ErrorLimits,
@@ -37,6 +39,10 @@ from .workload import Workload, check_uri
 
 ZIPF_THETA = 0.99
 """YCSB's, and so what people compare with."""
+MAX_COPY = 5 * GIB
+"""Of one CopyObject."""
+_CHOOSING = ("get", "stat", "copy")
+"""Operations on any of the prepared objects, which stay."""
 PARTITION_OVERLAP = 0.3
 """sai3-bench's."""
 MOST_OBJECTS = 1 << 33
@@ -155,7 +161,7 @@ class _Builder:
             where: Path_ = ("prepare", "ensure_objects", n)
             uri = self._uri(entry.base_uri, (*where, "base_uri")).rstrip("/") + "/"
             ops = {op.op for op in self._keys.workload if self._reads(op, uri)}
-            pools = ["prepared", "deletable"] if "delete" in ops and ops & {"get", "stat"} else ["prepared"]
+            pools = ["prepared", "deletable"] if "delete" in ops and ops & set(_CHOOSING) else ["prepared"]
             if any(population.target == uri for population in result):
                 self._problems.add((*where, "base_uri"), f"{uri} is prepared by an earlier entry already")
             count = self._count(entry, tree, where)
@@ -208,7 +214,7 @@ class _Builder:
         return {"fill": fill, "dedup_factor": entry.dedup_factor, "compress_factor": entry.compress_factor}
 
     def _reads(self, op: OperationKeys, target: str) -> bool:
-        return op.op in ("get", "stat", "delete") and self._path_uri(op).startswith(target)
+        return op.op in (*_CHOOSING, "delete") and self._path_uri(op).startswith(target)
 
     def _path_uri(self, op: OperationKeys) -> str:
         path = op.path.partition("*")[0]
@@ -238,8 +244,9 @@ class _Builder:
         result = []
         for n, op in enumerate(self._keys.workload):
             where: Path_ = ("workload", n)
-            if op.key_selection is not None and op.op not in ("get", "stat"):
-                self._problems.add((*where, "key_selection"), f"key_selection has no meaning for {op.op}: only get and stat choose objects")
+            if op.key_selection is not None and op.op not in _CHOOSING:
+                text = f"key_selection has no meaning for {op.op}: only get, stat and copy choose objects"
+                self._problems.add((*where, "key_selection"), text)
             if op.op not in ("put",) and (op.object_size is not None or op.size_spec is not None):
                 self._problems.add((*where, "size_spec" if op.size_spec else "object_size"), f"a size has no meaning for {op.op}")
             for name in ("dedup_factor", "compress_factor"):
@@ -248,6 +255,10 @@ class _Builder:
                     self._problems.add((*where, name), text)
             if op.recursive and op.op != "rmdir":
                 self._problems.add((*where, "recursive"), f"recursive has no meaning for {op.op}: it belongs to rmdir")
+            if op.delimiter is not None and op.op != "list":
+                self._problems.add((*where, "delimiter"), f"delimiter has no meaning for {op.op}; it belongs to list")
+            if op.delete_batch > 1 and op.op != "delete":
+                self._problems.add((*where, "delete_batch"), f"delete_batch has no meaning for {op.op}")
             if op.op in ("mkdir", "rmdir"):
                 result.append(self._directories(op, where))
                 continue
@@ -257,15 +268,21 @@ class _Builder:
                 uri = self._uri(op.path, (*where, "path"))
                 target = uri.rstrip("/") + "/" if op.op == "put" or op.path.endswith("/") or not op.path else uri
                 size = self._put_size(op, where) if op.op == "put" else None
-                result.append(OperationSpec(op.op, op.weight, target, None, size, concurrency=op.concurrency, **self._data(op, where)))
+                delimiter = op.delimiter or ""
+                own = self._data(op, where)
+                result.append(OperationSpec(op.op, op.weight, target, None, size, concurrency=op.concurrency, delimiter=delimiter, **own))
                 continue
             population = self._population_of(op, populations, where)
             if population is not None:
-                keys = self._key_selection(op) if op.op in ("get", "stat") else None
+                if op.op == "copy":
+                    self._check_copy(population, where)
+                keys = self._key_selection(op) if op.op in _CHOOSING else None
                 pooled = self._takes_puts(op, keys, where)
                 spec = OperationSpec(
                     op.op, op.weight, population.target, population.name, keys=keys, concurrency=op.concurrency, put_pool=pooled
                 )
+                if op.delete_batch > 1:
+                    spec = replace(spec, delete_batch=op.delete_batch)
                 result.append(spec)
         if self._keys.dynamic_put_pool and not any(spec.put_pool for spec in result):
             text = "dynamic_put_pool has no effect: no get reads where a put writes; let both have the same path"
@@ -285,6 +302,14 @@ class _Builder:
             text = f"rmdir {op.path!r}: it removes what mkdir has made at the same path, and there is none; add one"
             self._problems.add((*where, "path"), text)
         return OperationSpec(op.op, op.weight, target, concurrency=op.concurrency, recursive=op.recursive)
+
+    def _check_copy(self, population: Population, where: Path_) -> None:
+        most = population.size.max
+        if population.target.startswith("s3://") and most > MAX_COPY:
+            text = (
+                f"copy: objects at {population.target} have up to {most:,} bytes, and S3 copies at most 5 GiB at once; prepare smaller ones"
+            )
+            self._problems.add((*where, "path"), text)
 
     def _takes_puts(self, op: OperationKeys, keys: KeySelection | None, where: Path_) -> bool:
         """Whether an operation may take objects that puts write: a get, below whose path there are some."""
@@ -369,6 +394,11 @@ class _Builder:
         """The given stages in order, or prepare, execute and cleanup as far as the file asks for them."""
         keys = self._keys
         where: Path_ = ("stages",) if keys.stages else ("distributed", "stages")
+        if keys.prepare.delete_batch > 1 and (keys.stages or keys.distributed.stages or not keys.prepare.cleanup):
+            text = (
+                "prepare.delete_batch is for the cleanup that prepare.cleanup: true adds; give a stage of type cleanup its own delete_batch"
+            )
+            self._problems.add(("prepare", "delete_batch"), text)
         if keys.stages and keys.distributed.stages:
             self._problems.add(("stages",), "stages is given both at the top and under distributed; give one of them")
         given = list(enumerate(keys.stages or keys.distributed.stages))
@@ -379,7 +409,7 @@ class _Builder:
             if keys.workload:
                 implied.append(StageKeys(name="execute", type="execute"))
             if keys.prepare.cleanup:
-                implied.append(StageKeys(name="cleanup", type="cleanup"))
+                implied.append(StageKeys(name="cleanup", type="cleanup", delete_batch=keys.prepare.delete_batch))
             if not implied:
                 self._problems.add(("workload",), "nothing to do: workload is empty and nothing is prepared")
             given = list(enumerate(implied))
@@ -406,12 +436,15 @@ class _Builder:
         if keys.workers > concurrency:
             self._problems.add(("workers",), f"{keys.workers} workers share a concurrency of {concurrency}: some would have nothing to do")
         names = tuple(p.name for p in populations)
+        if stage.delete_batch > 1 and kind is not StageKind.CLEANUP:
+            text = f"delete_batch has no meaning for a stage of type {stage.type}; it belongs to cleanup, and to the operation delete"
+            self._problems.add((*where, "delete_batch"), text)
         if kind is not StageKind.EXECUTE:
             if stage.duration is not None:
                 self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
             if not names and kind is not StageKind.CLEANUP:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
-            return Stage(stage.name, kind, concurrency, populations=names)
+            return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch)
         duration_s = stage.duration or keys.duration
         if not mix or not any(op.weight for op in mix):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
@@ -473,6 +506,9 @@ class _Builder:
         schemes = sorted({uri.partition("://")[0] for uri in uris})
         if len(schemes) > 1:
             self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
+        if schemes != ["s3"] or keys.engine == "boto3":
+            for where in _batched(keys):
+                self._problems.add(where, "delete_batch needs s3:// targets and the native engine; remove it")
         if schemes != ["s3"]:
             return self._files(schemes[0] if len(schemes) == 1 else "")
         for name in ("fsync", "page_cache_mode"):
@@ -498,6 +534,8 @@ class _Builder:
             s3.anonymous,
             self._ranges(),
             self._multipart(),
+            checksum=self._checksum(),
+            expect_continue=s3.expect_continue,
         )
 
     def _files(self, scheme: str) -> Target:
@@ -515,6 +553,18 @@ class _Builder:
             )
             self._problems.add(("page_cache_mode",), text)
         return Target("file", verify_reads=keys.verify_reads, fsync=keys.fsync, page_cache=keys.page_cache_mode)
+
+    def _checksum(self) -> str:
+        s3 = self._keys.s3
+        if self._keys.engine == "boto3":
+            for name in [key for key in ("checksum", "expect_continue") if getattr(s3, key) not in (None, "none")]:
+                self._problems.add(("s3", name), f"s3.{name} needs the native engine; remove it")
+        if s3.checksum == "none":
+            return ""
+        if s3.multipart_threshold is not None:
+            text = "s3.checksum and s3.multipart_threshold contradict each other: parts of uploads are sent without a checksum; remove one"
+            self._problems.add(("s3", "checksum"), text)
+        return s3.checksum
 
     def _multipart(self) -> Multipart | None:
         s3 = self._keys.s3
@@ -542,6 +592,19 @@ class _Builder:
                 ("range_engine",), "range_engine needs the native engine: boto3 reads an object with one GET; set enabled: false"
             )
         return Ranges(keys.chunk_size, keys.max_concurrent_ranges, keys.min_split_size, keys.range_timeout_secs)
+
+
+def _batched(keys: WorkloadKeys) -> Iterator[Path_]:
+    """Where a file asks for deletes of several objects at once."""
+    if keys.prepare.delete_batch > 1:
+        yield "prepare", "delete_batch"
+    for n, op in enumerate(keys.workload):
+        if op.delete_batch > 1:
+            yield "workload", n, "delete_batch"
+    for where, stages in ((("stages",), keys.stages), (("distributed", "stages"), keys.distributed.stages)):
+        for n, stage in enumerate(stages):
+            if stage.delete_batch > 1:
+                yield *where, n, "delete_batch"
 
 
 def _size(law: SizeLaw) -> SizeSpec:

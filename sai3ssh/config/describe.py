@@ -78,6 +78,10 @@ def _operation(op: OperationSpec) -> str:
         own.append("and what was put")
     if op.concurrency is not None:
         own.append(f"at most {op.concurrency} at once")
+    if op.delimiter:
+        own.append("one level")
+    if op.delete_batch > 1:
+        own.append(f"{op.delete_batch} with one request")
     return f"{op.kind} ({', '.join(own)})" if own else op.kind
 
 

@@ -18,6 +18,7 @@ Share = Annotated[float, BeforeValidator(units.share)]
 Fill = Literal["random", "zero", "prand"]
 DedupFactor = Annotated[float, Field(ge=1, le=dataset.MOST["dedup_factor"])]
 CompressFactor = Annotated[float, Field(ge=1, le=dataset.MOST["compress_factor"])]
+DeleteBatch = Annotated[int, Field(ge=1, le=1000)]
 MAX_OBJECT = 5 * 1024**4
 
 
@@ -110,7 +111,7 @@ class SizeLaw(Section):
 
 
 class KeySelectionKeys(Section):
-    """key_selection of get and stat: a mapping, or only uniform, zipf, sequential or partitioned."""
+    """key_selection of get, stat and copy: a mapping, or only uniform, zipf, sequential or partitioned."""
 
     distribution: Literal["uniform", "zipf", "sequential"] = "uniform"
     theta: Annotated[float, Field(gt=0, le=2)] | None = None
@@ -142,7 +143,7 @@ class KeySelectionKeys(Section):
 class OperationKeys(Section):
     """An entry of workload."""
 
-    op: Literal["get", "put", "list", "stat", "delete", "mkdir", "rmdir"]
+    op: Literal["get", "put", "list", "stat", "delete", "copy", "mkdir", "rmdir"]
     path: str
     weight: Annotated[int, Field(ge=0)]
     object_size: Size | None = None
@@ -153,6 +154,8 @@ class OperationKeys(Section):
     dedup_factor: DedupFactor = 1.0
     compress_factor: CompressFactor = 1.0
     recursive: bool = False
+    delete_batch: DeleteBatch = 1
+    delimiter: Literal["/"] | None = None
 
 
 class EnsureObjects(Section):
@@ -191,6 +194,7 @@ class Prepare(Section):
     ensure_objects: list[EnsureObjects] = []
     directory_structure: DirectoryStructure | None = None
     cleanup: bool = False
+    delete_batch: DeleteBatch = 1
     key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
 
 
@@ -230,6 +234,8 @@ class S3(Section):
     multipart_threshold: Annotated[Size, Field(ge=1)] | None = None
     multipart_chunksize: Annotated[Size, Field(ge=5 * 1024**2, le=5 * 1024**3)] = 8 * 1024**2
     multipart_concurrency: Annotated[int, Field(ge=1, le=1024)] = 10
+    checksum: Literal["none", "crc32", "sha256", "crc32c", "crc64nvme"] = "none"
+    expect_continue: Annotated[Size, Field(ge=1)] | None = None
 
 
 class RangeEngine(Section):
@@ -272,6 +278,7 @@ class StageKeys(Section):
     order: int | None = None
     duration: Annotated[Duration, Field(gt=0)] | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    delete_batch: DeleteBatch = 1
 
     @model_validator(mode="before")
     @classmethod

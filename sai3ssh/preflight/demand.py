@@ -53,7 +53,7 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
     for stage in plan.stages:
         for spec in stage.operations:
             if spec.weight:
-                operations.setdefault(spec.target, set()).add(spec.kind)
+                operations.setdefault(spec.target, set()).update(("get", "put") if spec.kind == "copy" else (spec.kind,))
         does = {StageKind.PREPARE: "put", StageKind.CLEANUP: "delete", StageKind.VERIFY: "get"}.get(stage.kind)
         for name in stage.populations if does else ():
             operations.setdefault(plan.population(name).target, set()).add(str(does))

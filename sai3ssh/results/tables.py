@@ -21,7 +21,7 @@ PERF_COLUMNS = (
     "meta_ops", "meta_iops", "meta_mean_us", "meta_p50_us", "meta_p90_us", "meta_p99_us",
     "cpu_user_pct", "cpu_system_pct", "cpu_iowait_pct", "errors", "is_warmup",
 )  # fmt: skip
-META = ("list", "stat", "delete", "mkdir", "rmdir")
+META = ("list", "stat", "delete", "copy", "mkdir", "rmdir")
 ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 

@@ -62,7 +62,7 @@ class Request:
         for part in scope.split("/"):
             key = hmac.new(key, part.encode(), hashlib.sha256).digest()
         expected = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-        if payload not in ("UNSIGNED-PAYLOAD", hashlib.sha256(self.body).hexdigest()):
+        if payload not in ("UNSIGNED-PAYLOAD", "STREAMING-UNSIGNED-PAYLOAD-TRAILER", hashlib.sha256(self.body).hexdigest()):
             return False
         return scheme == "AWS4-HMAC-SHA256" and access_key == ACCESS_KEY and parts["Signature"] == expected
 

@@ -14,7 +14,7 @@ import unittest
 
 from sai3ssh.agent import state
 from sai3ssh.agent.workers import group_members
-from sai3ssh.model import Assignment, KeySelection, SizeSpec, Stage, StageKind, Target, to_json
+from sai3ssh.model import Assignment, KeySelection, OperationSpec, SizeSpec, Stage, StageKind, Target, to_json
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, AgentCase, wait
 from tests.agent.channel import Channel, environment
@@ -193,6 +193,28 @@ class Agent(AgentCase):
         self.assertEqual({name: get["errors"] for name, get in gets.items()}, {"e0": {}, "e1": {}, "e2": {}})
         self.assertEqual({name: get["bytes"] > 0 for name, get in gets.items()}, {"e0": True, "e1": True, "e2": False})
         self.assertGreater(gets["e2"]["ops"], 0)
+
+    def test_copies_are_objects_of_the_run_and_cleaned_up(self):
+        plan = self.plan(duration_s=0.5)
+        uri = plan.populations[0].target
+        mix = (OperationSpec("copy", 1, uri, "prepared"), OperationSpec("put", 1, uri, size=SizeSpec("fixed", 9, 9)))
+        stages = (plan.stages[0], dataclasses.replace(plan.stages[1], operations=mix), plan.stages[2])
+        channel = self.channel()
+        self.submit(channel, dataclasses.replace(plan, stages=stages))
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        self.stage(channel, 0, "AT_BARRIER")
+        self.stage(channel, 1, "AT_BARRIER")
+        made = self.files()
+        self.stage(channel, 2, "FINISHED")
+        channel.wait(lambda: channel.final is not None, "final")
+        ends = [record for record in scan(self.journal())[0] if record["kind"] == "stage_end"]
+        totals = ends[1]["totals"]
+        self.assertEqual({op: of["errors"] for op, of in totals.items()}, {"copy": {}, "put": {}})
+        self.assertGreater(min(totals["copy"]["ops"], totals["copy"]["bytes"]), 0)
+        self.assertEqual(len(made) - 2 * COUNT, totals["copy"]["ops"] + totals["put"]["ops"])
+        self.assertEqual(ends[2]["totals"]["delete"]["ops"], len(made))
+        self.assertEqual(self.files(), [])
 
     def test_submit_is_idempotent_and_guarded(self):
         channel = self.channel()

@@ -11,12 +11,14 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 from unittest import mock
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, MKDIR, PUT, RMDIR, STAT, TreeTask
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, MKDIR, PUT, RMDIR, STAT, TreeTask
 from sai3ssh.agent.engines.direct import alignment_of
+from sai3ssh.agent.engines.tasks import CopyTask, LevelTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError
@@ -117,6 +119,30 @@ class Files(unittest.TestCase):
         self.perform((PUT, {"size": 100, "content": CONTENT}))
         self.perform((PUT, {"size": 10, "content": CONTENT}))
         self.assertEqual((Path(self.directory) / "data" / "key").stat().st_size, 10)
+
+    def test_one_level_is_listed_without_what_lies_in_its_directories(self):
+        self.perform(*((PUT, {"key": key, "size": 1, "content": CONTENT}) for key in ("a", "b", "d/1", "d/2", "e/f/1")))
+        work = CountingWork([LevelTask(LIST, self.root, "", -1, 0, None, 0), LevelTask(LIST, self.root, "e/", -1, 0, None, 0)])
+        self.engine.run(work, 1)
+        self.assertEqual([made.listed for made in work.dones], [4, 1])
+
+    def test_copies(self):
+        sizes = (0, 1, 300_000)
+        objects = [{"key": f"o{i}", "size": size, "index": i, "content": CONTENT} for i, size in enumerate(sizes)]
+        self.perform(*((PUT, keywords) for keywords in objects))
+        for name, failing in (("by the kernel", None), ("through this process", OSError(errno.EXDEV, "another device"))):
+            work = CountingWork(
+                CopyTask(self.root, f"{name} {i}", i, task(self.root, COPY, key=f"o{i}", size=size), "") for i, size in enumerate(sizes)
+            )
+            with unittest.mock.patch("os.copy_file_range", side_effect=failing, wraps=os.copy_file_range):
+                self.engine.run(work, 1)
+            self.assertEqual((work.failures, work.bytes), ([], sum(sizes)))
+            copies = [{**keywords, "key": f"{name} {i}"} for i, keywords in enumerate(objects)]
+            self.assertEqual(self.perform(*((GET, keywords) for keywords in copies)).failures, [])
+        work = CountingWork(CopyTask(self.root, "n", 0, task(self.root, COPY, key=key, size=1), "") for key in ("none", "o2"))
+        self.engine.run(work, 1)
+        self.assertEqual([failure[0] for failure in work.failures], ["not_found", "verify"])
+        self.assertFalse((Path(self.directory) / "data" / "n").exists())
 
     def test_failures(self):
         self.perform((PUT, {"size": 100, "content": CONTENT}))

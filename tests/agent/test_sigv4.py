@@ -45,6 +45,20 @@ class Signatures(unittest.TestCase):
             self.assertTrue(request.signature_is_right(), key)
             self.assertEqual(request.headers["content-length"], "5")
 
+    def test_further_headers_are_signed_when_they_are_amazons(self):
+        for token in (None, "token=="):
+            signer = RequestSigner("h", "eu", Credentials(ACCESS_KEY, SECRET_KEY, token))
+            further = {"x-amz-zulu": "last", "content-md5": "digest==", "x-amz-alpha": "/b/k%20"}
+            request = Request(signer.head_with(further, "PUT", "/b/k", "a=", 0, 7)[:-4], b"")
+            self.assertTrue(request.signature_is_right())
+            signed = request.headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
+            amz = ["x-amz-alpha", "x-amz-content-sha256", "x-amz-date", *(["x-amz-security-token"] if token else []), "x-amz-zulu"]
+            self.assertEqual(signed, ["host", *amz])
+            self.assertEqual({name: request.headers[name] for name in further}, further)
+            self.assertEqual(request.headers["content-length"], "7")
+            plain, same = (Request(head[:-4], b"") for head in (signer.head("GET", "/k", "", 0), signer.head_with({}, "GET", "/k", "", 0)))
+            self.assertEqual(plain.headers, same.headers)
+
     def test_encoding(self):
         self.assertEqual(encode_path("a b+c/~ü//.%"), "a%20b%2Bc/~%C3%BC//.%25")
         self.assertEqual(encode_query({"b": "x/y z", "a": "", "A": "~"}), "A=~&a=&b=x%2Fy%20z")

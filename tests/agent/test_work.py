@@ -1,5 +1,6 @@
 """What a worker does in a stage, against an engine whose outcomes the test decides."""
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -8,7 +9,9 @@ import unittest
 from collections import Counter
 
 from sai3ssh.agent import metrics
+from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
 from sai3ssh.agent.engines.base import DELETE, GET, MKDIR, PUT, RMDIR, Root
+from sai3ssh.agent.engines.tasks import DeleteBatch
 from sai3ssh.agent.mix import MixWork
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.recovery import Recovered
@@ -224,6 +227,67 @@ class Verify(Base):
             self.work([(0, 2)]).failed(self.verify.next(0), 1, "http_403", "AccessDenied", True)
 
 
+class BatchesInMix(Base):
+    def work(self, limits=ErrorLimits(0, 0, 1.0), pacer=None, concurrency=None):  # noqa: B008 (frozen)
+        mix = [
+            OperationSpec("delete", 1, "s3://b/p/", "deletable", delete_batch=10, concurrency=concurrency),
+            OperationSpec("stat", 1, "s3://b/p/", "prepared"),
+        ]
+        return BatchedMixWork(
+            FakeEngine(), mix, self.objects(population("prepared"), population("deletable")), {"deletable": Intervals([(0, 95)])},
+            self.recorder, put_format="put-w0-%010d.dat", mkdir_format="mkdir-w0-%d/", seed="s/0", limits=limits, end_ns=SECOND,
+            notice=lambda text: None, pacer=pacer,
+        )  # fmt: skip
+
+    def batches(self, work):
+        tasks = [work.next(5) for _ in range(100)]
+        return [task for task in tasks if isinstance(task, DeleteBatch)], [task for task in tasks if not isinstance(task, DeleteBatch)]
+
+    def test_each_object_is_deleted_once(self):
+        work = self.work()
+        batches, others = self.batches(work)
+        self.assertEqual([one.index for batch in batches for one in batch.tasks], list(range(95)))
+        self.assertEqual([len(batch.tasks) for batch in batches], [10] * 9 + [5])
+        batches[0].refused = {batches[0].tasks[0]: ("http_503", "slow")}
+        for task in batches[:2] + others:
+            work.done(task, 50, 0)
+        work.failed(batches[2], 50, "reset", "hung up", True)
+        self.assertEqual(work.take_finished(), {"deletable": [(1, 20)]})
+        delta = self.reader.delta(0)
+        self.assertEqual(sum(delta.regions[DELETE, 0].cells.values()), 19)
+        counters = delta.counters()
+        self.assertEqual(counters["requests"], {"delete": 3, "stat": len(others)})
+        self.assertEqual(counters["errors"], {"delete": {"http_503": 1, "reset": 10}})
+
+    def test_a_failed_request_is_one_error_as_to_limits(self):
+        work = self.work(limits=ErrorLimits(3, 0.0, 1.0))
+        batches, _ = self.batches(work)
+        for batch in batches[:3]:
+            work.failed(batch, 50, "reset", "hung up", True)
+        batches[3].refused = dict.fromkeys(batches[3].tasks, ("http_503", "slow"))
+        with self.assertRaises(Fatal):
+            work.done(batches[3], 50, 0)
+
+    def test_a_batch_is_one_operation_in_flight(self):
+        work = self.work(concurrency=2)
+        batches, _ = self.batches(work)
+        self.assertEqual(len(batches), 2)
+        batches[0].refused = {batches[0].tasks[3]: ("http_503", "slow")}
+        work.done(batches[0], 50, 0)
+        work.failed(batches[1], 50, "reset", "", True)
+        self.assertEqual(len(self.batches(work)[0]), 2)
+        ramp = Ramp(0.5, 4, (0, 1), 0)
+        work = self.work(pacer=ramp)
+        begun = []
+        for at in range(400_000_000, 400_000_100):
+            task = work.next(at)
+            begun += [task] if task is not None else []
+        self.assertEqual(len(begun), 4)
+        for task in begun:
+            work.done(task, 400_000_200, 0)
+        self.assertEqual(ramp.due_ns(400_000_300), 400_000_300, "all have ended, each once")
+
+
 class Killed(BaseException):
     """As SIGKILL: between any two writes."""
 
@@ -278,6 +342,93 @@ class KilledWorker(Base):
                 self.assertEqual((finished - before, delta.requests.get(op, 0)), (ops, ops), writes)
         self.assertGreater(finished, began)
         self.assertEqual(counted == 0, missing)
+
+
+class Batches(Base):
+    def work(self, size, ranges=((0, 25),), **keywords):
+        objects = {name: Objects(FakeEngine(), population(name, 1000)) for name in ("prepared", "other")}
+        owned = {"prepared": Intervals(ranges), "other": Intervals(((0, 3),))}
+        options = {"outage_timeout_s": 100, "target": "", "batch": size, "now_ns": lambda: 0, **keywords}
+        return BatchedIndexWork(DELETE, objects, owned, self.recorder, **options)
+
+    def requests(self):
+        return self.reader.delta(0).counters()
+
+    def test_every_object_is_in_one_batch_and_batches_have_one_root(self):
+        work = self.work(10)
+        batches = [work.next(5) for _ in range(4)]
+        self.assertIsNone(work.next(5))
+        self.assertEqual([len(batch.tasks) for batch in batches], [10, 10, 5, 3])
+        self.assertEqual([{one.root for one in batch.tasks} for batch in batches], [{batch.root} for batch in batches])
+        for at, batch in enumerate(batches):
+            work.done(batch, 100 + at, 0)
+        self.assertEqual(work.take_finished(), {"prepared": [(0, 25)], "other": [(0, 3)]})
+        self.assertTrue(work.finished)
+        delta = self.reader.delta(0)
+        self.assertEqual((sum(delta.regions[DELETE, 0].cells.values()), delta.regions[DELETE, 0].max_ns), (28, 98))
+        self.assertEqual(delta.counters()["requests"], {"delete": 4})
+
+    def test_what_was_not_deleted_goes_back_to_the_queue(self):
+        work = self.work(10, ranges=((0, 10),))
+        batch = work.next(0)
+        batch.refused = {batch.tasks[0]: ("http_503", "slow"), batch.tasks[4]: ("http_503", "slow"), batch.tasks[7]: ("http_404", "none")}
+        work.done(batch, 5, 0)
+        self.assertEqual(work.take_finished(), {"prepared": [(1, 4), (5, 10)]})
+        counters = self.requests()
+        self.assertEqual((counters["requests"], counters["errors"]), ({"delete": 1}, {"delete": {"http_503": 2, "http_404": 1}}))
+        self.assertEqual([one.index for one in work.next(0).tasks], [0, 1, 2])
+        self.assertIsNone(work.next(10))
+        again = work.next(SECOND)
+        self.assertEqual(sorted(one.index for one in again.tasks), [0, 4])
+        again.refused = dict.fromkeys(again.tasks, ("http_404", "gone"))
+        work.done(again, SECOND, 0)
+        self.assertEqual(self.requests()["requests"], {"delete": 1}, "of a batch of which nothing was deleted, too")
+
+    def test_a_request_that_failed_comes_back_as_one(self):
+        work = self.work(1000, ranges=((0, 1000),))
+        batch = work.next(0)
+        work.failed(batch, 5, "reset", "hung up", True)
+        counters = self.requests()
+        self.assertEqual((counters["requests"], counters["errors"]), ({"delete": 1}, {"delete": {"reset": 1000}}))
+        work.next(5)
+        self.assertEqual(sorted(one.index for one in work.next(work.wake_ns or SECOND).tasks), list(range(1000)))
+
+    def test_objects_that_may_not_be_there_are_no_errors(self):
+        work = self.work(10, ranges=((0, 4),), unsure=["prepared"])
+        batch = work.next(0)
+        batch.refused = dict.fromkeys(batch.tasks, ("http_404", "none"))
+        work.done(batch, 5, 0)
+        counters = self.requests()
+        self.assertEqual((counters["requests"], counters["errors"], self.reader.not_found), ({"delete": 1}, {}, 4))
+
+    def test_a_server_that_cannot_do_it_ends_the_stage_and_says_what_to_do(self):
+        for error_class in ("http_404", "http_5xx", "http_4xx", "http_400"):
+            work = self.work(10)
+            with self.assertRaises(Fatal) as caught:
+                work.failed(work.next(0), 5, error_class, "DELETE of 10 objects: HTTP 501", True)
+            self.assertIn("set delete_batch: 1", str(caught.exception))
+        work = self.work(10)
+        with self.assertRaises(Fatal):
+            work.failed(work.next(0), 5, "http_403", "", True)
+
+    def test_a_stop_gives_out_nothing_more(self):
+        work = self.work(25)
+        work.next(0)
+        work.stop()
+        self.assertIsNone(work.next(0))
+
+    def test_a_worker_that_is_killed_counts_a_request_too_many_at_most(self):
+        for writes in range(12):
+            dying = Dying(self.cells)
+            work = self.work(3, ranges=((0, 3),))
+            work._recorder = Recorder(dying)
+            batch = work.next(0)
+            dying.writes = writes
+            with contextlib.suppress(Killed):
+                work.done(batch, 5, 0)
+            delta = self.reader.delta(0)
+            ops = sum(sum(region.cells.values()) for region in delta.regions.values())
+            self.assertIn(delta.requests.get(DELETE, 0), (1, 2) if ops else (0,))
 
 
 class Late(Base):
@@ -386,6 +537,28 @@ class Mix(Base):
             work.done(made, 9, 0)
             self.assertEqual({work.next(9).op, work.next(9).op}, {MKDIR, RMDIR})
             self.assertEqual(self.notices, [])
+
+    def test_a_list_with_a_delimiter_lists_one_level(self):
+        for delimiter in ("", "/"):
+            work = self.work([OperationSpec("list", 1, "s3://b/p/", delimiter=delimiter)])
+            self.assertEqual(work.next(5).delimiter, delimiter)
+
+    def test_copies_have_new_names_and_the_sizes_of_what_they_copy(self):
+        mix = [
+            OperationSpec("copy", 1, "s3://b/p/", "prepared", keys=KeySelection("sequential")),
+            OperationSpec("put", 1, "s3://b/p/", size=SizeSpec("uniform", 1, 9)),
+        ]
+        work = self.work(mix, owned={"prepared": Intervals([(0, 1000)])})
+        tasks = [work.next(5) for _ in range(100)]
+        self.assertEqual([task.key for task in tasks], [f"put-w0-{n:010d}.dat" for n in range(100)], "no name is used twice")
+        copies = [task for task in tasks if OPERATIONS[task.op] == "copy"]
+        self.assertGreater(len(copies), 20)
+        self.assertEqual([(task.source.key, task.size) for task in copies], [(f"prepared-{n:08d}.dat", 4096) for n in range(len(copies))])
+        self.assertEqual({task.start_ns for task in copies}, {5})
+        work.failed(copies[3], 9, "http_500", "x", True)
+        made = {"target": "s3://b/p/", "key_format": "put-w0-%010d.dat", "count": 100, "failed": [copies[3].index]}
+        self.assertEqual(work.result()["puts"], [made])
+        self.assertEqual(self.reader.names, 100)
 
     def test_gets_and_stats_follow_their_key_selection(self):
         mix = [

@@ -17,11 +17,13 @@ import pytest
 from botocore.config import Config
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Engine
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, PUT, STAT, Engine
+from sai3ssh.agent.engines.tasks import CopyTask, DeleteBatch, LevelTask
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
 from sai3ssh.model import Deadlines, Multipart, Ranges, Retry, Target
 from tests.agent.s3_server import CountingWork, task, wait_for
+from tests.servers import Rclone
 
 CONTENT = Content(2024)
 SIZES = (0, 1, 4096, 8 * 1024 * 1024)
@@ -151,6 +153,61 @@ def test_reads_are_verified(bucket: Bucket, subject: str) -> None:
     work = perform(engine, bucket.uri, GET, objects)
     assert ([failure[0] for failure in work.failures], len(work.dones), work.bytes) == (["verify"] * 2, 1, 100_000)
     engine.close()
+
+
+def test_copies(bucket: Bucket, subject: str) -> None:
+    engine = bucket.engine(subject)
+    objects = [(f"copied/{subject}/{key}", 5000, i) for i, key in enumerate(bucket.keys)]
+    assert perform(engine, bucket.uri, PUT, objects).failures == []
+    root = engine.root(bucket.uri)
+    copies = [CopyTask(root, f"{key} copy", i, task(root, COPY, key=key, size=size), "") for key, size, i in objects]
+    work = CountingWork(copies)
+    engine.run(work, 1)
+    assert (work.failures, work.bytes) == ([], 5000 * len(copies))
+    for i, (key, size, _) in enumerate(objects):
+        assert bucket.body(f"{key} copy") == expected(i, size), key
+    work = CountingWork([CopyTask(root, "no copy", 0, task(root, COPY, key="never written", size=1), "")])
+    engine.run(work, 1)
+    assert [failure[:2] for failure in work.failures] == [("http_404", True)]
+    engine.close()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_deletes_of_many(bucket: Bucket, signed: bool) -> None:
+    engine = bucket.engine("s3", sign_payload=signed)
+    objects = [(f"of many/{key}", 10, i) for i, key in enumerate((*bucket.keys, "a<b>&c", 'it\'s "quoted"'))]
+    assert perform(engine, bucket.uri, PUT, [*objects, ("of many/stays", 10, 0)]).failures == []
+    root = engine.root(bucket.uri)
+    batch = DeleteBatch([task(root, DELETE, key=key, index=i) for key, _, i in [*objects, ("of many/never written", 0, 99)]])
+    work = CountingWork([batch])
+    engine.run(work, 1)
+    assert (work.failures, work.requests, batch.refused) == ([], 1, {})
+    left = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix="some prefix/of many/")["Contents"]
+    assert [entry["Key"] for entry in left] == ["some prefix/of many/stays"]
+    assert perform(engine, bucket.uri, DELETE, [("of many/stays", 0, 0)]).failures == []
+    engine.close()
+
+
+@pytest.mark.parametrize("checksum", ["crc32", "sha256"])
+def test_checksums(bucket: Bucket, checksum: str) -> None:
+    """radosgw takes those in the head, and checks the signature over them, but knows no trailers."""
+    trailers = isinstance(bucket.server, Rclone)
+    engine = bucket.engine("s3", checksum=checksum, expect_continue=100_000)
+    objects = [(f"sums/{checksum}/{size}", size, 3) for size in (*SIZES[:3], 262_144, 262_145, 3_000_000)]
+    work = perform(engine, bucket.uri, PUT, objects)
+    assert [failure[0] for failure in work.failures] == ([] if trailers else ["http_400"] * 2)
+    objects = objects if trailers else objects[:4]
+    assert perform(engine, bucket.uri, GET, objects).failures == []
+    for key, size, index in objects:
+        # The client of the oracle compares, too, with what a server says that the checksum is.
+        answer = bucket.client.get_object(Bucket=bucket.name, Key=f"some prefix/{key}", ChecksumMode="ENABLED")
+        assert answer["Body"].read() == expected(index, size)
+        assert (f"Checksum{checksum.upper()}" in answer) == (trailers and size <= 262_144)
+    engine.close()
+    signed = bucket.engine("s3", checksum=checksum, sign_payload=True)
+    assert perform(signed, bucket.uri, PUT, [("sums/signed", 3_000_000, 5)]).failures == []
+    assert bucket.body("sums/signed") == expected(5, 3_000_000)
+    signed.close()
 
 
 def test_missing_objects(bucket: Bucket, subject: str) -> None:
@@ -296,6 +353,18 @@ def test_listings_of_several_pages_are_equal(bucket: Bucket) -> None:
         assert [(work.failures, work.dones[0].listed, work.pages) for work in found] == [([], keys, max(0, keys - 1) // 1000)] * 2
     native.close()
     reference.close()
+
+
+def test_one_level_is_listed_over_several_pages(bucket: Bucket) -> None:
+    native, reference = bucket.engine("s3"), bucket.engine("boto3")
+    objects = [(f"level/{i:05d}/o", 0, i) for i in range(990)] + [(f"level/o{i:05d}", 0, i) for i in range(20)]
+    assert perform(native, bucket.uri, PUT, objects[:1]).failures == []
+    assert perform(native, bucket.uri, PUT, objects[1:], concurrency=16).failures == []
+    for engine in (native, reference):
+        work = CountingWork([LevelTask(LIST, engine.root(bucket.uri), "level/", -1, 0, None, 0)])
+        engine.run(work, 1)
+        assert (work.failures, work.dones[0].listed, work.pages) == ([], 1010, 1)
+        engine.close()
 
 
 @pytest.mark.parametrize("bucket", ["radosgw"], indirect=True)

@@ -55,6 +55,69 @@ BAD = {
     ),
     "unknown key without a near one": (GOOD + "zzz: 1\n", ":11:1: unknown key 'zzz'; known here: "),
     "unknown key in an operation": (GOOD.replace("weight: 70", "wieght: 70"), ":9:"),
+    "a copy of objects that are too large": (
+        GOOD.replace("size_spec: 4KiB}\nworkload", "size_spec: 6GiB}\nworkload").replace("op: get", "op: copy"),
+        ":9:16: copy: objects at s3://bench-bucket/run/data/ have up to 6,442,450,944 bytes, and S3 copies at most 5 GiB at once",
+    ),
+    "delete_batch of what deletes nothing": (
+        GOOD.replace("op: get,", "op: get, delete_batch: 5,"),
+        ":9:15: delete_batch has no meaning for get",
+    ),
+    "too many at once": (
+        GOOD.replace("op: get,", "op: delete, delete_batch: 1001,"),
+        ":9:18: workload.0.delete_batch: Input should be less than or equal to 1000, found 1001",
+    ),
+    "delete_batch of a stage that deletes nothing": (
+        GOOD + "stages:\n  - {name: p, type: prepare, delete_batch: 2}\n",
+        ":12:30: delete_batch has no meaning for a stage of type prepare; it belongs to cleanup",
+    ),
+    "delete_batch of prepare without a cleanup": (
+        GOOD.replace("prepare:\n", "prepare:\n  delete_batch: 2\n"),
+        ":6:3: prepare.delete_batch is for the cleanup that prepare.cleanup: true adds",
+    ),
+    "delete_batch with boto3": (
+        GOOD.replace("op: get,", "op: delete, delete_batch: 2,") + "engine: boto3\n",
+        ":9:18: delete_batch needs s3:// targets and the native engine",
+    ),
+    "delete_batch of files": (
+        GOOD.replace('s3: {endpoint_url: "http://127.0.0.1:9000"}', "prepare_: 1")
+        .replace("prepare_: 1\n", "")
+        .replace("s3://bench-bucket", "file:///tmp")
+        + "stages:\n  - {name: c, type: cleanup, delete_batch: 2}\n",
+        ":11:30: delete_batch needs s3:// targets and the native engine",
+    ),
+    "an unknown checksum": (
+        GOOD.replace("s3: {", "s3: {checksum: md5, "),
+        ":4:6: s3.checksum: expected 'none', 'crc32', 'sha256', 'crc32c' or 'crc64nvme', found 'md5'",
+    ),
+    "a checksum with boto3": (
+        GOOD.replace("s3: {", "s3: {checksum: crc32, ") + "engine: boto3\n",
+        ":4:6: s3.checksum needs the native engine",
+    ),
+    "a checksum of uploads in parts": (
+        GOOD.replace("s3: {", "s3: {checksum: crc32, multipart_threshold: 64MiB, "),
+        ":4:6: s3.checksum and s3.multipart_threshold contradict each other",
+    ),
+    "expect_continue with boto3": (
+        GOOD.replace("s3: {", "s3: {expect_continue: 1MiB, ") + "engine: boto3\n",
+        ":4:6: s3.expect_continue needs the native engine",
+    ),
+    "expect_continue of nothing": (
+        GOOD.replace("s3: {", "s3: {expect_continue: 0, "),
+        ":4:6: s3.expect_continue: Input should be greater than or equal to 1, found 0",
+    ),
+    "a delimiter of what lists nothing": (
+        GOOD.replace("op: get,", "op: get, delimiter: /,"),
+        ":9:15: delimiter has no meaning for get; it belongs to list",
+    ),
+    "another delimiter": (
+        GOOD.replace("op: get,", "op: list, delimiter: '|',"),
+        ":9:16: workload.0.delimiter: expected '/', found '|'",
+    ),
+    "a copy with a size": (
+        GOOD.replace("op: get,", "op: copy, object_size: 5,"),
+        ":9:16: a size has no meaning for copy",
+    ),
     "nested unknown key": (GOOD.replace("endpoint_url", "endpoint"), ":4:6: unknown key 'endpoint'; did you mean 'endpoint_url'?"),
     "duplicate key": (GOOD + "duration: 60s\n", ":11:1: key 'duration' is given twice, first in line 2"),
     "not YAML": ("target: [\n", "not valid YAML"),
@@ -174,7 +237,7 @@ BAD = {
     ),
     "unknown operation": (
         GOOD.replace("op: get", "op: fetch"),
-        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat', 'delete', 'mkdir' or 'rmdir', found 'fetch'",
+        ":9:6: workload.0.op: expected 'get', 'put', 'list', 'stat', 'delete', 'copy', 'mkdir' or 'rmdir', found 'fetch'",
     ),
     "put without size": (
         GOOD.replace(", size_spec: 4KiB}\n", "}\n").replace("count: 1000}", "count: 1000, size_spec: 1}"),
@@ -189,7 +252,7 @@ BAD = {
     "pattern for put": (GOOD.replace("path: new/", "path: 'new/*'"), "put needs a prefix, found the pattern"),
     "key selection of put": (
         GOOD.replace("path: new/,", "path: new/, key_selection: zipf,"),
-        ":10:27: key_selection has no meaning for put: only get and stat choose objects",
+        ":10:27: key_selection has no meaning for put: only get, stat and copy choose objects",
     ),
     "unknown key selection": (
         GOOD.replace("op: get,", "op: get, key_selection: hot,"),
@@ -515,6 +578,38 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         ),
         ("https://x", "eu-1", False, False, "/ca", True),
     ),
+    "delete_batch of an operation": (
+        {"workload": [{"op": "delete", "path": "data/", "weight": 1, "delete_batch": 500}]},
+        lambda p: [op.delete_batch for op in p.stages[1].operations],
+        [500],
+    ),
+    "delete_batch of a stage": (
+        {"stages": [{"name": "p", "type": "prepare"}, {"name": "c", "type": "cleanup", "config": {"delete_batch": 1000}}]},
+        lambda p: [stage.delete_batch for stage in p.stages],
+        [1, 1000],
+    ),
+    "delete_batch of the cleanup after prepare": (
+        {"prepare": {"ensure_objects": [{"base_uri": "data/", "count": 5, "size_spec": 1}], "cleanup": True, "delete_batch": 9}},
+        lambda p: [stage.delete_batch for stage in p.stages],
+        [1, 1, 9],
+    ),
+    "s3.checksum": ({"s3": {"checksum": "crc32"}}, lambda p: p.target.checksum, "crc32"),
+    "s3.expect_continue": ({"s3": {"expect_continue": "1MiB"}}, lambda p: p.target.expect_continue, 1 << 20),
+    "delimiter": (
+        {"workload": [{"op": "list", "path": "data/", "weight": 1, "delimiter": "/"}]},
+        lambda p: [op.delimiter for op in p.stages[1].operations],
+        ["/"],
+    ),
+    "a copy": (
+        {"workload": [{"op": "copy", "path": "data/", "weight": 1, "key_selection": "zipf"}]},
+        lambda p: [(op.kind, op.target, op.population, op.keys) for op in p.stages[1].operations],
+        [("copy", "s3://bench-bucket/run/data/", "prepared", KeySelection("zipf", 0.99))],
+    ),
+    "a copy beside a delete": (
+        {"workload": [{"op": "copy", "path": "data/", "weight": 1}, {"op": "delete", "path": "data/", "weight": 1}]},
+        lambda p: [(op.kind, op.population) for op in p.stages[1].operations],
+        [("copy", "prepared"), ("delete", "deletable")],
+    ),
     "range_engine": (
         {"range_engine": {"enabled": True, "chunk_size": "8MiB", "max_concurrent_ranges": 4, "min_split_size": 9, "range_timeout_secs": 7}},
         lambda p: p.target.ranges,
@@ -799,10 +894,17 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
     path.write_text(
         "ramp_up: 2s\nio_rate: {iops: 50}\n"
         + GOOD.replace("op: get,", "op: get, concurrency: 4, key_selection: {distribution: zipf, partitioned: true},")
+        + "  - {op: delete, path: data/, weight: 1, delete_batch: 7}\n"
+        + "  - {op: list, path: data/, weight: 1, delimiter: /}\n"
     )
     loaded = config.load(path)
     described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
-    assert [name for name, _, _ in described.stages[1].mix] == ["get (zipf 0.99, partitioned, at most 4 at once)", "put"]
+    assert [name for name, _, _ in described.stages[1].mix] == [
+        "get (zipf 0.99, partitioned, at most 4 at once)",
+        "put",
+        "delete (7 with one request)",
+        "list (one level)",
+    ]
     assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
 
 

@@ -17,7 +17,7 @@ import sai3ssh
 from sai3ssh.config import compile_plan, load
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Finding, Level
-from sai3ssh.model import Assignment, Host, Plan, Ranges
+from sai3ssh.model import Assignment, Host, OperationSpec, Plan, Ranges
 from sai3ssh.preflight import FLEET, Report, check_skip, parse_ports, preflight_failed, write_junit
 from sai3ssh.preflight.demand import demand
 from sai3ssh.preflight.examine import _fold
@@ -238,6 +238,9 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64
     direct = replace(plan, populations=tuple(replace(p, target="direct:///d/") for p in plan.populations))
     assert demand(direct, assignments[0])["memory_bytes"] - found["memory_bytes"] == 64 * (768 << 10)
+    copy = OperationSpec("copy", 1, "s3://bucket/run/new/", "prepared")
+    copying = replace(plan, stages=(*plan.stages, replace(plan.stages[1], operations=(copy,))))
+    assert demand(copying, assignments[0])["storage"][1]["operations"] == ["get", "put"]
     storage = {one["uri"]: one for one in found["storage"]}
     assert list(storage) == ["s3://bucket/run/data/", "s3://bucket/run/new/"]
     assert storage["s3://bucket/run/data/"]["operations"] == ["delete", "get", "put"]

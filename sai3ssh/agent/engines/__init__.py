@@ -9,6 +9,7 @@ from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.engines.credentials import find_credentials
 from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.engines.s3 import S3Engine
+from sai3ssh.agent.engines.s3_bodies import S3BodiesEngine, S3BodiesPartsEngine
 from sai3ssh.agent.engines.s3_parts import S3PartsEngine
 from sai3ssh.agent.engines.sigv4 import ANONYMOUS
 from sai3ssh.errors import TargetError
@@ -33,7 +34,11 @@ def make_engine(
     if target.engine == "file":
         engine = FileEngine(retry, rng, target.verify_reads, fsync=target.fsync, page_cache=target.page_cache)
     elif target.engine == "s3":
-        engine = (S3PartsEngine if target.ranges or target.multipart else S3Engine)(target, keys, deadlines, retry, rng)
+        parts = target.ranges is not None or target.multipart is not None
+        if target.checksum or target.expect_continue is not None:
+            engine = (S3BodiesPartsEngine if parts else S3BodiesEngine)(target, keys, deadlines, retry, rng)
+        else:
+            engine = (S3PartsEngine if parts else S3Engine)(target, keys, deadlines, retry, rng)
     elif target.engine == "boto3":
         # Imported here, not above: the zipapp must start on hosts that have no boto3.
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine

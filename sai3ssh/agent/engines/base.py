@@ -12,12 +12,12 @@ with page().
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, ClassVar, Optional, Protocol
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
 
-GET, PUT, LIST, STAT, DELETE, MKDIR, RMDIR = range(len(OPERATIONS))
+GET, PUT, LIST, STAT, DELETE, COPY, MKDIR, RMDIR = range(len(OPERATIONS))
 """Operation codes: positions in model.OPERATIONS."""
 LATE_NS = 10_000_000
 """An engine that comes late by less says nothing: timers of an idle machine are no better."""
@@ -36,8 +36,12 @@ class Task:
     """One operation on one object.
 
     The work fills in everything up to start_ns, from which latency is measured: the intended start when the load is paced, else
-    the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys a LIST found.
+    the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys, and common
+    prefixes with a delimiter, a LIST found.
     """
+
+    delimiter: ClassVar[str] = ""
+    """LIST only: names that go on after the next one count once, together; see tasks.LevelTask."""
 
     __slots__ = ("attempt", "content", "index", "key", "listed", "op", "owner", "root", "size", "start_ns", "state")
 
@@ -64,6 +68,11 @@ class Task:
         """The whole name of the object, for messages."""
         uri: str = self.root.uri + self.key
         return uri
+
+    @property
+    def named(self) -> str:
+        """What it is about, for messages."""
+        return self.uri[:300]
 
     @property
     def whole(self) -> Task:

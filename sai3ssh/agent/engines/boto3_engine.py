@@ -14,6 +14,7 @@ from botocore.config import Config
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
 from sai3ssh.agent.engines.s3_errors import Refusal, check_error
 from sai3ssh.agent.engines.sigv4 import Credentials
+from sai3ssh.agent.engines.tasks import CopyTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import PIECE, Content
 from sai3ssh.errors import Sai3sshError, TargetError
@@ -120,6 +121,10 @@ class Boto3Engine(ThreadedEngine):
                 self._list(task)
             elif task.op == DELETE:
                 self._client.delete_object(**names)
+            elif isinstance(task, CopyTask):
+                source = task.source
+                self._client.copy_object(**names, CopySource={"Bucket": source.root.bucket, "Key": source.root.prefix + source.key})
+                return task.size
             else:
                 _expect_size(self._client.head_object(**names)["ContentLength"], task.size)
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
@@ -146,8 +151,10 @@ class Boto3Engine(ThreadedEngine):
         # The token stays with the task, so that another attempt goes on where this one failed.
         while True:
             more = {"ContinuationToken": task.state} if task.state else {}
+            if task.delimiter:
+                more["Delimiter"] = task.delimiter
             answer = self._client.list_objects_v2(Bucket=task.root.bucket, Prefix=task.root.prefix + task.key, EncodingType="url", **more)
-            task.listed += len(answer.get("Contents", ()))
+            task.listed += len(answer.get("Contents", ())) + len(answer.get("CommonPrefixes", ()))
             if not answer.get("IsTruncated"):
                 return
             task.state = answer["NextContinuationToken"]

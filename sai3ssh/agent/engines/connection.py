@@ -44,9 +44,9 @@ class Connection:
 
     __slots__ = (
         "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_ended", "_keep", "_left", "_out", "_partial", "_piece",
-        "_put_bytes", "_recv_into", "_sock", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body", "endpoint", "fd", "head",
-        "length", "mask", "mismatch", "phase", "received", "registered", "responding", "sent", "sent_ns", "served", "status", "task",
-        "tried",
+        "_put_bytes", "_recv_into", "_skipped", "_sock", "_source", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body",
+        "endpoint", "fd", "head", "held", "length", "mask", "mismatch", "phase", "received", "registered", "responding", "sent",
+        "sent_ns", "served", "status", "task", "tried",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, family: int, address: Any, buffer: bytearray) -> None:
@@ -77,6 +77,11 @@ class Connection:
         self._out = memoryview(b"")
         self._unmade = 0
         """Bytes at the end of the request's body that have not been made yet."""
+        self._source: Optional[Content] = None
+        self._skipped = 0
+        """Bytes of 1xx responses before the final one."""
+        self.held = False
+        """Whether the body waits for the server to ask for it."""
         self._body_use = self._keep = self._left = self._put_bytes = self._unsent_head = 0
         self._broken = self._close = self._ended = False
         self._tls: Optional[ssl.SSLSocket] = None
@@ -162,10 +167,21 @@ class Connection:
 
     # --- sending -----------------------------------------------------------------------------------------------------------------------
 
-    def start(self, task: Task, head: bytes, put_bytes: int, keep: int, compare: Optional[Content], now_ns: int) -> None:
-        """Sends a request whose body is the first `put_bytes` of the task's content; receive() will take the response in.
+    def start(
+        self,
+        task: Task,
+        head: bytes,
+        put_bytes: int,
+        keep: int,
+        compare: Optional[Content],
+        now_ns: int,
+        body: Optional[Content] = None,
+        hold: bool = False,
+    ) -> None:
+        """Sends a request whose body is the first `put_bytes` of the task's content, or of `body`; receive() will take the response in.
 
-        The body of a success is kept up to `keep` bytes, or compared with `compare`, or else dropped.
+        The body of a success is kept up to `keep` bytes, or compared with `compare`, or else dropped. With `hold` the request's body waits
+        for a 100 (Continue), or go_on().
         """
         self.task = task
         self.began_ns = self.sent_ns = now_ns
@@ -174,13 +190,15 @@ class Connection:
         self._partial = None
         self._keep = keep
         self._content = compare
+        self._skipped = 0
         data = head
         if put_bytes:
-            content = task.content
+            content = self._source = task.content if body is None else body
             assert content is not None
-            first = content.head(task.index, put_bytes)
+            first = b"" if hold else content.head(task.index, put_bytes)
             self._put_bytes = put_bytes
             self._unmade = put_bytes - len(first)
+            self.held = hold
             data += first
         try:
             n = self._sock.send(data)
@@ -198,16 +216,24 @@ class Connection:
             self._out = memoryview(data)[n:]
             self.mask = EPOLLIN | EPOLLOUT
 
+    def go_on(self) -> None:
+        """Begins to send a body that was held back."""
+        self.held = False
+        self.mask = EPOLLIN | EPOLLOUT
+
     def send_more(self, now_ns: int) -> None:
         """Sends the next piece of the request."""
         out = self._out
         if not len(out):
-            task = self.task
+            if self.held:
+                self.mask = EPOLLIN
+                return
+            task, content = self.task, self._source
             assert task is not None
-            assert task.content is not None
+            assert content is not None
             if self._piece is None:
                 self._piece = bytearray(PIECE)
-            length = task.content.piece_into(self._piece, task.index, self._put_bytes, self._put_bytes - self._unmade)
+            length = content.piece_into(self._piece, task.index, self._put_bytes, self._put_bytes - self._unmade)
             self._unmade -= length
             out = memoryview(self._piece)[:length]
         try:
@@ -229,18 +255,24 @@ class Connection:
     def _break(self) -> None:
         """After a failure to send there may still be a response to read: the one that says why the server hung up."""
         self._broken = True
+        self.held = False
         self._unmade = 0
         self.mask = EPOLLIN
 
     @property
     def sending(self) -> bool:
         """Whether part of the request has not been sent."""
-        return self._broken or self.mask & EPOLLOUT != 0
+        return self._broken or self.held or self.mask & EPOLLOUT != 0
 
     @property
     def awaiting(self) -> bool:
         """Whether the request has gone and nothing of its response has come."""
-        return self.phase == HEAD and not self.responding and not self.sending
+        return self.phase == HEAD and not self.sending and (not self.responding or self._informed)
+
+    @property
+    def _informed(self) -> bool:
+        """Whether all that has come is a 1xx response before the final one."""
+        return self.phase == HEAD and self._skipped > 0 and not self._partial
 
     # --- receiving ---------------------------------------------------------------------------------------------------------------------
 
@@ -311,7 +343,7 @@ class Connection:
         if self.phase == END:
             self._close = True
             return True
-        if self.responding:
+        if self.responding and not self._informed:
             where = "head" if self.phase == HEAD else f"body, after {self.received} bytes"
             raise Failure("short_read", f"the connection ended in the middle of the response's {where}")
         what = "while the request was being sent" if self.sending else "without a response"
@@ -335,6 +367,11 @@ class Connection:
                 break
             if status == 101:
                 raise Failure("protocol", "status 101: the server wants another protocol")
+            self._skipped += len(head) + 2
+            if self._skipped > MAX_HEAD:
+                raise Failure("protocol", f"responses of more than {MAX_HEAD} bytes before the final one")
+            if status == 100 and self.held:
+                self.go_on()
         self.status = status
         self.length = length
         self.received = 0
@@ -416,12 +453,13 @@ class Connection:
     @property
     def endless(self) -> bool:
         """Whether the rest of the body, if nobody wants it, is not worth waiting for: it is long, or of unknown length."""
-        return (self.phase == BODY and self._left > MAX_DRAIN) or (self.phase > BODY and self.received > MAX_DRAIN)
+        most = MAX_DRAIN + self._keep
+        return (self.phase == BODY and self._left > most) or (self.phase > BODY and self.received > most)
 
     @property
     def reusable(self) -> bool:
         """Whether another request may follow the response that has just ended."""
-        if self._close or self._broken or self.mask != EPOLLIN:
+        if self._close or self._broken or self.held or self.mask != EPOLLIN:
             return False
         return self._tls is None or not self._tls.pending()
 

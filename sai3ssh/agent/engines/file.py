@@ -10,7 +10,9 @@ from typing import Dict, Optional
 
 from sai3ssh.agent.engines.base import GET, LIST, MKDIR, PUT, STAT, Root, Task, TreeTask
 from sai3ssh.agent.engines.direct import alignment_of, some_file, try_direct
+from sai3ssh.agent.engines.filecopy import copy_file
 from sai3ssh.agent.engines.fileio import Buffered, Direct
+from sai3ssh.agent.engines.tasks import CopyTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.agent.mount import mount_of
 from sai3ssh.errors import TargetError
@@ -132,7 +134,9 @@ class FileEngine(ThreadedEngine):
             if task.op == PUT:
                 return int(task.root.io.put(path, task))
             if task.op == LIST:
-                task.listed = _count(path)
+                task.listed = _count(path, one_level=bool(task.delimiter))
+            elif isinstance(task, CopyTask):
+                return copy_file(task.source.root.path + task.source.key, path, task.size)
             elif task.op == STAT:
                 _expect_size(os.stat(path).st_size, task.size)
             elif task.op == MKDIR:
@@ -168,15 +172,15 @@ def _make_directory(path: str) -> None:
         os.mkdir(path)
 
 
-def _count(path: str) -> int:
-    """The number of files below a directory."""
+def _count(path: str, one_level: bool) -> int:
+    """The number of files below a directory, or of its entries."""
     files, directories = 0, [path]
     while directories:
         directory = directories.pop()
         try:
             with os.scandir(directory) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False) and not one_level:
                         directories.append(entry.path)
                     else:
                         files += 1

@@ -18,12 +18,17 @@ class Page(NamedTuple):
     token: Optional[str]
 
 
-def parse_page(body: Union[bytes, bytearray], previous_token: Optional[str]) -> Page:
-    """The page in a response body; raises Failure('protocol') on what is not one or would never end."""
+def parse_page(body: Union[bytes, bytearray], previous_token: Optional[str], delimiter: str = "") -> Page:
+    """The page in a response body; raises Failure('protocol') on what is not one or would never end.
+
+    With a delimiter common prefixes count as keys.
+    """
     if b"<ListBucketResult" not in body or not body.rstrip().endswith(b"</ListBucketResult>"):
         raise Failure("protocol", f"not a ListBucketResult: it begins with {bytes(body[:60])!r}")
     # <Key> occurs once per object: prefixes are in <Prefix>, and text never holds a bare '<'.
     keys = body.count(b"<Key>")
+    if delimiter:
+        keys += body.count(b"<CommonPrefixes>")
     if _text(body, b"IsTruncated") != "true":
         return Page(keys, None)
     token = _text(body, b"NextContinuationToken")

@@ -13,17 +13,19 @@ from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
 from typing import Callable, Deque, Dict, List, Optional, Tuple
 
-from sai3ssh.agent.engines.base import DELETE, GET, LATE_NS, LIST, PUT, STAT, Root, Task, Work
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, Root, Task, Work
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
 from sai3ssh.agent.engines.response import Failure
 from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, check_error, refusal
 from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, Probe, list_query
+from sai3ssh.agent.engines.s3_special import special_problem, start_special
 from sai3ssh.agent.engines.sampling import Sample
 from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, encode_path
+from sai3ssh.agent.engines.tasks import SPECIAL
 from sai3ssh.dataset import PIECE
-from sai3ssh.model import Deadlines, Retry, Target
+from sai3ssh.model import OPERATIONS, Deadlines, Retry, Target
 
 _LISTS = (LIST, PROBE)
 _SWEEP_NS = 100_000_000
@@ -304,7 +306,7 @@ class S3Engine:
         query = ""
         if op in _LISTS:
             path = root.bucket_path
-            query = list_query(root.prefix + task.key, task.state, op == PROBE)
+            query = list_query(root.prefix + task.key, task.state, op == PROBE, task.delimiter)
             keep = MAX_PAGE
         else:
             path = root.path + encode_path(task.key)
@@ -314,6 +316,11 @@ class S3Engine:
                     payload = task.state
             elif op == GET and self._verify_reads and self._sample():
                 compare = task.content
+            elif op >= DELETE and isinstance(task, SPECIAL):
+                start_special(connection, task, now, self._sign_payload)
+                if connection.mask != connection.registered:
+                    self._watch(connection)
+                return
         connection.start(task, signer.head(METHODS[op], path, query, now, length, payload), size, keep, compare, now)
         if connection.mask != connection.registered:
             self._watch(connection)
@@ -333,7 +340,7 @@ class S3Engine:
         task, payload = self._hashing[0]
         if payload.step():
             self._hashing.popleft()
-            task.state = payload.hexdigest()
+            task.state = payload.result()
             self._begin(task, perf_counter_ns())
 
     # --- how it ended ------------------------------------------------------------------------------------------------------------------
@@ -363,6 +370,9 @@ class S3Engine:
             problem = self._take_page(connection, task)
         elif op == STAT and connection.length != task.size >= 0:
             problem = Refusal("verify", f"the object has {connection.length} bytes, expected {task.size}")
+        elif op >= DELETE and isinstance(task, SPECIAL):
+            problem = special_problem(connection, task, self._credentials)
+            size = max(task.size, 0)
         connection.task = None
         if reusable:
             connection.endpoint.idle.append(connection)
@@ -414,7 +424,7 @@ class S3Engine:
         if connection.received > len(connection.body):
             return Refusal("protocol", f"page of a LIST of more than {MAX_PAGE} bytes")
         try:
-            page = parse_page(connection.body, task.state)
+            page = parse_page(connection.body, task.state, task.delimiter)
         except Failure as failure:
             return Refusal(failure.error_class, failure.detail)
         task.listed += page.keys
@@ -460,8 +470,8 @@ class S3Engine:
         """The operation has failed."""
         self._refusal = found
         self._in_flight -= 1
-        method = METHODS[task.op] if task.op != LIST else "LIST"
-        self._work.failed(task, perf_counter_ns(), found.error_class, f"{method} {task.uri[:300]}: {found.detail}", sent)
+        method = METHODS[task.op] if task.op not in (LIST, COPY) else OPERATIONS[task.op].upper()
+        self._work.failed(task, perf_counter_ns(), found.error_class, f"{method} {task.named}: {found.detail}", sent)
 
 
 def _allow_descriptors(count: int) -> None:

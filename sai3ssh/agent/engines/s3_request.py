@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Optional
+from typing import Any, Optional
 
 from sai3ssh.agent.engines.base import Task
 from sai3ssh.agent.engines.sigv4 import encode_query
 from sai3ssh.dataset import PIECE
 
-PROBE = 5
-"""An operation of the engine's own, after those of model.OPERATIONS: the first key of a bucket, to see whether it can be used."""
+PROBE = -1
+"""An operation of the engine's own, none of model.OPERATIONS: the first key of a bucket, to see whether it can be used."""
 
-METHODS = ("GET", "PUT", "GET", "HEAD", "DELETE", "GET")
+METHODS = ("GET", "PUT", "GET", "HEAD", "DELETE", "PUT", "GET")
 
 
-def list_query(prefix: str, token: Optional[str], probe: bool) -> str:
+def list_query(prefix: str, token: Optional[str], probe: bool, delimiter: str = "") -> str:
     """The query of one page of a LIST below prefix; of a probe: of one key of the bucket."""
     parameters = {"encoding-type": "url", "list-type": "2", "prefix": "" if probe else prefix}
     if probe:
         parameters["max-keys"] = "1"
     elif token:
         parameters["continuation-token"] = token
+    if delimiter:
+        parameters["delimiter"] = delimiter
     return encode_query(parameters)
 
 
@@ -37,12 +39,16 @@ class PayloadHash:
         """Hashes the next piece; True after the last."""
         task = self._task
         assert task.content is not None
-        self._hash.update(task.content.piece(task.index, task.size, self._offset, PIECE))
+        self.update(task.content.piece(task.index, task.size, self._offset, PIECE))
         self._offset += PIECE
         return self._offset >= task.size
 
-    def hexdigest(self) -> str:
-        """The hash in hexadecimal."""
+    def update(self, data: bytes) -> None:
+        """Takes the next piece."""
+        self._hash.update(data)
+
+    def result(self) -> Any:
+        """The hash in hexadecimal: what the task keeps."""
         return self._hash.hexdigest()
 
 

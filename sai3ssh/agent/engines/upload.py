@@ -159,6 +159,12 @@ class Text(Content):
         """A part of it."""
         return self._text[offset : offset + length]
 
+    def piece_into(self, buffer: Union[bytearray, memoryview], index: int, size: int, offset: int) -> int:  # noqa: ARG002
+        """See Content.piece_into."""
+        piece = self._text[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
 
 def _text(body: Union[bytes, str], tag: str) -> str:
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
