@@ -441,6 +441,16 @@ class Late(Base):
         self.assertEqual(second["host"]["late_ms"], 500.0)
 
 
+class Names(unittest.TestCase):
+    def test_when_only_the_journal_is_left_names_of_puts_and_of_copies_are_counted(self):
+        past = Recovered()
+        record = {"requests": {}, "retried": {}, "errors": {"copy": {"http_500": 2}, "get": {"http_500": 9}}}
+        past.told[0].second({**record, "ops": {"put": [10, 0, 0], "copy": [5, 0, 0], "get": [100, 0, 0]}})
+        past.told[0].second({**record, "errors": {}, "ops": {"put": [4, 0, 0], "copy": [7, 0, 0]}})
+        done, peak, concurrency = 10 + 5 + 4 + 7 + 2, 10 + 7, 3
+        self.assertEqual(past.puts_at_most(2, Stage("s", StageKind.EXECUTE, concurrency, 60.0)), done + 2 * peak + concurrency)
+
+
 class Mix(Base):
     def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000, pacer=None, **rest):  # noqa: B008 (frozen)
         self.notices = []
