@@ -36,6 +36,9 @@ class Agent:
     """Commands under way."""
     armed: bool = False
     committed: bool = False
+    told_end: bool = False
+    """It knows that the stage ends before its duration, and since when that is known here."""
+    told_end_at_s: float = 0.0
     started: int = -1
     """Last stage that it has begun, and ended."""
     ended: int = -1

@@ -113,11 +113,18 @@ def _load(path: Path) -> _Run:
         agents = len(json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"])
         results = read(path)
         stages = zip(plan["stages"], results.content["stages"], strict=True)
-        planned_s = agents * sum(spec["duration_s"] or max(0.0, stage["seconds"] + stage["warmup_s"]) for spec, stage in stages)
+        planned_s = agents * sum(_planned_s(spec, stage) for spec, stage in stages)
         kept = {name: value for name, value in plan.items() if name not in ("run_id", "name")}
         return _Run(path, kept, agents, results, planned_s)
     except BROKEN as error:
         raise ConfigError(f"run {path} cannot be read: {type(error).__name__}: {error}", remedy="Leave it out") from error
+
+
+def _planned_s(spec: Json, stage: Json) -> float:
+    """Of one agent in a stage: its duration, until it was steady where it was to end then; else what it took."""
+    steady = stage.get("steady")
+    planned: float = steady["duration_s"] if steady else spec["duration_s"] or max(0.0, stage["seconds"] + stage["warmup_s"])
+    return planned
 
 
 def _differs(first: _Run, other: _Run) -> str | None:

@@ -88,6 +88,8 @@ class AgentStage:
 
     start: Json | None = None
     end: Json | None = None
+    ending: Json | None = None
+    """That it was ended before its planned end."""
     data: StageData = field(default_factory=StageData)
     warmup: StageData = field(default_factory=StageData)
     seconds: list[Json] = field(default_factory=list)
@@ -157,6 +159,8 @@ def _take(agent: AgentJournal, record: Json) -> None:
         agent.notices.append(str(record["text"]))
     elif kind == "worker" and record.get("cause"):
         agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
+    elif kind == "ending":
+        agent.stages.setdefault(record["stage"], AgentStage()).ending = record
     elif kind == "ledger" and "unreadable" in record:
         agent.stages.setdefault(record["stage"], AgentStage()).unreadable.take(record["unreadable"])
     elif kind in ("stage_start", "stage_end", "sec", "gap", "lost", "hist"):
