@@ -36,7 +36,7 @@ def _lasted_ns(part: AgentStage) -> int | None:
 
 def leave_out_what_is_late(plan: Plan, agents: Mapping[str, AgentJournal]) -> None:
     """An agent that learnt too late that a stage was to end has measured beyond the end of the others. What it did then is counted as what
-    drains: in totals and latencies, but in no rate. The seconds tell how much of each operation that was; over the buckets it is divided
+    drains: in totals and latencies, but in no rate. Its summaries tell how much of each operation that was; over the buckets it is divided
     as all of the stage is."""
     for index, spec in enumerate(plan.stages):
         lasts_ns = duration_ns(plan, agents, index) if spec.steady is not None else None
@@ -50,10 +50,12 @@ def _leave_out(part: AgentStage, lasts_ns: int) -> None:
     assert part.end is not None
     end_ns = part.end["start_clock_ns"] + lasts_ns
     beyond: dict[str, list[float]] = {}
-    for second in part.seconds:
-        share = min(1.0, (second["to_clock_ns"] - end_ns) / max(1, second["to_clock_ns"] - second["from_clock_ns"]))
-        if share > 0 and not second["warmup"]:
-            for op, figures in second["ops"].items():
+    for record in [*part.seconds, *part.unseconded]:
+        # What a lost record tells was done before the loss, and not all through it.
+        done_ns = 1 if record["kind"] == "lost" else max(1, record["to_clock_ns"] - record["from_clock_ns"])
+        share = min(1.0, (record["from_clock_ns"] + done_ns - end_ns) / done_ns)
+        if share > 0 and not record["warmup"]:
+            for op, figures in record["ops"].items():
                 mine = beyond.setdefault(op, [0.0, 0.0])
                 mine[0] += share * figures[0]
                 mine[1] += share * figures[1]

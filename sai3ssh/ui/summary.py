@@ -27,7 +27,8 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
         ),
         soft_wrap=True,
     )
-    for reason in summary.reasons if summary.verdict != "COMPLETE" else ():
+    # The first reason of a complete run is what COMPLETE means.
+    for reason in summary.reasons[summary.verdict == "COMPLETE" :]:
         console.print(Text(f"  {reason}"), soft_wrap=True)
     if summary.lines:
         # On a narrow terminal lines are wrapped by it; a column that is cut off would be a figure that is not told.

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sai3ssh.controller.effects import Refused, Tag
 from sai3ssh.controller.session import Options
 from sai3ssh.errors import AgentError
-from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome
-from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, Cut, Faults, Hit, World
+from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome, Steady
+from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, ControllerCrash, Cut, Faults, Hit, World
 
 AGENTS = 4
 MANY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -240,3 +240,62 @@ def test_a_lost_agent_is_fenced_before_a_stage_that_deletes_what_it_may_create_a
     fenced, *_ = [at for at, log in world.log if log.event == "fenced"]
     released = [at for at, log in world.log if log.event == "commit" and log.fields["stage"] == 1]
     assert cut_s + policy.reconnect_timeout_s <= fenced <= released[0]
+
+
+STEADY = Steady(window_s=5.0, min_duration_s=5.0)
+
+
+def endings(world: World) -> list[tuple[int, int]]:
+    """What each agent was told: how long the stage is to last, and how long it lasted there."""
+    return [(r["duration_ns"], r["lasts_ns"]) for agent in world.agents for r in agent.journal if r["kind"] == "ending"]
+
+
+def test_a_steady_stage_ends_at_once_for_all() -> None:
+    world = World(Faults(seed=1), AGENTS, [300.0], steady=STEADY)
+    world.run(limit_s=3600)
+    (decided,) = world.events("steady")
+    # The load grows for ten seconds.
+    assert 15 <= decided["figures"]["after_s"] < decided["duration_ns"] / 1e9 < 40
+    assert endings(world) == [(decided["duration_ns"], decided["duration_ns"])] * AGENTS
+    assert world.events("not_steady") == []
+    order = [log.event for _, log in world.log if log.event in ("stage_started", "steady", "stage_ended")]
+    assert order == [*["stage_started", "stage_ended"], *["stage_started", "steady", "stage_ended"], *["stage_started", "stage_ended"]]
+
+
+def test_who_cannot_be_reached_when_the_stage_is_to_end_ends_it_when_it_is_back() -> None:
+    late = 0
+    for seed in range(12):
+        world = World(Faults(seed=seed, longest_delay_s=1.5), AGENTS, [300.0], steady=STEADY)
+        while not world.events("steady"):
+            world.advance(0.05)
+        world.links[1].cut(30.0)
+        world.run(limit_s=3600)
+        (decided,) = world.events("steady")
+        assert {duration_ns for duration_ns, _ in endings(world)} == {decided["duration_ns"]}
+        lasts_ns = sorted(lasts_ns for _, lasts_ns in endings(world))
+        assert lasts_ns[:-1] == [decided["duration_ns"]] * (AGENTS - 1)
+        assert lasts_ns[-1] < 100e9
+        late += lasts_ns[-1] > decided["duration_ns"]
+    assert 0 < late < 12
+
+
+def test_a_controller_that_is_resumed_keeps_to_the_end_that_was_decided() -> None:
+    plain = World(Faults(seed=3), AGENTS, [300.0], steady=STEADY)
+    plain.run(limit_s=3600)
+    effects = 0
+    for seen in range(1, plain.effects):
+        world = World(Faults(seed=3, controller_crashes=[ControllerCrash(seen, 5.0, True)]), AGENTS, [300.0], steady=STEADY)
+        before = len(world.events("steady"))
+        while not world.events("run_resumed") and world.ended is None:
+            world.advance(1.0)
+        known = world.events("steady")
+        if not known or world.events("stage_ended")[1:]:
+            world.close()
+            continue
+        effects += 1
+        world.run(limit_s=3600)
+        assert before == 0
+        assert world.events("steady") == known
+        assert {duration_ns for duration_ns, _ in endings(world)} == {known[0]["duration_ns"]}
+    # Before each of the four commands at least.
+    assert effects >= 4
