@@ -365,7 +365,7 @@ class SimAgent:
             assert self.release is not None
             self.world.invariants.measures(self, stage)
             age_s = (self.clock_ns() - self.release.start_clock_ns) / 1e9
-            self.counter.work(stage, 1000 + self.world.random.randrange(20) - int(max(0.0, 10.0 - age_s) * 30))
+            self.counter.work(stage, self.world.random.randrange(20) + int(1000 - 30 * min(30.0, max(0.0, 10.0 - age_s))))
             self.counter.second(self.clock_ns(), histograms=self.world.random.random() < 0.5)
             self._when(self.world.now + 1.0, lambda: self._operate(stage))
         elif self.running == stage:
