@@ -50,6 +50,8 @@ class SteadyState:
         self._spec = spec
         self._first = math.ceil(warmup_s)
         self._rounds = int(spec.window_s) // spec.round_s
+        # The windows of the oldest look that may still come: it is at most a window behind.
+        self._kept = 2 * int(spec.window_s) + (spec.confirm + 1) * spec.round_s
         self._told: dict[str, dict[int, tuple[int, int]]] = {}
         """By agent and second: operations or bytes, and the ns that they took."""
         self._newest: dict[str, int] = {}
@@ -64,7 +66,9 @@ class SteadyState:
         if not record["warmup"]:
             column = 1 if self._spec.metric == "bytes" else 0
             amount = sum(figures[column] for figures in record["ops"].values())
-            self._told.setdefault(agent, {})[number] = amount, record["to_clock_ns"] - record["from_clock_ns"]
+            told = self._told.setdefault(agent, {})
+            told[number] = amount, record["to_clock_ns"] - record["from_clock_ns"]
+            told.pop(number - self._kept, None)
 
     def newest(self, agents: Collection[str]) -> int:
         """The latest second that any of the agents has told; -1 before."""

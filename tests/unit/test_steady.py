@@ -159,6 +159,19 @@ def test_who_is_far_behind_is_waited_for() -> None:
         assert not state.look(["a", "b"]), number
 
 
+@pytest.mark.parametrize("confirm", [1, 4])
+def test_what_is_forgotten_is_not_needed(confirm: int) -> None:
+    """One agent is as far behind as may be; the other has told, and forgotten, as much as it can."""
+    state = SteadyState(Steady(window_s=10.0, min_duration_s=500.0, confirm=confirm), 0.0)
+    for number in range(510):
+        state.second("a", record(number, 10_000))
+    for number in range(500):
+        assert not state.look(["a", "b"])
+        state.second("b", record(number, 10_000))
+    assert state.look(["a", "b"])
+    assert all(len(told) < 60 for told in state._told.values())
+
+
 def test_windows_with_lost_time_are_passed_over() -> None:
     def steady_after(*missing: int, short: int | None = None) -> int | None:
         state = SteadyState(SPEC, 0.0)
