@@ -301,3 +301,14 @@ def test_a_controller_that_is_resumed_keeps_to_the_end_that_was_decided() -> Non
         assert before in ([], [decided])
         assert {duration_ns for duration_ns, _ in endings(world)} == {decided["duration_ns"]}
     assert AGENTS <= known < AGENTS + 4
+
+
+def test_an_agent_that_knows_of_the_end_and_hangs_is_given_up_long_before_the_planned_one() -> None:
+    world = World(Faults(seed=2), AGENTS, [36000.0], steady=STEADY)
+    while len(endings(world)) < AGENTS:
+        world.advance(0.1)
+    world.agents[1].freeze()
+    began_s = world.now
+    world.run(limit_s=3600)
+    assert "no end 1277 s after its end was set" in (world.session.abort_reason or "")
+    assert world.now - began_s < 1500
