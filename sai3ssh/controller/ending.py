@@ -34,7 +34,8 @@ class Ending:
         """An agent's journal says that it has been told. A controller that does not know of that (its log was lost) keeps to it."""
         course = self._course
         if record["stage"] == course.stage and record["round"] == course.round and course.commit_logged:
-            agent.told_end, agent.told_end_at_s = True, now_s
+            if not agent.told_end:
+                agent.told_end, agent.told_end_at_s = True, now_s
             if course.ending is None:
                 self._decide(record["duration_ns"], record["figures"])
 

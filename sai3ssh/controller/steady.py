@@ -8,7 +8,7 @@ measurement window with values y and mean m:
 
 A round is 5 s, and 1 s in windows of less than 25 s (model.Steady.round_s); its value is the sum over the agents of what each did per
 second. Rounds are counted from the first whole second after the warm-up. The change of the line is taken over the whole length of the
-window, as fio's steadystate takes the slope, not only from the middle of the first round to the middle of the last.
+window, which is a little more than in the PTS, whose line ends at the first and the last round's own values of x.
 
 A second counts once every agent has told it or a later one: what is late changes nothing. A second that one of them never tells, or of
 which it measured less than half, is lost time; no window with one is looked at. Only the newest window is: a stage that was steady once
