@@ -68,13 +68,13 @@ class Board:
         match event["event"]:
             case "stage_started":
                 self.stage, self.stage_running, self.stage_since_s = event["stage"], True, self.clock_s()
-                self.ends_s = None
             case "steady":
                 self.ends_s = event["duration_ns"] / 1e9
             case "stage_ended":
                 # What all agents wait for from now on is the next one.
                 self.stage = min(event["stage"] + 1, len(self.plan.stages) - 1)
                 self.stage_running = False
+                self.ends_s = None
                 for row in self.rows.values():
                     row.done = row.planned = 0
             case "agent_state":

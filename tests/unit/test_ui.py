@@ -149,5 +149,5 @@ def test_a_stage_that_may_end_early_is_shown_with_its_latest_end_until_its_end_i
     assert describe({"event": "not_steady", "stage": 0, "name": "mixed", "figures": None}) == (
         "stage mixed was not steady within its duration"
     )
-    board.on_log({"event": "stage_started", "stage": 0, "name": "mixed"})
+    board.on_log({"event": "stage_ended", "stage": 0, "name": "mixed"})
     assert board.at_most
