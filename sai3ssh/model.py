@@ -227,6 +227,29 @@ class IoRate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Steady:
+    """When an execute stage is taken as steady, and ends before its duration. The formulas are in controller/steady.py."""
+
+    window_s: float = 60.0
+    """What is looked at: the last seconds, a whole number of rounds."""
+    slope: float = 0.02
+    """At most this share of the mean may the line of best fit change over the window."""
+    spread: float = 0.05
+    """At most this share of the mean may the highest and the lowest round be apart."""
+    min_duration_s: float = 60.0
+    """So much is measured at least, after the warm-up."""
+    metric: str = "ops"
+    """ops or bytes, per second."""
+    confirm: int = 1
+    """So many windows in succession, each a round later, must be steady."""
+
+    @property
+    def round_s(self) -> int:
+        """Length of the means that the window is made of: 5 s where it has five of them, else 1 s."""
+        return 5 if self.window_s >= 25 else 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage. All agents enter it together."""
 
@@ -249,6 +272,8 @@ class Stage:
     linearly from nothing."""
     delete_batch: int = 1
     """cleanup only: at most so many objects are deleted with one request."""
+    steady: Optional[Steady] = None
+    """execute only: ends the stage, on all agents at once, when all of them together are steady; duration_s is the latest end."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ SILENCE_S = 30.0
 RETRY_S = 0.1
 CONNECT_S = 10.0
 DAEMON_VERBS = ("runs", "plan", "submit", "credentials", "stop", "forget")
-RUN_VERBS = ("claim", "arm", "commit", "adopt", "finish")
+RUN_VERBS = ("claim", "arm", "commit", "end", "adopt", "finish")
 
 
 class Follow:

@@ -376,6 +376,10 @@ class MixWork:
         """A further request of a LIST."""
         self._recorder.page(task)
 
+    def end_at(self, end_ns: int) -> None:
+        """The stage is over at another time than was planned, in ns of the work's clock."""
+        self._end_ns = self._recorder.tail_from_ns = end_ns
+
     def stop(self) -> None:
         """No further operations."""
         self.stopped = self.finished = True

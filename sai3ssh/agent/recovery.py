@@ -82,6 +82,8 @@ class Recovered:
         self.armed: Optional[Record] = None
         """The armed record of that stage that counts."""
         self.committed: Optional[Record] = None
+        self.ending: Optional[Record] = None
+        """That the stage that runs ends before its planned end."""
         self.started = False
         self.told = {0: Told(), 1: Told()}
         """By phase, of the stage that runs, as far as its counters in shared memory go."""
@@ -140,7 +142,7 @@ def replay(records: Iterable[Record]) -> Recovered:
 def _stage_end(result: Recovered, record: Record) -> None:
     result.puts += record["made"]["puts"]
     result.stage = record["stage"] + 1
-    result.armed = result.committed = result.measured_to = None
+    result.armed = result.committed = result.ending = result.measured_to = None
     result.started = False
     result.redone = result.recorded = result.redone_before = result.recorded_before = result.listed = 0
     result.names = {}
@@ -190,6 +192,7 @@ _TAKE: Dict[str, Any] = {
     "epoch": _set("epoch"),
     "armed": _set("armed"),
     "committed": _set("committed"),
+    "ending": _set("ending"),
     "controller": _set("controller"),
     "failed": _set("failed"),
     "stage_start": lambda result, _: setattr(result, "started", True),

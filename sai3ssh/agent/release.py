@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.errors import AgentError, Transient
@@ -17,6 +17,8 @@ class Release:
         self.stage = 0
         self.round = 0
         self.start_clock_ns = 0
+        self.lasts_ns: Optional[int] = None
+        """How long the running stage lasts, when it ends before its planned end."""
         self._generation: int = key["generation"]
         self._controller: str = key["controller"]
         self._stages = stages
@@ -35,6 +37,7 @@ class Release:
         if latest is not None:
             self.round, self.start_clock_ns = latest["round"], latest["start_clock_ns"] + shift_ns
         self._committed = past.committed is not None
+        self.lasts_ns = past.ending["lasts_ns"] if past.ending is not None else None
         if past.controller is not None:
             self._generation, self._controller = past.controller["generation"], past.controller["controller"]
 
@@ -55,6 +58,7 @@ class Release:
         ended = stage < self.stage
         self.stage = min(stage, self.stage)
         self.round = self.start_clock_ns = 0
+        self.lasts_ns = None
         self._committed = False
         return ended
 
@@ -102,9 +106,26 @@ class Release:
         self._committed = True
         return True
 
+    def end(self, message: Json, planned_ns: int, now_clock_ns: int) -> bool:
+        """Notes that the running stage, which was to last planned_ns (0: until its work is done), is to last `duration_ns` and no longer;
+        True the first time, after which it stays so. When that moment has passed it ends now. A stage that is over is no error."""
+        self.check_key(message)
+        stage, number = message["stage"], message["round"]
+        if stage < self.stage:
+            return False
+        if stage > self.stage or number != self.round or not self._committed:
+            raise AgentError(f"stage {stage} round {number} cannot be ended: stage {self.stage} round {self.round} is here")
+        if self.lasts_ns is not None:
+            return False
+        if not planned_ns:
+            raise AgentError(f"stage {stage} cannot be ended: it lasts until its work is done")
+        self.lasts_ns = min(planned_ns, max(message["duration_ns"], now_clock_ns - self.start_clock_ns))
+        return True
+
     def stage_ended(self) -> None:
         """The next stage may be armed."""
         self.stage += 1
         self.round = 0
         self.start_clock_ns = 0
+        self.lasts_ns = None
         self._committed = False

@@ -25,6 +25,8 @@ class Published:
         self.stage = stage
         self.index = index
         self.start_clock_ns = start_clock_ns
+        self.end_clock_ns = None if stage.duration_s is None else start_clock_ns + int(stage.duration_s * 1e9)
+        """The planned end of an execute stage."""
         self.totals = metrics.Delta()
         self.readers = readers
         self._without: Dict[int, List[int]] = {}

@@ -365,8 +365,10 @@ class Supervisor:
         now_ns = max(state.clock_ns(), stage.start_clock_ns)
         self._stage_began = past.started
         since_ns = stage.start_clock_ns if past.measured_to is None else past.measured_to["to_clock_ns"] + shift_ns
-        if stage.stage.duration_s is not None:
-            now_ns = min(now_ns, stage.start_clock_ns + int(stage.stage.duration_s * 1e9))
+        if self._release.lasts_ns is not None:
+            stage.end_clock_ns = stage.start_clock_ns + self._release.lasts_ns
+        if stage.end_clock_ns is not None:
+            now_ns = min(now_ns, stage.end_clock_ns)
         for kind, fields in stage.resume(past, min(since_ns, now_ns), now_ns, cause):
             self._journal.append(kind, fields)
         if past.committed["boot"] == self._boot:
@@ -387,6 +389,7 @@ class Supervisor:
             {
                 "stage": stage.index,
                 "start_clock_ns": stage.start_clock_ns,
+                "end_clock_ns": stage.end_clock_ns,
                 "metrics": self._metrics(stage.index, worker.index),
                 "ranges": share.left(self._ledger.finished.get(stage.index, {})),
                 "owned": {name: list(ranges) for name, ranges in self._ledger.read(stage.stage).items()},
@@ -441,8 +444,8 @@ class Supervisor:
         for kind, fields in stage.second(state.clock_ns()) + stage.histograms():
             self._journal.append(kind, fields)
         end_ns = drained_clock_ns
-        if stage.stage.duration_s is not None and self._outcome is None:
-            end_ns = stage.start_clock_ns + int(stage.stage.duration_s * 1e9)
+        if stage.end_clock_ns is not None and self._outcome is None:
+            end_ns = stage.end_clock_ns
         finished = self._ledger.finished.get(stage.index, {})
         deleted = {name: list(ranges) for name, ranges in finished.items()} if stage.stage.operations else {}
         puts = [made for worker in self._crew.members if worker.ended for made in worker.ended.get("puts", [])]
@@ -540,6 +543,7 @@ class Supervisor:
             "claim": self._claim,
             "arm": self._arm,
             "commit": self._commit,
+            "end": self._end_asked,
             "adopt": self._adopt,
             "finish": self._finish_run,
             "stop": self._stop_asked,
@@ -610,6 +614,20 @@ class Supervisor:
             self._start_stage(message["stage"], start)
         else:
             self._journal.when_committed(lambda: answer(committed=message["round"]))
+
+    def _end_asked(self, message: Json, answer: Answer) -> None:
+        """The stage that runs lasts so long, and not as planned."""
+        stage, release = self._stage, self._release
+        fields = {name: message[name] for name in ("stage", "round", "duration_ns", "figures")}
+        planned_ns = 0 if stage is None or stage.end_clock_ns is None else stage.end_clock_ns - stage.start_clock_ns
+        if release.end(message, planned_ns, state.clock_ns()):
+            assert stage is not None
+            assert release.lasts_ns is not None
+            stage.end_clock_ns = stage.start_clock_ns + release.lasts_ns
+            self._journal.append("ending", {**fields, "lasts_ns": release.lasts_ns}, on_committed=lambda: answer(ending=message["round"]))
+            self._crew.order({"end": stage.end_clock_ns})
+        else:
+            self._journal.when_committed(lambda: answer(ending=message["round"]))
 
     def _adopt(self, message: Json, answer: Answer) -> None:
         """Owns what a lost agent owned; its stage is opened again when something of that is not finished."""

@@ -1,8 +1,8 @@
 """One worker process: the load of a share of an agent's concurrency.
 
-Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...} and {"stop": ...}; on stdout {"ready": true},
-{"finished": ranges, "unreadable": of them, in a verify stage}, {"notice": text}, {"ended": {...}} and {"error": {...}}. When
-stdin ends the supervisor is gone and the worker exits: a new supervisor must find nobody writing.
+Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...}, {"end": another end of it} and {"stop": ...}; on
+stdout {"ready": true}, {"finished": ranges, "unreadable": of them, in a verify stage}, {"notice": text}, {"ended": {...}} and
+{"error": {...}}. When stdin ends the supervisor is gone and the worker exits: a new supervisor must find nobody writing.
 """
 
 from __future__ import annotations
@@ -110,8 +110,17 @@ class Worker:
                 self._work.stop()
             elif "tick" in message:
                 self._report_finished()
+            elif "end" in message:
+                self._end_at(message["end"])
             else:
                 self._queue.append(message)
+
+    def _end_at(self, end_clock_ns: int) -> None:
+        """Of the stage that runs, or that is about to."""
+        if isinstance(self._work, MixWork):
+            self._work.end_at(end_clock_ns - state.clock_ns() + time.monotonic_ns())
+        for order in self._queue:
+            order["end_clock_ns"] = end_clock_ns
 
     def _run(self, order: Dict[str, Any]) -> None:
         stage = self._plan.stages[order["stage"]]
@@ -164,8 +173,7 @@ class Worker:
         ranges = {name: Intervals(pieces) for name, pieces in order["ranges"].items()}
         plan = self._plan
         if stage.kind is StageKind.EXECUTE:
-            assert stage.duration_s is not None
-            end_ns = start_ns + int(stage.duration_s * 1e9)
+            end_ns = start_ns + order["end_clock_ns"] - order["start_clock_ns"]
             recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
             recorder.tail_from_ns = end_ns
             seed = f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}"

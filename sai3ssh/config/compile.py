@@ -28,6 +28,7 @@ from ..model import (
     SizeSpec,
     Stage,
     StageKind,
+    Steady,
     Target,
     Tree,
     assign,
@@ -442,6 +443,8 @@ class _Builder:
         if kind is not StageKind.EXECUTE:
             if stage.duration is not None:
                 self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
+            if stage.steady is not None:
+                self._problems.add((*where, "steady"), f"a {kind.value} stage ends when its work is done; only execute can be steady")
             if not names and kind is not StageKind.CLEANUP:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
             return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch)
@@ -455,9 +458,25 @@ class _Builder:
         if keys.ramp_up >= duration_s:
             self._problems.add(("ramp_up",), f"ramp_up ({keys.ramp_up:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)")
         paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
-        return Stage(
-            stage.name, kind, concurrency, duration_s, max(keys.warmup_period, keys.ramp_up), tuple(mix), io_rate=paced, ramp_s=keys.ramp_up
-        )
+        warmup_s = max(keys.warmup_period, keys.ramp_up)
+        steady = self._steady(stage, where, warmup_s, duration_s)
+        return Stage(stage.name, kind, concurrency, duration_s, warmup_s, tuple(mix), io_rate=paced, ramp_s=keys.ramp_up, steady=steady)
+
+    def _steady(self, stage: StageKeys, where: Path_, warmup_s: float, duration_s: float) -> Steady | None:
+        """When a stage is taken as steady; its own keys go before those of the file, all of them."""
+        keys = stage.steady or self._keys.steady
+        at: Path_ = (*where, "steady") if stage.steady is not None else ("steady",)
+        if keys is None or not keys.enabled:
+            return None
+        found = Steady(keys.window, keys.slope, keys.spread, keys.min_duration, keys.metric, keys.confirm)
+        if found.window_s % found.round_s:
+            text = f"steady.window ({found.window_s:g} s) is no whole number of rounds, which are {found.round_s} s long"
+            self._problems.add((*at, "window"), f"{text} (5 s from 25 s on)")
+        needed_s = warmup_s + max(found.window_s + (found.confirm - 1) * found.round_s, found.min_duration_s)
+        if needed_s >= duration_s:
+            text = f"stage {stage.name!r} is not steady before {needed_s:g} s (warm-up, then window or min_duration)"
+            self._problems.add(at, f"{text}, and its duration is {duration_s:g} s; raise duration, which is the upper limit")
+        return found
 
     def _in_flight(self, stage: str, concurrency: int) -> int:
         """What an execute stage can have in flight: fewer than its concurrency when each operation has a smaller one of its own."""

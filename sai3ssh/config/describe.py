@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind
+from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind, Steady
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -40,7 +40,7 @@ class StagePart:
     mix: tuple[tuple[str, float, str], ...]
     """(operation, percent, where), with what the operation has of its own beside it."""
     pace: str
-    """Of an open loop or a ramp; empty for a plain closed loop."""
+    """Of an open loop or a ramp, and when it ends before its duration; empty for a plain closed loop."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,15 @@ def _operation(op: OperationSpec) -> str:
 def _pace(stage: Stage) -> str:
     rate = stage.io_rate
     open_loop = [f"open loop, {rate.iops:,g} operations/s per agent, {rate.distribution}"] if rate else []
-    return ", ".join([*open_loop, *([f"ramp of {stage.ramp_s:g} s"] if stage.ramp_s else [])])
+    ramp = [f"ramp of {stage.ramp_s:g} s"] if stage.ramp_s else []
+    return ", ".join([*open_loop, *ramp, *([_until_steady(stage.steady)] if stage.steady else [])])
+
+
+def _until_steady(steady: Steady) -> str:
+    """When the stage ends before its duration."""
+    limits = f"{steady.metric}/s with slope <= {100 * steady.slope:g} %, spread <= {100 * steady.spread:g} % over {steady.window_s:g} s"
+    confirmed = f", {steady.confirm} times in succession" if steady.confirm > 1 else ""
+    return f"until steady: {limits}{confirmed}, at least {steady.min_duration_s:g} s"
 
 
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:

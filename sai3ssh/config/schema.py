@@ -205,6 +205,23 @@ class IoRateKeys(Section):
     distribution: Literal["exponential", "uniform", "deterministic"] = "exponential"
 
 
+class SteadyKeys(Section):
+    """steady: an execute stage ends before its duration when it is steady. false switches it off for one stage, true has all defaults."""
+
+    enabled: bool = True
+    window: Annotated[Duration, Field(ge=5)] = 60.0
+    slope: Annotated[Share, Field(gt=0)] = 0.02
+    spread: Annotated[Share, Field(gt=0)] = 0.05
+    min_duration: Annotated[Duration, Field(ge=0)] = 60.0
+    metric: Literal["ops", "bytes"] = "ops"
+    confirm: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
 class ErrorHandling(Section):
     """error_handling; 0 as a limit means none."""
 
@@ -279,6 +296,7 @@ class StageKeys(Section):
     duration: Annotated[Duration, Field(gt=0)] | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None
     delete_batch: DeleteBatch = 1
+    steady: SteadyKeys | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -326,6 +344,7 @@ class WorkloadKeys(Section):
     io_rate: IoRateKeys = IoRateKeys()
     warmup_period: Annotated[Duration, Field(ge=0)] = 0.0
     ramp_up: Annotated[Duration, Field(ge=0)] = 0.0
+    steady: SteadyKeys | None = None
     error_handling: ErrorHandling = ErrorHandling()
     stages: list[StageKeys] = []
     distributed: Distributed = Distributed()

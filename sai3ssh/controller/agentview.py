@@ -39,6 +39,9 @@ class Agent:
     """When those that are put off may be asked again."""
     armed: bool = False
     committed: bool = False
+    told_end: bool = False
+    """It knows that the stage ends before its duration, and since when that is known here."""
+    told_end_at_s: float = 0.0
     started: int = -1
     """Last stage that it has begun, and ended."""
     ended: int = -1

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .agentview import Agent
+from .effects import Json
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Course:
     """The stage is released."""
     ever_released: bool = False
     """Some stage was: an agent may have worked."""
+    ending: Json | None = None
+    """{duration_ns, figures}, once it is decided that the stage ends before its duration."""
     abort_reason: str | None = None
     late_rounds: int = 0
     """Rounds of this release whose acknowledgements came too late for their start."""
@@ -37,10 +40,11 @@ class Course:
     def new_release(self, agents: Iterable[Agent]) -> None:
         """The stage is to be armed (again); rounds of one stage are never used twice, whatever becomes of answers to earlier ones."""
         self.stage_began = self.commit_logged = False
+        self.ending = None
         self.late_rounds = 0
         self.barrier_at_s = self.arm_deadline_s = 0.0
         for agent in agents:
-            agent.armed = agent.committed = False
+            agent.armed = agent.committed = agent.told_end = False
             agent.refusal = None
             # No data is in flight at a barrier, so the clocks are measured there, afresh for every stage.
             agent.offset = None

@@ -89,7 +89,7 @@ class Tag:
     """What a command was for."""
 
     purpose: str
-    """submit, claim, credentials, clock, arm, commit, adopt, finish, stop or forget."""
+    """submit, claim, credentials, clock, arm, commit, end, adopt, finish, stop or forget."""
     stage: int = -1
     round: int = 0
 

@@ -80,6 +80,10 @@ def course_of(plan: Plan, journals: dict[str, list[Json]], current: Collection[s
                 events.append({"event": "stage_opened_again", "stage": stage, "name": plan.stages[stage].name, "round": rounds[number - 1]})
             events.append({"event": "armed_round", "stage": stage, "round": round_, "start_controller_ns": 0})
             events.append({"event": "commit", "stage": stage, "round": round_, "start_controller_ns": 0})
+            ending = next((record for record in _of(journals, "ending", stage) if record["round"] == round_), None)
+            if ending is not None:
+                decided = {key: ending[key] for key in ("stage", "round", "duration_ns", "figures")}
+                events.append({"event": "steady", "name": plan.stages[stage].name, **decided})
             if not number:
                 events += [given for given in adoptions if given["stage"] == stage and given["again"]]
         further = any(record["stage"] > stage for kind in ("armed", "adopted") for record in _of(journals, kind))

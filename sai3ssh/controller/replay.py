@@ -34,6 +34,8 @@ def _of_run(event: Json, course: Course, agents: dict[str, Agent], reassignment:
         case "commit":
             course.commit_logged = course.ever_released = True
             course.round = event["round"]
+        case "steady":
+            course.ending = {name: event[name] for name in ("duration_ns", "figures")}
         case "stage_started":
             course.stage_began = True
         case "stage_ended":

@@ -40,6 +40,7 @@ from .effects import (
     Unanswered,
     Witness,
 )
+from .ending import Ending
 from .events import Heartbeat, JournalComplete, LinkDown, LinkFailed, LinkGivenUp, LinkUp, Records
 from .losses import ASLEEP_S, Losses
 from .mirror import PHASE as MIRROR
@@ -108,6 +109,7 @@ class Session:
         self._course = Course()
         self._losses = Losses(plan.policy, random=random, log=self._log, begin_round=self._begin_round, lost=self._lost)
         self._reassignment = Reassignment(plan, self.agents, self._log)
+        self._ending = Ending(plan, self._course, self._log)
         self._sequence = 0
         self._now = 0.0
         self._effects: list[Effect] = []
@@ -290,7 +292,11 @@ class Session:
 
     def _record(self, agent: Agent, record: Json) -> None:
         kind = record["kind"]
-        if kind == "ledger":
+        if kind == "sec":
+            self._ending.second(agent, record)
+        elif kind == "ending":
+            self._ending.heard(agent, record, self._now)
+        elif kind == "ledger":
             self._reassignment.record(record)
         elif kind == "adopted":
             self._reassignment.adopted(agent, record)
@@ -351,6 +357,8 @@ class Session:
                 agent.committed = True
                 if agent.state is AgentState.ARMED:
                     self._become(agent, AgentState.COMMITTED)
+            case "end" if current and not agent.told_end:
+                agent.told_end, agent.told_end_at_s = True, self._now
             case "claim":
                 agent.claimed, agent.generation, agent.follows = True, event.ok["generation"], ""
                 agent.refusal = None  # of a command that was not of who was in charge
@@ -490,6 +498,7 @@ class Session:
             self._release()
 
     def _end_stage(self) -> None:
+        self._ending.over()
         self._log("stage_ended", stage=self.stage, name=self.plan.stages[self.stage].name)
         self._course.next_stage(self.agents.values())
         self._course.ended_at_s = self._now
@@ -631,22 +640,32 @@ class Session:
             self._send(agent.name, command, tag, self._options.ack_timeout_s)
 
     def _watch_stage(self) -> None:
-        """Repeats COMMIT to whom it has not reached, and knows how long the stage can last."""
+        """Repeats COMMIT to whom it has not reached, ends the stage when it is steady, and knows how long it can last."""
+        self._note_start()
+        self._ending.look(self.active, self._now, self._start_delay_s)
         stage = self.plan.stages[self.stage]
         timed = stage.kind is StageKind.EXECUTE
         retry = self.plan.retry
         longest_s = self.plan.deadlines.total_s * (retry.max_retries + 1) + retry.max_delay_s * retry.max_retries
         limit_s = longest_s * self.plan.turns(stage) + self._options.overrun_s
-        limit_s += self._start_delay_s + (stage.duration_s or 0.0) if timed else self.plan.target_outage_timeout_s
+        limit_s += self._start_delay_s if timed else self.plan.target_outage_timeout_s
         for agent in self.active:
             if agent.started < self.stage and not agent.committed and agent.up:
                 self._ask(agent, "commit", {})
-            since_s = self._course.committed_at_s if timed else max(self._course.committed_at_s, agent.progress_at_s)
-            if agent.ended < self.stage and agent.overdue(self._now, since_s, limit_s):
-                text = f"no end {limit_s:.0f} s after its release" if timed else f"no object finished for {limit_s:.0f} s"
+            if self._course.ending is not None and agent.started == self.stage > agent.ended and not agent.told_end and agent.up:
+                self._ask(agent, "end", self._course.ending)
+            since_s, wait_s = self._course.committed_at_s, limit_s
+            if not timed:
+                since_s = max(since_s, agent.progress_at_s)
+            elif agent.told_end:
+                since_s = agent.told_end_at_s
+            else:
+                wait_s += stage.duration_s or 0.0
+            if agent.ended < self.stage and agent.overdue(self._now, since_s, wait_s):
+                what = f"after its {'end was set' if agent.told_end else 'release'}"
+                text = f"no end {wait_s:.0f} s {what}" if timed else f"no object finished for {wait_s:.0f} s"
                 self._agent_gone(agent, Permanent(f"stage {stage.name}: {text}", host=agent.name))
                 return
-        self._note_start()
 
     def _note_start(self) -> None:
         if not self._course.stage_began and all(agent.started >= self.stage for agent in self.active):

@@ -89,11 +89,15 @@ class AgentStage:
 
     start: Json | None = None
     end: Json | None = None
+    ending: Json | None = None
+    """That it was ended before its planned end."""
     data: StageData = field(default_factory=StageData)
     warmup: StageData = field(default_factory=StageData)
     seconds: list[Json] = field(default_factory=list)
     measured: list[tuple[int, int]] = field(default_factory=list)
     """Intervals with a summary, merged; those in which not all workers were at work are left out."""
+    unseconded: list[Json] = field(default_factory=list)
+    """The gap and lost records with operations, which no second tells."""
     lost: list[Json] = field(default_factory=list)
     """The lost records: what was not measured, and why."""
     without_histogram: Json = field(default_factory=dict)
@@ -158,6 +162,8 @@ def _take(agent: AgentJournal, record: Json) -> None:
         agent.notices.append(str(record["text"]))
     elif kind == "worker" and record.get("cause"):
         agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
+    elif kind == "ending":
+        agent.stages.setdefault(record["stage"], AgentStage()).ending = record
     elif kind == "ledger" and "unreadable" in record:
         agent.stages.setdefault(record["stage"], AgentStage()).unreadable.take(record["unreadable"])
     elif kind in ("stage_start", "stage_end", "sec", "gap", "lost", "hist"):
@@ -198,6 +204,8 @@ def _take_lost(stage: AgentStage, record: Json) -> None:
     _count(stage.warmup if record["warmup"] else stage.data, record)
     if "without_histogram" in record:
         stage.without_histogram = record["without_histogram"]
+    if record["ops"]:
+        stage.unseconded.append(record)
     start, end = record["from_clock_ns"], record["to_clock_ns"]
     if end > start:
         stage.lost.append({"from_clock_ns": start, "to_clock_ns": end, "cause": record["cause"]})
@@ -232,5 +240,4 @@ def _take_second(stage: AgentStage, record: Json) -> None:
         stage.measured[-1] = (stage.measured[-1][0], max(end, stage.measured[-1][1]))
     else:
         stage.measured.append((start, end))
-    if record["kind"] == "sec":
-        stage.seconds.append(record)
+    (stage.seconds if record["kind"] == "sec" else stage.unseconded).append(record)

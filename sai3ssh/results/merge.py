@@ -13,6 +13,7 @@ from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
 from .network import controller, network
+from .steady import duration_ns, leave_out_what_is_late, steadiness, steady_lines
 from .verdict import AgentFacts, coverage_of, judge
 
 Json = dict[str, Any]
@@ -45,6 +46,7 @@ def read_inputs(path: Path) -> Inputs:
     plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
     hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
     agents = {host["agent_id"]: read_agent(host["agent_id"], path / "agents" / host["agent_id"] / "journal.ndjson") for host in hosts}
+    leave_out_what_is_late(plan, agents)
     events_path = path / "events.ndjson"
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
     preflight = path / "preflight.json"
@@ -64,7 +66,7 @@ def merge(inputs: Inputs) -> Json:
     return {
         "schema": SCHEMA,
         "verdict": verdict.value,
-        "reasons": reasons,
+        "reasons": [*reasons, *steady_lines(stages)],
         "run_id": plan.run_id,
         "name": plan.name,
         "revisions": [
@@ -90,9 +92,9 @@ def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] |
     if stage.start is None:
         return None
     start = stage.start["start_clock_ns"]
-    duration_s = inputs.plan.stages[index].duration_s
-    if duration_s is not None:
-        return start, start + int(duration_s * 1e9)
+    lasts_ns = duration_ns(inputs.plan, inputs.agents, index)
+    if lasts_ns is not None:
+        return start, start + lasts_ns
     if stage.end is not None and stage.end["outcome"] == Outcome.FINISHED.value:
         return start, stage.end["drained_clock_ns"]
     # It did not get to its end: as long as the slowest of the others that did, or as what is known of it.
@@ -116,11 +118,11 @@ def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, in
 
 def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
     measured_ns = planned_ns = 0
-    for index, stage in enumerate(inputs.plan.stages):
+    for index in range(len(inputs.plan.stages)):
         mine = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, mine)
         if planned is None:
-            planned_ns += _others_ns(inputs, index, stage.duration_s)
+            planned_ns += _others_ns(inputs, index)
             continue
         planned_ns += planned[1] - planned[0]
         measured_ns += sum(hi - lo for lo, hi in _measured(mine, planned))
@@ -129,10 +131,11 @@ def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
     return AgentFacts(agent.agent_id, outcome, agent.final["reason"] if agent.final else "", whole, measured_ns / 1e9, planned_ns / 1e9)
 
 
-def _others_ns(inputs: Inputs, index: int, duration_s: float | None) -> int:
+def _others_ns(inputs: Inputs, index: int) -> int:
     """What a stage that this agent never began takes: its duration, or as long as the slowest agent."""
-    if duration_s is not None:
-        return int(duration_s * 1e9)
+    lasts_ns = duration_ns(inputs.plan, inputs.agents, index)
+    if lasts_ns is not None:
+        return lasts_ns
     spans = [_planned(inputs, index, agent.stages[index]) for agent in inputs.agents.values() if index in agent.stages]
     return max((span[1] - span[0] for span in spans if span), default=0)
 
@@ -140,11 +143,11 @@ def _others_ns(inputs: Inputs, index: int, duration_s: float | None) -> int:
 def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
     """The planned intervals without measurement, in seconds from the start of their stage."""
     lost: list[Json] = []
-    for index, spec in enumerate(inputs.plan.stages):
+    for index in range(len(inputs.plan.stages)):
         stage = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, stage)
         if planned is None:
-            whole_s = round(_others_ns(inputs, index, spec.duration_s) / 1e9, 3)
+            whole_s = round(_others_ns(inputs, index) / 1e9, 3)
             lost += [{"stage": index, "from_s": 0.0, "to_s": whole_s, "cause": "never began"}] if whole_s else []
             continue
         at = planned[0]
@@ -191,6 +194,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
         "kind": spec.kind.value,
         "seconds": seconds,
         "warmup_s": warmup_s,
+        "steady": steadiness(inputs.plan, inputs.agents, inputs.events, index),
         "start_spread_ms": _start_spread_ms(inputs, index, parts),
         "operations": operations(total, seconds),
         "agents": {

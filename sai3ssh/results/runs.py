@@ -49,11 +49,18 @@ def read_run(path: Path) -> GivenRun:
         agents = len(json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"])
         results = read(path)
         stages = zip(plan["stages"], results.content["stages"], strict=True)
-        planned_s = agents * sum(spec["duration_s"] or max(0.0, stage["seconds"] + stage["warmup_s"]) for spec, stage in stages)
+        planned_s = agents * sum(_planned_s(spec, stage) for spec, stage in stages)
         kept = {name: value for name, value in plan.items() if name not in ("run_id", "name")}
         return GivenRun(path, kept, agents, results, planned_s)
     except BROKEN as error:
         raise ConfigError(f"run {path} cannot be read: {type(error).__name__}: {error}", remedy="Leave it out") from error
+
+
+def _planned_s(spec: Json, stage: Json) -> float:
+    """Of one agent in a stage: its duration, until it was steady where it was to end then; else what it took."""
+    steady = stage.get("steady")
+    planned: float = steady["duration_s"] if steady else spec["duration_s"] or max(0.0, stage["seconds"] + stage["warmup_s"])
+    return planned
 
 
 def differences(first: Any, other: Any, where: str = "") -> Iterator[str]:

@@ -53,6 +53,8 @@ class Board:
     stage: int = 0
     stage_running: bool = False
     stage_since_s: float = 0.0
+    ends_s: float | None = None
+    """How long the stage lasts, once it is to end before its duration."""
     began_s: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -66,10 +68,13 @@ class Board:
         match event["event"]:
             case "stage_started":
                 self.stage, self.stage_running, self.stage_since_s = event["stage"], True, self.clock_s()
+            case "steady":
+                self.ends_s = event["duration_ns"] / 1e9
             case "stage_ended":
                 # What all agents wait for from now on is the next one.
                 self.stage = min(event["stage"] + 1, len(self.plan.stages) - 1)
                 self.stage_running = False
+                self.ends_s = None
                 for row in self.rows.values():
                     row.done = row.planned = 0
             case "agent_state":
@@ -135,7 +140,7 @@ class Board:
         if not self.stage_running:
             return 0.0
         if stage.kind is StageKind.EXECUTE:
-            return min(1.0, (self.clock_s() - self.stage_since_s) / (stage.duration_s or 1.0))
+            return min(1.0, (self.clock_s() - self.stage_since_s) / (self.ends_s or stage.duration_s or 1.0))
         return self.done / self.planned if self.planned else 0.0
 
     @property
@@ -146,8 +151,13 @@ class Board:
         if not self.stage_running:
             return None
         if stage.kind is StageKind.EXECUTE:
-            return max(0.0, (stage.duration_s or 0.0) - elapsed_s)
+            return max(0.0, (self.ends_s or stage.duration_s or 0.0) - elapsed_s)
         return elapsed_s * (self.planned - self.done) / self.done if self.done and self.planned else None
+
+    @property
+    def at_most(self) -> str:
+        """Before eta_s, in a stage that may end before its duration."""
+        return "at most " if self.plan.stages[self.stage].steady is not None and self.ends_s is None else ""
 
     def totals(self) -> tuple[float, float, int]:
         """Operations/s and MiB/s of the agents whose rates are current, and errors of all."""

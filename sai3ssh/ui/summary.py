@@ -26,7 +26,8 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
         ),
         soft_wrap=True,
     )
-    for reason in summary.reasons if summary.verdict != "COMPLETE" else ():
+    # The first reason of a complete run is what COMPLETE means.
+    for reason in summary.reasons[summary.verdict == "COMPLETE" :]:
         console.print(Text(f"  {reason}"), soft_wrap=True)
     if summary.lines:
         print_whole(console, _table(summary))

@@ -16,6 +16,7 @@ from rich.text import Text
 from ..controller.events import Event
 from ..controller.run import Observer
 from ..model import Assignment, Plan
+from ..results.steady import steady_text
 from .board import Board, Row
 
 Json = dict[str, Any]
@@ -73,6 +74,11 @@ def describe(event: Json) -> str | None:
             return f"{agent}: UNREACHABLE ({event['cause']}); the agent keeps running, reconnecting"
         case "stage_started":
             return f"stage {event['name']} started on all agents"
+        case "steady":
+            text = steady_text(event["name"], event["figures"])
+            return f"{text}; it ends on all agents {event['duration_ns'] / 1e9:.0f} s after its start"
+        case "not_steady":
+            return f"stage {event['name']} was not steady within its duration"
         case "stage_ended":
             return f"stage {event['name']} ended on all agents"
         case "agent_failed" | "agent_lost":
@@ -173,7 +179,7 @@ def progress_line(board: Board) -> str:
     parts.append(f"{ops:,.0f} ops/s, {mib:,.1f} MiB/s")
     eta_s = board.eta_s
     if eta_s is not None:
-        parts.append(f"{duration(eta_s)} left")
+        parts.append(f"{board.at_most}{duration(eta_s)} left")
     if errors:
         parts.append(f"{errors} errors")
     away = [row.name for row in board.rows.values() if row.shown_state == "UNREACHABLE"]
@@ -237,7 +243,7 @@ class LiveView:
         line.append(f"   {ops:,.0f} ops/s   {mib:,.1f} MiB/s")
         eta_s = board.eta_s
         tail = f" {100 * board.fraction:5.1f} %" + (f"  {board.done:,} of {board.planned:,} objects" if board.planned else "")
-        tail += f"  {duration(eta_s)} left" if eta_s is not None else ""
+        tail += f"  {board.at_most}{duration(eta_s)} left" if eta_s is not None else ""
         bar = Table.grid(padding=0)
         bar.add_row(ProgressBar(total=1.0, completed=board.fraction, width=max(10, min(60, self._console.width - len(tail) - 2))), tail)
         return Group(line, bar)

@@ -163,6 +163,46 @@ class Recovery(AgentCase):
         self.assertLessEqual(len(names - written), 4, "at most what was in flight")
         self.assertEqual(self.files(), [])
 
+    def end_of_mix(self, channel, duration_ns):
+        fields = {"stage": 1, "round": 1, "duration_ns": duration_ns, "figures": {}}
+        return channel.ok("end", key=self.key, agent_id="a0", **fields)
+
+    def test_an_end_that_was_said_outlives_workers_and_supervisors(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        start = channel.release(self.key, "a0", 1)
+        channel.wait(lambda: self.seconds(1) >= 1, "some progress")
+        lasts_ns = state.clock_ns() - start + 2_000_000_000
+        for _ in range(2):
+            self.assertEqual(self.end_of_mix(channel, lasts_ns), {"ending": 1})
+        self.kill_supervisor(channel)
+        channel.wait_state("RUNNING")
+        self.kill(self.worker(1))
+        # It stays as it was said first, whoever asks.
+        self.assertEqual(self.end_of_mix(channel, lasts_ns + 9_000_000_000), {"ending": 1})
+        channel.wait_state("AT_BARRIER")
+        records = self.finish(channel, 2)
+        self.assertEqual([r["lasts_ns"] for r in records if r["kind"] == "ending"], [lasts_ns])
+        (end,) = [r for r in records if r["kind"] == "stage_end" and r["stage"] == 1]
+        self.assertEqual(end["end_clock_ns"] - end["start_clock_ns"], lasts_ns)
+
+    def test_an_end_that_comes_too_late_ends_the_stage_at_once(self):
+        channel, _ = self.begin(duration_s=60.0)
+        self.stage(channel, 0, "AT_BARRIER")
+        start = channel.release(self.key, "a0", 1)
+        channel.wait(lambda: self.seconds(1) >= 2, "some progress")
+        before_ns = state.clock_ns() - start
+        self.end_of_mix(channel, 1_000_000_000)
+        after_ns = state.clock_ns() - start
+        channel.wait_state("AT_BARRIER")
+        self.assertEqual(self.end_of_mix(channel, 1_000_000_000), {"ending": 1})
+        records = self.finish(channel, 2)
+        (ending,) = [r for r in records if r["kind"] == "ending"]
+        self.assertEqual(ending["duration_ns"], 1_000_000_000)
+        self.assertTrue(before_ns <= ending["lasts_ns"] <= after_ns, (before_ns, ending, after_ns))
+        (end,) = [r for r in records if r["kind"] == "stage_end" and r["stage"] == 1]
+        self.assertEqual(end["end_clock_ns"] - end["start_clock_ns"], ending["lasts_ns"])
+
     def test_a_worker_that_crashes_three_times_in_a_row_fails_the_agent(self):
         channel, _ = self.begin(duration_s=60.0)
         self.stage(channel, 0, "AT_BARRIER")

@@ -38,6 +38,50 @@ class Releases(unittest.TestCase):
         with self.assertRaises(AgentError):
             self.release.arm(message(number=3), "COMMITTED")
 
+    def running(self):
+        self.release.arm(message(), "READY")
+        self.release.commit(message())
+
+    def test_a_stage_is_ended_early_once_and_for_all(self):
+        self.running()
+        end = {**message(), "duration_ns": 50}
+        self.assertTrue(self.release.end(end, 90, 1020))
+        self.assertEqual(self.release.lasts_ns, 50)
+        for again in (end, {**end, "duration_ns": 40}, {**end, "duration_ns": 60}):
+            self.assertFalse(self.release.end(again, 50, 1045))
+        self.assertEqual(self.release.lasts_ns, 50)
+        self.release.stage_ended()
+        self.assertIsNone(self.release.lasts_ns)
+        self.assertFalse(self.release.end(end, 0, 1060), "a stage that is over is no error")
+
+    def test_an_end_that_comes_too_late_is_now_and_never_beyond_the_planned_one(self):
+        self.running()
+        self.release.end({**message(), "duration_ns": 50}, 90, 1070)
+        self.assertEqual(self.release.lasts_ns, 70)
+        self.setUp()
+        self.running()
+        self.release.end({**message(), "duration_ns": 50}, 90, 1095)
+        self.assertEqual(self.release.lasts_ns, 90)
+
+    def test_only_the_stage_that_runs_is_ended(self):
+        end = {**message(), "duration_ns": 50}
+        with self.assertRaises(AgentError):
+            self.release.end(end, 90, 1000)
+        self.release.arm(message(), "READY")
+        with self.assertRaises(AgentError):
+            self.release.end(end, 90, 1000)
+        self.release.commit(message())
+        for wrong in (
+            {**message(number=2), "duration_ns": 50},
+            {**message(stage=1), "duration_ns": 50},
+            {**message(generation=0), "duration_ns": 50},
+        ):
+            with self.assertRaises(AgentError):
+                self.release.end(wrong, 90, 1000)
+        with self.assertRaises(AgentError):
+            self.release.end(end, 0, 1000)
+        self.assertIsNone(self.release.lasts_ns)
+
     def test_no_commit_without_arm_and_no_stage_out_of_order(self):
         with self.assertRaises(AgentError):
             self.release.commit(message(number=0))

@@ -652,6 +652,30 @@ class Mix(Base):
         self.assertIsNone(work.next(100))
         self.assertTrue(work.finished)
 
+    def test_the_end_can_come_earlier_than_planned(self):
+        work = self.work([OperationSpec("get", 1, "s3://b/p/", "prepared")], end_ns=SECOND)
+        tasks = [work.next(now_ns) for now_ns in (0, 10, 20)]
+        work.done(tasks[0], 30, 4096)
+        work.end_at(100)
+        work.done(tasks[1], 100, 4096)
+        self.assertIsNotNone(work.next(99))
+        self.assertIsNone(work.next(100))
+        self.assertTrue(work.finished)
+        work.done(tasks[2], 101, 4096)
+        (region,) = self.reader.delta(0).regions.values()
+        self.assertEqual((sum(region.cells.values()), region.tail_ops, region.tail_bytes), (3, 1, 4096))
+
+    def test_a_schedule_knows_of_an_earlier_end(self):
+        work = self.paced(iops=10.0)
+        self.assertIsNotNone(work.next(0))
+        self.assertIsNone(work.next(1))
+        self.assertEqual(work.wake_ns, SECOND // 10)
+        work.end_at(SECOND // 20)
+        self.assertIsNone(work.next(2))
+        self.assertEqual(work.wake_ns, SECOND // 20)
+        self.assertIsNone(work.next(SECOND // 20))
+        self.assertTrue(work.finished)
+
     def paced(self, iops=10.0):
         mix = [OperationSpec("get", 1, "s3://b/p/", "prepared")]
         return self.work(mix, pacer=Pacer(IoRate(iops, "deterministic"), 1.0, 0.0, 0, random.Random(1)))

@@ -196,6 +196,37 @@ def test_every_kind_of_operation_on_a_real_server_leaves_nothing(bench: Bench, r
     assert [entry["Key"] for entry in left if ".sai3ssh-probe-" not in entry["Key"]] == []
 
 
+STEADY = "steady: {window: 5s, slope: 30%, spread: 50%, min_duration: 5s}"
+
+
+def test_a_stage_that_is_steady_ends_before_its_duration_on_all_agents_at_once(bench: Bench) -> None:
+    paced = WORKLOAD.replace("iops: 200", "iops: 200, distribution: deterministic")
+    out, err = bench.start(duration="300s", more=STEADY, text=paced).communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    (decided,) = bench.events("steady")
+    content = json.loads((bench.run / "results.json").read_text())
+    assert (content["verdict"], content["coverage"]) == ("COMPLETE", 1.0)
+    seconds = decided["duration_ns"] / 1e9
+    assert 7.0 <= seconds < 120.0
+    assert [stage["seconds"] for stage in content["stages"]][1] == seconds
+    assert {part["seconds"] for part in content["stages"][1]["agents"].values()} == {seconds}
+    # Rates are over the time that it really lasted.
+    assert content["stages"][1]["operations"]["get"]["ops_per_s"] == pytest.approx(400.0, rel=0.1)
+    reason = content["reasons"][-1]
+    assert reason.startswith(f"read: steady after {decided['figures']['after_s']} s (slope ")
+    assert reason.endswith(" % over 5 s)")
+    assert reason in (bench.run / "STATUS.txt").read_text()
+    assert reason in (bench.run / "02_read_results.tsv").read_text()
+    assert f"{reason}; it ends on all agents {seconds:.0f} s after its start" in out
+    assert reason in out.partition("verdict COMPLETE")[2]
+    for name in AGENTS:
+        records = [json.loads(line) for line in (bench.run / "agents" / name / "journal.ndjson").read_text().splitlines()]
+        (ending,) = [record for record in records if record["kind"] == "ending"]
+        assert ending["lasts_ns"] == ending["duration_ns"] == decided["duration_ns"]
+        (end,) = [record for record in records if record["kind"] == "stage_end" and record["name"] == "read"]
+        assert end["end_clock_ns"] - end["start_clock_ns"] == decided["duration_ns"]
+
+
 def test_a_later_run_finds_what_of_an_earlier_ones_objects_is_gone_or_altered(bench: Bench) -> None:
     text = WORKLOAD.partition("stages:")[0].replace("size_spec: 1KiB", "size_spec: 1KiB, dedup_factor: 2, compress_factor: 2")
     out, err = bench.start(text=text + "stages: [{{name: prepare, type: prepare}}]").communicate(timeout=120)

@@ -18,6 +18,8 @@ Json = dict[str, Any]
 TICK_S = 0.2
 CREDENTIALS_S = 45.0
 """They are asked for by each heartbeat, and again 30 s after a command that was lost."""
+END_S = 45.0
+"""The end of a stage is said at once, and again 10 s after each time that it was lost."""
 
 
 class Invariants:
@@ -30,6 +32,8 @@ class Invariants:
         self.rounds: Counter[str] = Counter()
         self.awaiting_s: Counter[str] = Counter()
         """How long each agent has been without credentials although this controller is in charge of it and hears it."""
+        self.untold_s: Counter[str] = Counter()
+        """How long each agent has run on although this controller hears it and knows that the stage is to end."""
         self.cleanup_began = False
         self.resumes = 0
         self.told: dict[int, Intervals] = {}
@@ -49,6 +53,13 @@ class Invariants:
                 assert self.awaiting_s[host.name] <= CREDENTIALS_S, f"{host.name} has no credentials after {CREDENTIALS_S} s"
             else:
                 self.awaiting_s[host.name] = 0
+            ending = world.session._course.ending
+            untold = heard and ending is not None and host.running is not None and host.release is not None and not host.disk_full
+            if untold and host.release.lasts_ns is None and world.session.abort_reason is None:  # type: ignore[union-attr]
+                self.untold_s[host.name] += TICK_S  # type: ignore[assignment]
+                assert self.untold_s[host.name] <= END_S, f"{host.name} does not know that its stage is to end after {END_S} s"
+            else:
+                self.untold_s[host.name] = 0
         linked = any(agent.linked for agent in world.session.agents.values())
         if not linked and not (world.faults.witness and world.now >= world.off_until_s):
             return
@@ -63,6 +74,7 @@ class Invariants:
         """Another controller counts anew."""
         self.down_s.clear()
         self.awaiting_s.clear()
+        self.untold_s.clear()
         self.rounds.clear()
         self.resumes += 1
 
@@ -84,6 +96,9 @@ class Invariants:
             self._one_release(fields)
         elif event == "reassigned":
             self._only_the_rest_is_done_again(fields)
+        elif event == "steady":
+            said = [e for e in self.world.history if e["event"] == event and e["stage"] == fields["stage"]]
+            assert len(said) == 1, f"{fields} is decided {len(said)} times"
         elif event == "go_on_without":
             said = [e for e in self.world.history if e["event"] == event and e["agent"] == fields["agent"]]
             assert len(said) == 1, f"{fields} is decided {len(said)} times"
@@ -136,6 +151,28 @@ class Invariants:
         assert latest == (command["stage"], command["round"]), f"{agent.name} obeys {command}, armed was {latest}"
         logged = [(e["stage"], e["round"]) for e in self.world.events("commit")]
         assert (command["stage"], command["round"]) in logged, f"commit of stage {command['stage']} was not logged"
+
+    # --- of stages that end before their duration --------------------------------------------------------------------------------------
+
+    def end_arrives(self, agent: SimAgent, command: Json) -> None:
+        """No end reaches an agent before it is in the controller's log; there is one for all."""
+        stage = command["stage"]
+        logged = [e["duration_ns"] for e in self.world.events("steady") if e["stage"] == stage]
+        assert command["duration_ns"] in logged, f"{agent.name} is to end after {command['duration_ns']}, logged is {logged}"
+        for other in self.world.agents:
+            told = [r["duration_ns"] for r in other.journal if r["kind"] == "ending" and r["stage"] == stage]
+            counts = not self.world.last_session.agents[other.name].out
+            assert not counts or set(told) <= {command["duration_ns"]}, f"{agent.name} is to end after {command}, {other.name} after {told}"
+
+    def measures(self, agent: SimAgent, stage: int) -> None:
+        """Nobody works beyond the end that all have, or beyond the moment in which it learnt of it when that was later."""
+        records = agent.journal + [record for _, record, _ in agent._waiting]
+        told = [record for record in records if record["kind"] == "ending" and record["stage"] == stage]
+        assert len(told) <= 1, f"{agent.name}: {told}"
+        if told and agent.release is not None:
+            since_ns = agent.clock_ns() - agent.release.start_clock_ns
+            limit_ns = max(told[0]["duration_ns"], agent.end_heard_ns[stage])
+            assert since_ns <= limit_ns + 1_000_000, f"{agent.name} works {since_ns / 1e9} s, the end is after {limit_ns / 1e9} s"
 
     def obeys(self, agent: SimAgent, command: Json) -> None:
         """An agent takes orders of the controller that claimed it last only."""

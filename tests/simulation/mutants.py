@@ -147,6 +147,15 @@ MUTANTS = (
         '            course.round = event["round"]\n        case "commit"',
         '            course.round = 0\n        case "commit"',
     ),
+    Mutant("the end of a stage is decided again on resume", "controller/replay.py", 'case "steady":', 'case "steady_":'),
+    Mutant("an end before its event", "controller/ending.py", 'self._log("steady", stage', 'self._log("steady_", stage'),
+    Mutant(
+        "who has not heard of the end is not told again",
+        "controller/session.py",
+        "not agent.told_end and agent.up:",
+        "not agent.told_end and agent.up and self._course.start_controller_ns:",
+    ),
+    Mutant("an end is forgotten after a crash", "agent/recovery.py", '    "ending": _set("ending"),\n', ""),
     Mutant("an offset off by one after a resume", "controller/mirror.py", "self.size += len(line)", "self.size += len(line) - 1"),
     Mutant(
         "a torn end of a mirror stays", "controller/mirror.py", "self._file.truncate(self.size)\n\n    def _check", "pass\n\n    def _check"

@@ -10,7 +10,7 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 
 from sai3ssh.controller.session import Options
-from sai3ssh.model import FailurePolicy, Intervals
+from sai3ssh.model import FailurePolicy, Intervals, Steady
 from tests.simulation.world import OBJECTS, ControllerCrash, Cut, Faults, Hit, SimAgent, World
 
 AGENTS = 4
@@ -73,7 +73,11 @@ def draw(seed: int) -> World:
         policy = FailurePolicy("best_effort", attempts=1, delay_s=2.0, reconnect_timeout_s=60.0)
     if pick.random() < 0.15:
         faults.hits.append(Hit(pick.choice(RARE_HITS), pick.randrange(AGENTS), pick.uniform(0.0, 120.0), 0.0))
-    return World(faults, AGENTS, lengths, options, policy, credentials=credentials)
+    steady = None
+    if seed % 4 == 2:
+        steady = Steady(pick.choice([5.0, 8.0]), 0.02, 0.05, pick.choice([5.0, 15.0]), pick.choice(["ops", "bytes"]), pick.choice([1, 3]))
+        lengths = [pick.uniform(25.0, 120.0) for _ in range(pick.choice([1, 1, 2]))]
+    return World(faults, AGENTS, lengths, options, policy, credentials=credentials, steady=steady)
 
 
 def check(world: World) -> None:
@@ -127,8 +131,22 @@ def _check_whole(world: World) -> None:
             theirs = Intervals(piece for r in others if r["kind"] == "ledger" and r["stage"] == stage for piece in r["ranges"])
             both = len(theirs) - len(theirs.subtract(Intervals(mine)))
             assert _out(world, agent) or not both, f"stage {stage}: {both} objects of {agent.name} were done by others as well"
+    _check_ends(world)
     ended = [e["stage"] for e in world.events("stage_ended")]
     assert ended == list(range(len(world.plan.stages))) or world.rebuilt, ended
+
+
+def _check_ends(world: World) -> None:
+    """A stage that was to end when it is steady has ended so, for all that count alike, or has been found not to be steady."""
+    for stage, spec in enumerate(world.plan.stages):
+        decided = [e for e in world.events("steady") if e["stage"] == stage]
+        missed = [e for e in world.events("not_steady") if e["stage"] == stage]
+        if spec.steady is None or world.rebuilt:
+            assert spec.steady or not decided + missed
+            continue
+        assert len(decided) + len(missed) == 1, f"stage {stage}: {decided} {missed}"
+        told = {r["duration_ns"] for a in world.agents for r in a.journal if r["kind"] == "ending" and r["stage"] == stage}
+        assert told <= {e["duration_ns"] for e in decided}, f"stage {stage}: agents were told {told}, decided is {decided}"
 
 
 def _up_since_s(world: World, agent: SimAgent) -> float:

@@ -42,6 +42,7 @@ def test_the_schedules_contain_what_they_are_to_contain() -> None:
         found["from_agents"] += sum(crash.from_agents for crash in world.faults.controller_crashes)
         found["failure"] += world.faults.failure is not None
         found["stop"] += world.faults.stop_at_s is not None
+        found["steady"] += any(stage.steady is not None for stage in world.plan.stages)
         world.close()
     wanted = {
         "half_open",
@@ -57,5 +58,5 @@ def test_the_schedules_contain_what_they_are_to_contain() -> None:
         "power_cut",
         "from_agents",
     }
-    wanted |= {"failure", "stop", "fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"}
+    wanted |= {"failure", "stop", "steady", "fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"}
     assert all(found[name] >= 5 for name in wanted), found

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sai3ssh.controller.effects import Refused, Tag
+from sai3ssh.controller.effects import MeasureClock, Refused, Send, Tag
 from sai3ssh.controller.session import Options
 from sai3ssh.errors import AgentError
-from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome
-from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, Cut, Faults, Hit, World
+from sai3ssh.model import AgentState, FailurePolicy, Intervals, Outcome, Steady
+from tests.simulation.world import CLOCK_ERROR_NS, OBJECTS, RECONNECT_TIMEOUT_S, ControllerCrash, Cut, Faults, Hit, World
 
 AGENTS = 4
 MANY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -250,3 +250,75 @@ def test_a_lost_agent_is_fenced_before_a_stage_that_deletes_what_it_may_create_a
     fenced, *_ = [at for at, log in world.log if log.event == "fenced"]
     released = [at for at, log in world.log if log.event == "commit" and log.fields["stage"] == 1]
     assert cut_s + policy.reconnect_timeout_s <= fenced <= released[0]
+
+
+STEADY = Steady(window_s=5.0, min_duration_s=5.0)
+
+
+def endings(world: World) -> list[tuple[int, int]]:
+    """What each agent was told: how long the stage is to last, and how long it lasted there."""
+    return [(r["duration_ns"], r["lasts_ns"]) for agent in world.agents for r in agent.journal if r["kind"] == "ending"]
+
+
+def test_a_steady_stage_ends_at_once_for_all() -> None:
+    world = World(Faults(seed=1), AGENTS, [300.0], steady=STEADY)
+    world.run(limit_s=3600)
+    (decided,) = world.events("steady")
+    # The load grows for ten seconds.
+    assert 12 <= decided["figures"]["after_s"] < decided["duration_ns"] / 1e9 < 40
+    assert endings(world) == [(decided["duration_ns"], decided["duration_ns"])] * AGENTS
+    assert world.events("not_steady") == []
+    order = [log.event for _, log in world.log if log.event in ("stage_started", "steady", "stage_ended")]
+    assert order == [*["stage_started", "stage_ended"], *["stage_started", "steady", "stage_ended"], *["stage_started", "stage_ended"]]
+
+
+def test_who_cannot_be_reached_when_the_stage_is_to_end_ends_it_when_it_is_back() -> None:
+    world = World(Faults(seed=2), AGENTS, [300.0], steady=STEADY)
+    link = world.links[1]
+    send = link.send
+
+    def cut_off(effect: Send | MeasureClock, timeout_s: float) -> None:
+        if isinstance(effect, Send) and effect.command["cmd"] == "end" and len(world.events("link_down")) == 0:
+            link.cut(30.0)
+        send(effect, timeout_s)
+
+    link.send = cut_off  # type: ignore[method-assign]
+    world.run(limit_s=3600)
+    (decided,) = world.events("steady")
+    duration_ns = decided["duration_ns"]
+    lasts_ns = [lasts_ns for told_ns, lasts_ns in endings(world) if told_ns == duration_ns]
+    assert [lasts_ns[index] for index in (0, 2, 3)] == [duration_ns] * 3
+    # The end is a few seconds after the decision.
+    assert duration_ns + 20e9 < lasts_ns[1] < duration_ns + 32e9
+    assert world.session.agents["agent-1"].outcome is Outcome.FINISHED
+
+
+def test_a_controller_that_is_resumed_keeps_to_the_end_that_was_decided() -> None:
+    plain = World(Faults(seed=3), AGENTS, [300.0], steady=STEADY)
+    while not plain.events("steady"):
+        plain.advance(0.05)
+    plain.close()
+    known = 0
+    # Around its event, and the command to each agent after it.
+    for effect in range(plain.effects - AGENTS - 1, plain.effects + 3):
+        world = World(Faults(seed=3, controller_crashes=[ControllerCrash(effect, 5.0, True)]), AGENTS, [300.0], steady=STEADY)
+        while not world.events("run_resumed"):
+            world.advance(0.5)
+        before = world.events("steady")
+        known += bool(before)
+        world.run(limit_s=3600)
+        (decided,) = world.events("steady")
+        assert before in ([], [decided])
+        assert {duration_ns for duration_ns, _ in endings(world)} == {decided["duration_ns"]}
+    assert AGENTS <= known < AGENTS + 4
+
+
+def test_an_agent_that_knows_of_the_end_and_hangs_is_given_up_long_before_the_planned_one() -> None:
+    world = World(Faults(seed=2), AGENTS, [36000.0], steady=STEADY)
+    while len(endings(world)) < AGENTS:
+        world.advance(0.1)
+    world.agents[1].freeze()
+    began_s = world.now
+    world.run(limit_s=3600)
+    assert "no end 1277 s after its end was set" in (world.session.abort_reason or "")
+    assert world.now - began_s < 1500

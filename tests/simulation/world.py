@@ -50,6 +50,7 @@ from sai3ssh.model import (
     SizeSpec,
     Stage,
     StageKind,
+    Steady,
     Target,
     share,
 )
@@ -64,11 +65,13 @@ SILENCE_S = 3.0
 OBJECTS = 1000
 
 
-def plan(durations: list[float], policy: FailurePolicy, *, credentials: bool = False, deletes: bool = False) -> Plan:
+def plan(
+    durations: list[float], policy: FailurePolicy, *, credentials: bool = False, deletes: bool = False, steady: Steady | None = None
+) -> Plan:
     """A prepare of OBJECTS objects, execute stages of these lengths, a cleanup."""
     stages = [Stage("prepare", StageKind.PREPARE, 4, populations=("p",))]
     mix = (OperationSpec("delete", 1, "s3://b/", "p"),) if deletes else ()
-    stages += [Stage(f"mix-{i}", StageKind.EXECUTE, 4, duration_s=s, operations=mix) for i, s in enumerate(durations)]
+    stages += [Stage(f"mix-{i}", StageKind.EXECUTE, 4, duration_s=s, operations=mix, steady=steady) for i, s in enumerate(durations)]
     stages.append(Stage("cleanup", StageKind.CLEANUP, 4, populations=("p",)))
     populations = (Population("p", "s3://b/", "%d", OBJECTS, SizeSpec("fixed", 1, 1), 1),)
     lease_s = policy.reconnect_timeout_s if policy.survives and policy.reassign else None
@@ -152,6 +155,8 @@ class SimAgent:
         self.running: int | None = None
         self.starts: list[tuple[int, float]] = []
         self.commits: dict[int, tuple[float, int]] = {}
+        self.end_heard_ns: dict[int, int] = {}
+        """By stage, how long it had lasted when it was first said that it is to end."""
         self.forgotten = self.frozen = self.disk_full = self.altered = False
         self.down_until_s = 0.0
         self.has_credentials = False
@@ -268,6 +273,8 @@ class SimAgent:
             generation = release.claim(command["key"]["controller"])
             fields = {"generation": generation, "controller": command["key"]["controller"]}
             self.append("controller", lambda: answer(generation=generation), **fields)
+        elif verb == "end":
+            self._end_asked(command, answer)
         elif verb == "adopt":
             self._adopt(command, answer)
         else:
@@ -276,6 +283,28 @@ class SimAgent:
             assert release.stage == len(self.world.plan.stages), f"{self.name}: finish before its last stage has ended"
             self.end(Outcome.FINISHED, "all stages ended")
             answer()
+
+    def _end_asked(self, command: Json, answer: Callable[..., None]) -> None:
+        release, stage = self.release, command["stage"]
+        assert release is not None
+        planned_ns = int((self.world.plan.stages[stage].duration_s or 0.0) * 1e9)
+        if release.end(command, planned_ns, self.clock_ns()):
+            self.world.invariants.end_arrives(self, command)
+            self.end_heard_ns[stage] = self.clock_ns() - release.start_clock_ns
+            fields = {name: command[name] for name in ("stage", "round", "duration_ns", "figures")}
+            self.append("ending", lambda: answer(ending=command["round"]), **fields, lasts_ns=release.lasts_ns)
+            self._when(self._end_s(), lambda: self._end_stage(stage))
+        else:
+            self._when_committed(lambda: answer(ending=command["round"]))
+        self.world.invariants.obeys(self, command)
+
+    def _end_s(self) -> float:
+        """Of the execute stage that runs."""
+        release = self.release
+        assert release is not None
+        planned_ns = int((self.world.plan.stages[release.stage].duration_s or 0.0) * 1e9)
+        lasts_ns = planned_ns if release.lasts_ns is None else release.lasts_ns
+        return (release.start_clock_ns + lasts_ns - self.offset_ns) / 1e9
 
     def _adopt(self, command: Json, answer: Callable[..., None]) -> None:
         assert self.release is not None
@@ -331,8 +360,15 @@ class SimAgent:
         self._when(self.world.now + length_s, lambda: self._end_stage(stage))
 
     def _operate(self, stage: int) -> None:
-        """Some operations; now and then a summary of them."""
-        if self.running == stage:
+        """Some operations; now and then a summary of them. Where it may become steady, it does so more or less, and tells each second."""
+        if self.running == stage and self.world.plan.stages[stage].steady is not None:
+            assert self.release is not None
+            self.world.invariants.measures(self, stage)
+            age_s = (self.clock_ns() - self.release.start_clock_ns) / 1e9
+            self.counter.work(stage, self.world.random.randrange(20) + int(1000 - 30 * min(30.0, max(0.0, 10.0 - age_s))))
+            self.counter.second(self.clock_ns(), histograms=self.world.random.random() < 0.5)
+            self._when(self.world.now + 1.0, lambda: self._operate(stage))
+        elif self.running == stage:
             self.counter.work(stage, self.world.random.randrange(100))
             if self.world.random.random() < 0.3:
                 self.counter.second(self.clock_ns(), histograms=self.world.random.random() < 0.5)
@@ -354,6 +390,8 @@ class SimAgent:
         self.append("ledger", stage=stage, population="p", ranges=pieces)
 
     def _end_stage(self, stage: int) -> None:
+        if self.running != stage:
+            return  # it has ended before its planned end
         if not self._leased(stage):
             self._when(self.world.now + 1.0, lambda: self._end_stage(stage))
             return
@@ -488,8 +526,7 @@ class SimAgent:
         elif past.committed:
             self.running = past.stage
             duration_s = self.world.plan.stages[past.stage].duration_s
-            end_s = (release.start_clock_ns - self.offset_ns) / 1e9 + duration_s if duration_s is not None else None
-            left_s = self._length_s() if end_s is None else max(0.0, end_s - self.world.now)
+            left_s = self._length_s() if duration_s is None else max(0.0, self._end_s() - self.world.now)
             if duration_s is not None:
                 self.counter.begin(
                     self.world.plan.stages[past.stage], past.stage, release.start_clock_ns, past, self.clock_ns(), self._shift_ns
@@ -689,6 +726,7 @@ class World:
         *,
         credentials: bool = False,
         deletes: bool = False,
+        steady: Steady | None = None,
     ) -> None:
         self.faults = faults
         self.count = agents
@@ -696,7 +734,7 @@ class World:
         self.now = 1000.0
         self.options = options
         policy = policy or FailurePolicy(reconnect_timeout_s=RECONNECT_TIMEOUT_S)
-        self.plan = plan([5.0] if durations is None else durations, policy, credentials=credentials, deletes=deletes)
+        self.plan = plan([5.0] if durations is None else durations, policy, credentials=credentials, deletes=deletes, steady=steady)
         self.assignments = [Assignment(f"agent-{i}", i, agents, {"p": (share(OBJECTS, i, agents),)}) for i in range(agents)]
         self._scratch = tempfile.TemporaryDirectory(prefix="sim-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.directory = Path(self._scratch.name)

@@ -19,7 +19,7 @@ from sai3ssh.model import Plan, Verdict
 from sai3ssh.results.aggregate import aggregate
 from sai3ssh.ui.aggregate import print_aggregate
 
-from .test_results import PLAN, SECOND, FakeAgent, whole, write_run
+from .test_results import PLAN, SECOND, STAGE_ENDED, STEADY_STAGE, FakeAgent, steady_agent, whole, write_run
 
 Json = dict[str, Any]
 
@@ -183,6 +183,21 @@ def test_coverage_is_weighted_by_planned_time(tmp_path: Path) -> None:
     assert found["coverage"] == pytest.approx(26 / 30)
     assert found["agents"] is None
     assert found["plan_differences"] == ["runs one and part differ in number of agents: 1 and 2"]
+
+
+def test_what_a_steady_stage_was_to_take_is_what_it_took(tmp_path: Path) -> None:
+    """Of 12 s that both agents had, and of 10 s one had 9: 33 of 34, and not of the 100 s that are the upper limit."""
+    late = FakeAgent("h1", 5 * SECOND)
+    for number in range(9):
+        late.second(number, 1e6)
+    late.ending(10, 10)
+    late.end()
+    late.final()
+    for name, agents in (("one", [steady_agent("h1", 12), steady_agent("h2", 12)]), ("two", [late])):
+        write_run(tmp_path / name, agents, STAGE_ENDED, plan=plan(name, stages=(STEADY_STAGE,)))
+    found = aggregate([tmp_path / "one", tmp_path / "two"], allow_different_plans=True)
+    assert found["coverage"] == pytest.approx(33 / 34)
+    assert found["stages"][0]["seconds"] == 22.0
 
 
 def test_other_plans_are_refused_and_the_difference_named(three: tuple[list[Path], list[list[int]]], tmp_path: Path) -> None:

@@ -11,7 +11,20 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, OperationSpec, Plan, Ranges, SizeSpec, StageKind, Tree
+from sai3ssh.model import (
+    FailurePolicy,
+    Host,
+    IoRate,
+    KeySelection,
+    Multipart,
+    OperationSpec,
+    Plan,
+    Ranges,
+    SizeSpec,
+    StageKind,
+    Steady,
+    Tree,
+)
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -348,6 +361,30 @@ BAD = {
     "warm-up as long as the stage": (GOOD + "warmup_period: 30s\n", ":11:1: warmup_period (30 s) leaves nothing of stage 'execute' (30 s)"),
     "ramp as long as the stage": (GOOD + "ramp_up: 1m\n", ":11:1: ramp_up (60 s) leaves nothing of stage 'execute' (30 s)"),
     "ramp in words": (GOOD + "ramp_up: slowly\n", ":11:1: ramp_up: expected a duration such as 90, 60s, 5m or 2h, found 'slowly'"),
+    "steady later than the duration": (
+        GOOD + "steady: true\n",
+        ":11:1: stage 'execute' is not steady before 60 s (warm-up, then window or min_duration), and its duration is 30 s; raise duration",
+    ),
+    "steady with a long warm-up": (
+        GOOD + "warmup_period: 20s\nsteady: {window: 10s, min_duration: 0s}\n",
+        ":12:1: stage 'execute' is not steady before 30 s",
+    ),
+    "steady in many windows": (GOOD + "steady: {window: 5s, min_duration: 0s, confirm: 26}\n", "is not steady before 30 s"),
+    "window of half a round": (
+        GOOD + "steady: {window: 27s, min_duration: 1s}\n",
+        ":11:10: steady.window (27 s) is no whole number of rounds, which are 5 s long (5 s from 25 s on)",
+    ),
+    "window that is too short": (GOOD + "steady: {window: 4s}\n", ":11:10: steady.window: Input should be greater than or equal to 5"),
+    "slope above all": (GOOD + "steady: {slope: 2}\n", ":11:10: steady.slope: expected a share of at most 1 (100%), found 2"),
+    "slope of nothing": (GOOD + "steady: {slope: 0}\n", ":11:10: steady.slope: Input should be greater than 0"),
+    "spread of nothing": (GOOD + "steady: {spread: 0%}\n", ":11:10: steady.spread: Input should be greater than 0"),
+    "steady latency": (GOOD + "steady: {metric: latency}\n", ":11:10: steady.metric: expected 'ops' or 'bytes', found 'latency'"),
+    "never confirmed": (GOOD + "steady: {confirm: 0}\n", ":11:10: steady.confirm: Input should be greater than or equal to 1"),
+    "min_duration in words": (GOOD + "steady: {min_duration: long}\n", ":11:10: steady.min_duration: expected a duration"),
+    "a steady prepare": (
+        GOOD + "stages: [{name: a, type: prepare, steady: true}]\n",
+        ":11:35: a prepare stage ends when its work is done; only execute can be steady",
+    ),
     "more workers than concurrency": (GOOD + "workers: 9\n", "9 workers share a concurrency of 8"),
     "secret in the file": (
         GOOD.replace("endpoint_url:", "secret_key: abc, endpoint_url:"),
@@ -507,6 +544,26 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         {"ramp_up": "5s", "warmup_period": 7},
         lambda p: (p.stages[1].ramp_s, p.stages[1].warmup_s),
         (5.0, 7.0),
+    ),
+    "steady": ({"duration": "5m", "steady": {}}, lambda p: [s.steady for s in p.stages], [None, Steady(60.0, 0.02, 0.05, 60.0, "ops", 1)]),
+    "steady with all its keys": (
+        {"steady": {"window": 10, "slope": "10%", "spread": 0.2, "min_duration": "12s", "metric": "bytes", "confirm": 3}},
+        lambda p: p.stages[1].steady,
+        Steady(10.0, 0.1, 0.2, 12.0, "bytes", 3),
+    ),
+    "steady of a stage": (
+        {
+            "duration": "5m",
+            "steady": {"window": "90s"},
+            "stages": [
+                {"name": "a", "type": "execute"},
+                {"name": "b", "type": "execute", "config": {"steady": {"slope": "1%"}}},
+                {"name": "c", "type": "execute", "steady": False},
+                {"name": "d", "type": "execute", "steady": {"enabled": False}},
+            ],
+        },
+        lambda p: [s.steady for s in p.stages],
+        [Steady(90.0), Steady(slope=0.01), None, None],
     ),
     "io_rate": ({"io_rate": {"iops": 500}}, lambda p: [s.io_rate for s in p.stages], [None, IoRate(500.0, "exponential")]),
     "io_rate with its law": (
@@ -906,6 +963,11 @@ def test_the_description_names_what_is_not_as_usual(tmp_path: Path) -> None:
         "list (one level)",
     ]
     assert described.stages[1].pace == "open loop, 50 operations/s per agent, exponential, ramp of 2 s"
+    path.write_text(GOOD.replace("30s", "5m") + "steady: {confirm: 2}\n")
+    loaded = config.load(path)
+    described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
+    limits = "ops/s with slope <= 2 %, spread <= 5 % over 60 s, 2 times in succession, at least 60 s"
+    assert described.stages[1].pace == f"until steady: {limits}"
 
 
 def test_the_description_names_what_is_special_about_files(tmp_path: Path) -> None:

@@ -46,3 +46,10 @@ def test_who_was_armed_may_still_get_the_commit() -> None:
 def test_of_whom_not_all_is_here_nothing_is_concluded() -> None:
     journals = {"a": ran(0, 1), "b": ran(0, 1), "c": []}
     assert not [event for event in events(journals, "ab") if event[0] == "agent_lost"]
+
+
+def test_that_a_stage_was_to_end_early_is_known_from_whoever_was_told() -> None:
+    told = {"kind": "ending", "stage": 1, "round": 1, "duration_ns": 5, "lasts_ns": 7, "figures": {"slope": 0.1}}
+    found = course_of(PLAN, {"a": ran(0, 1), "b": [*ran(0, 1), told], "c": ran(0, 1)}, "abc")
+    decided = {"event": "steady", "stage": 1, "name": "second", "round": 1, "duration_ns": 5, "figures": {"slope": 0.1}}
+    assert found[-2:] == [{"event": "commit", "stage": 1, "round": 1, "start_controller_ns": 0}, decided]

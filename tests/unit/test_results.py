@@ -25,6 +25,7 @@ from sai3ssh.model import (
     SizeSpec,
     Stage,
     StageKind,
+    Steady,
     Target,
     Verdict,
     to_json,
@@ -43,6 +44,7 @@ PLAN = Plan(
     (Population("prepared", "s3://b/p/", "o-%d", 9, SIZE, 7),),
     (Stage("mix", StageKind.EXECUTE, 4, 10.0, operations=(OperationSpec("get", 1, "s3://b/p/", "prepared"),)),),
 )
+FIGURES = {"after_s": 8, "window_s": 5, "metric": "ops", "mean": 100.0, "slope": 0.0041, "spread": 0.0187}
 HOST = {"cpu": [10.0, 5.0, 1.0, 0.0], "mem_used_bytes": 1000, "net": [10, 20], "disk": [30, 40]}
 
 
@@ -111,9 +113,14 @@ class FakeAgent:
         taken, self._histogram = self._histogram, Histogram()
         return taken
 
-    def end(self, outcome: str = "finished", totals_off_by: int = 0, **tail: int) -> None:
+    def ending(self, duration_s: int, lasts_s: int) -> None:
+        """It has been told that the stage ends before its planned end."""
+        spans = {"duration_ns": duration_s * SECOND, "lasts_ns": lasts_s * SECOND}
+        self.add("ending", stage=0, round=1, figures=FIGURES, **spans)
+
+    def end(self, outcome: str = "finished", totals_off_by: int = 0, seconds: int = 10, **tail: int) -> None:
         self.hist(self._histogram, **tail)
-        end_ns = self.start_ns + 10 * SECOND
+        end_ns = self.start_ns + seconds * SECOND
         totals = {"get": {"ops": self.ops + totals_off_by, "bytes": 0, "requests": 0, "retries": 0, "errors": {}}}
         self.add(
             "stage_end", stage=0, name="mix", outcome=outcome, start_clock_ns=self.start_ns, end_clock_ns=end_ns, drained_clock_ns=end_ns,
@@ -295,6 +302,84 @@ def test_warmup_is_not_in_the_results(tmp_path: Path) -> None:
     assert written.verdict is Verdict.COMPLETE
     flags = [line.split("\t")[-1].strip() for line in (tmp_path / "run" / "perf_log.tsv").read_text().splitlines() if line.startswith("h1")]
     assert flags == ["1"] * 3 + ["0"] * 7
+
+
+STEADY_STAGE = dataclasses.replace(PLAN.stages[0], duration_s=100.0, steady=Steady(5.0, min_duration_s=5.0))
+STEADY_PLAN = dataclasses.replace(PLAN, stages=(STEADY_STAGE,))
+STAGE_ENDED = {"at": 3.0, "event": "stage_ended", "stage": 0, "name": "mix"}
+
+
+def steady_agent(name: str, lasts_s: int, *, told: bool = True, count: int = 50) -> FakeAgent:
+    """It ran for so long; that all were to end after 10 s it knew then, or never."""
+    agent = FakeAgent(name, 5 * SECOND, seed=lasts_s)
+    for number in range(lasts_s):
+        agent.second(number, 1e6, count=count)
+    if told:
+        agent.ending(10, lasts_s)
+    agent.end(seconds=lasts_s)
+    agent.final()
+    return agent
+
+
+def test_a_stage_that_was_ended_because_it_was_steady_is_complete_and_says_so(tmp_path: Path) -> None:
+    written = write_run(tmp_path / "run", [steady_agent("h1", 10), steady_agent("h2", 10)], STAGE_ENDED, plan=STEADY_PLAN)
+    line = "mix: steady after 8 s (slope 0.4 %, spread 1.9 % over 5 s)"
+    assert (written.verdict, written.content["coverage"]) == (Verdict.COMPLETE, 1.0)
+    assert written.reasons == ("all agents finished, all journals are whole, every planned second was measured", line)
+    stage = written.content["stages"][0]
+    assert stage["steady"] == {"reached": True, "ended": True, "duration_s": 10.0, "figures": FIGURES}
+    assert (stage["seconds"], stage["operations"]["get"]["ops_per_s"]) == (10.0, 100.0)
+    for name in ("STATUS.txt", "01_mix_results.tsv", "perf_log.tsv"):
+        assert f"# {line}" in (tmp_path / "run" / name).read_text().splitlines()
+    assert f"  {line}" in on_terminal(tmp_path / "run")
+
+
+def test_of_an_agent_that_learnt_too_late_of_the_end_only_the_common_time_makes_rates(tmp_path: Path) -> None:
+    agents = [steady_agent("h1", 10), steady_agent("h2", 14), steady_agent("h3", 100, told=False, count=1)]
+    written = write_run(tmp_path / "run", agents, STAGE_ENDED, plan=STEADY_PLAN)
+    assert (written.verdict, written.content["coverage"]) == (Verdict.COMPLETE, 1.0)
+    stage = written.content["stages"][0]
+    assert stage["seconds"] == 10.0
+    assert {name: part["operations"]["get"]["ops_per_s"] for name, part in stage["agents"].items()} == {"h1": 50.0, "h2": 50.0, "h3": 1.0}
+    figures = stage["operations"]["get"]
+    # All that was done is counted.
+    assert (figures["ops"], figures["tail_ops"], figures["tail_bytes"]) == (500 + 700 + 100, 200 + 90, 4096 * 290)
+    assert figures["ops_per_s"] == pytest.approx(101.0)
+    assert figures["mib_per_s"] == pytest.approx(101.0 * 4096 / (1 << 20))
+    assert figures["buckets"]["1"]["ops_per_s"] == pytest.approx(101.0)
+
+
+def test_when_all_learnt_too_late_the_time_that_all_had_is_the_common_one(tmp_path: Path) -> None:
+    written = write_run(tmp_path / "run", [steady_agent("h1", 12), steady_agent("h2", 14)], STAGE_ENDED, plan=STEADY_PLAN)
+    assert (written.verdict, written.content["stages"][0]["seconds"]) == (Verdict.COMPLETE, 12.0)
+    assert written.content["stages"][0]["operations"]["get"]["ops_per_s"] == pytest.approx(100.0)
+
+
+def test_what_an_agent_lost_before_the_common_end_is_missing(tmp_path: Path) -> None:
+    other = FakeAgent("h2", 5 * SECOND)
+    for number in (0, 1, 2, 3, 12):
+        other.second(number, 1e6)
+    other.lost(4, 12, "the supervisor died")
+    other.ending(10, 13)
+    other.end(seconds=13)
+    other.final()
+    written = write_run(tmp_path / "run", [steady_agent("h1", 10), other], STAGE_ENDED, plan=STEADY_PLAN)
+    assert (written.verdict, written.content["coverage"]) == (Verdict.PARTIAL, pytest.approx(0.7))
+    (lost,) = written.content["lost_intervals_s"]["h2"]
+    assert (lost["from_s"], lost["to_s"]) == (4.0, 10.0)
+    assert written.content["stages"][0]["agents"]["h2"]["operations"]["get"]["ops_per_s"] == 20.0
+
+
+def test_a_stage_that_was_not_steady_says_so_and_is_complete(tmp_path: Path) -> None:
+    agents = [steady_agent("h1", 100, told=False)]
+    missed = {"at": 3.0, "event": "not_steady", "stage": 0, "name": "mix", "figures": {**FIGURES, "slope": -0.3}}
+    written = write_run(tmp_path / "run", agents, missed, STAGE_ENDED, plan=STEADY_PLAN)
+    assert written.verdict is Verdict.COMPLETE
+    assert written.reasons[1] == "mix: not steady within its duration (the last window: slope -30.0 %, spread 1.9 % over 5 s)"
+    assert written.content["stages"][0]["seconds"] == 100.0
+    # Of a stage that did not get to its end nothing is said.
+    aborted = write_run(tmp_path / "aborted", agents, plan=STEADY_PLAN)
+    assert len(aborted.reasons) == 1
 
 
 def test_counts_that_disagree_are_found(tmp_path: Path) -> None:

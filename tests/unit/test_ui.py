@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sai3ssh.controller.events import Heartbeat, LinkDown, LinkUp, Records
 from sai3ssh.errors import LinkLost
-from sai3ssh.model import AgentState, Plan, Stage, StageKind, Target
+from sai3ssh.model import AgentState, Plan, Stage, StageKind, Steady, Target
 from sai3ssh.ui.board import Board
 from sai3ssh.ui.views import LiveView, describe, latency, progress_line
 
@@ -130,3 +130,24 @@ def test_what_is_decided_about_lost_agents_is_said_in_a_line_each() -> None:
     words = ["round 2", "7 agents are left", "h3 belong to the others", "CUT_OFF", "after 12 s", "3600 s", "outlive the cleanup"]
     for event, word in zip(events, words, strict=True):
         assert word in (describe(event) or ""), event
+
+
+def test_a_stage_that_may_end_early_is_shown_with_its_latest_end_until_its_end_is_known() -> None:
+    clock = Clock()
+    plan = Plan("r", "n", Target("s3"), (), (Stage("mixed", StageKind.EXECUTE, 1, duration_s=300.0, steady=Steady()),))
+    board = Board.of(plan, ["a"], clock)
+    board.on_log({"event": "stage_started", "stage": 0, "name": "mixed"})
+    clock.now += 60.0
+    assert progress_line(board) == "mixed 20 % | 0 ops/s, 0.0 MiB/s | at most 4:00 left"
+    figures = {"after_s": 60, "window_s": 60, "metric": "ops", "mean": 9.0, "slope": -0.0123, "spread": 0.04}
+    decided = {"event": "steady", "stage": 0, "name": "mixed", "round": 1, "duration_ns": 64 * 10**9, "figures": figures}
+    board.on_log(decided)
+    assert progress_line(board) == "mixed 94 % | 0 ops/s, 0.0 MiB/s | 0:04 left"
+    assert describe(decided) == (
+        "mixed: steady after 60 s (slope -1.2 %, spread 4.0 % over 60 s); it ends on all agents 64 s after its start"
+    )
+    assert describe({"event": "not_steady", "stage": 0, "name": "mixed", "figures": None}) == (
+        "stage mixed was not steady within its duration"
+    )
+    board.on_log({"event": "stage_ended", "stage": 0, "name": "mixed"})
+    assert board.at_most
