@@ -275,7 +275,7 @@ class Target:
     """How the storage is reached. Credentials are never part of it."""
 
     engine: str
-    """s3, file or boto3."""
+    """s3, file, boto3 or obstore."""
     endpoint_url: Optional[str] = None
     region: str = "us-east-1"
     path_style: bool = True
@@ -289,7 +289,9 @@ class Target:
     ranges: Optional[Ranges] = None
     """s3 only."""
     multipart: Optional[Multipart] = None
-    """s3 only."""
+    """s3 and obstore only."""
+    account: Optional[str] = None
+    """The storage account of az:// targets; None: the one that comes with the credentials."""
 
     @property
     def connections_per_operation(self) -> int:
