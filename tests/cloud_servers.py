@@ -65,7 +65,9 @@ class Azurite(Server):
         of_container = {"list": r"GET \S*comp=list", "delete": r"POST \S*comp=batch"}
         lines = re.findall(rf'"(\S+) /{self.account}/{container}(\S*) HTTP', self.log)
         mine = [f"{method} {rest}" for method, rest in lines if (method == of_objects.get(operation)) == rest.startswith("/")]
-        return sum(line.startswith(of_objects.get(operation, "-")) or bool(re.match(of_container.get(operation, "-"), line)) for line in mine)
+        return sum(
+            line.startswith(of_objects.get(operation, "-")) or bool(re.match(of_container.get(operation, "-"), line)) for line in mine
+        )
 
     def create(self, container: str) -> None:
         self.ask("PUT", container, "restype=container")

@@ -27,7 +27,7 @@ from ..model import (
     Target,
     assign,
 )
-from . import units
+from . import cloud, units
 from .document import Path_, Problems
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
@@ -56,6 +56,7 @@ def compile_plan(
     stages = builder.stages(populations, mix)
     uris = [p.target for p in populations] + [o.target for o in mix]
     target = builder.target(uris)
+    cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
     chosen = _choose(keys, hosts)
     builder.check_parts(mix, populations, len(chosen))
@@ -404,6 +405,9 @@ class _Builder:
         schemes = sorted({uri.partition("://")[0] for uri in uris})
         if len(schemes) > 1:
             self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
+        cloud.check_sections(keys, schemes, self._problems)
+        if len(schemes) == 1 and schemes[0] in cloud.SECTION:
+            return cloud.cloud_target(keys, schemes[0], self._problems)
         if schemes != ["s3"]:
             if "s3" in keys.model_fields_set and schemes == ["file"]:
                 self._problems.add(("s3",), "s3 has no meaning for file:// targets")

@@ -109,12 +109,14 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         if s3.credentials_file
         else f"profile {s3.profile}"
         if s3.profile
+        else "environment"
+        if plan.target.engine == "obstore"
         else "environment or default profile"
     )
     return Description(
         plan.name,
         plan.target.engine,
-        plan.target.endpoint_url or ("AWS, " + plan.target.region if plan.target.engine != "file" else "file system of each host"),
+        plan.target.endpoint_url or _default_endpoint(plan),
         agents,
         tuple(
             PopulationPart(
@@ -137,6 +139,17 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         "none needed" if plan.target.engine == "file" or plan.target.anonymous else source,
         workload.notices,
     )
+
+
+def _default_endpoint(plan: Plan) -> str:
+    """Where the targets are when no endpoint is named."""
+    if plan.target.engine == "file":
+        return "file system of each host"
+    if plan.target.engine == "obstore":
+        targets = [p.target for p in plan.populations] + [op.target for stage in plan.stages for op in stage.operations]
+        azure = any(target.startswith("az://") for target in targets)
+        return f"Azure, account {plan.target.account or 'of the environment'}" if azure else "Google Cloud Storage"
+    return "AWS, " + plan.target.region
 
 
 def _reduction(population: Population) -> str:

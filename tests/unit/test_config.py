@@ -11,7 +11,7 @@ import yaml
 from sai3ssh import config
 from sai3ssh.config import credentials, units
 from sai3ssh.errors import ConfigError, InventoryError
-from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, Plan, Ranges, SizeSpec, StageKind
+from sai3ssh.model import FailurePolicy, Host, IoRate, KeySelection, Multipart, Plan, Ranges, SizeSpec, StageKind, Target
 
 HOSTS = [Host(f"h{n}", f"192.0.2.{n}") for n in range(1, 4)]
 GOOD = """\
@@ -26,6 +26,8 @@ workload:
   - {op: get, path: data/, weight: 70}
   - {op: put, path: new/, weight: 30, size_spec: 4KiB}
 """
+
+AZ = "target: az://con-1/\nworkload:\n- {op: put, path: n/, weight: 1, object_size: 1}\n"
 
 
 def compiled(text: str, tmp_path: Path, **environ: str) -> Plan:
@@ -94,6 +96,37 @@ BAD = {
     "parts without a threshold": (
         GOOD.replace("s3: {", "s3: {multipart_chunksize: 8MiB, "),
         ":4:6: s3.multipart_chunksize has no effect without s3.multipart_threshold",
+    ),
+    "s3 with az": (AZ + "s3: {region: x}\n", ":4:1: s3 has no meaning for az:// targets; write azure:"),
+    "s3 with gcs": (AZ.replace("az:", "gcs:") + "s3: {region: x}\n", ":4:1: s3 has no meaning for gcs:// targets; write gcs:"),
+    "azure with s3": (GOOD + "azure: {account: acc}\n", ":11:1: azure has no meaning for s3:// targets; remove it"),
+    "azure with gs": (AZ.replace("az:", "gs:") + "azure: {account: acc}\n", ":4:1: azure has no meaning for gs:// targets; remove it"),
+    "gcs with az": (AZ + "gcs: {}\n", ":4:1: gcs has no meaning for az:// targets; remove it"),
+    "gcs with files": (
+        "target: file:///d/\nworkload:\n- {op: put, path: n/, weight: 1, object_size: 1}\ngcs: {}\n",
+        ":4:1: gcs has no meaning for file:// targets; remove it",
+    ),
+    "boto3 with az": (AZ + "engine: boto3\n", ":4:1: engine: boto3 needs s3:// targets; az:// has one engine, obstore: remove it"),
+    "range_engine with az": (AZ + "range_engine: {enabled: true}\n", ":4:1: range_engine needs s3:// targets"),
+    "no URL for azure": (AZ + "azure: {endpoint_url: h:1}\n", ":4:9: expected http://host:port or https://host, found 'h:1'"),
+    "no name of an account": (AZ + "azure: {account: My-Account}\n", ":4:9: azure.account: "),
+    "azure's key in the file": (AZ + "azure: {account_key: a2V5}\n", ":4:9: account_key: no secrets in workload files"),
+    "token in the file": (AZ.replace("az:", "gs:") + "gcs: {bearer_token: x}\n", ":4:7: bearer_token: no secrets in workload files"),
+    "account with gs": (AZ.replace("az:", "gs:") + "gcs: {account: acc}\n", "unknown key 'account'"),
+    "azure's parts without a threshold": (
+        AZ + "azure: {multipart_concurrency: 2}\n",
+        ":4:9: azure.multipart_concurrency has no effect without azure.multipart_threshold",
+    ),
+    "no container": (AZ.replace("con-1", "a--b"), "'a--b' cannot be the name of a container"),
+    "no bucket of Google's": (AZ.replace("az://con-1", "gs://B"), "'B' cannot be the name of a bucket"),
+    "a name with an empty part": (AZ.replace("con-1/", "con-1//x/"), "az:// has no names with an empty part, '.' or '..'"),
+    "clouds mixed": (
+        AZ + "prepare: {ensure_objects: [{base_uri: gs://buc/n/, count: 1, size_spec: 1}]}\n",
+        "one run has one kind of target; found az and gs",
+    ),
+    "too large for one request": (
+        AZ.replace("object_size: 1", "object_size: 5GiB"),
+        "objects of 5368709120 bytes at az://con-1/n/ are more than one request can put (5242880000); set azure.multipart_threshold",
     ),
     "parts smaller than S3 allows": (
         GOOD.replace("s3: {", "s3: {multipart_threshold: 1, multipart_chunksize: 4MiB, "),
@@ -234,7 +267,7 @@ BAD = {
     "relative without target": (changed(target=None), "'data/' is relative, but there is no target"),
     "unsupported scheme": (
         GOOD.replace("s3://bench-bucket", "ftp://bench-bucket"),
-        "scheme ftp:// is not supported (s3:// and file:// are)",
+        "scheme ftp:// is not supported (s3://, file://, az:// and gs:// are)",
     ),
     "no scheme": (GOOD.replace("s3://bench-bucket/run/", "/tmp/x"), "expected a URI such as"),
     "bad bucket": (GOOD.replace("bench-bucket", "Bench_Bucket"), "'Bench_Bucket' cannot be the name of a bucket"),
@@ -445,6 +478,26 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: (p.target.multipart, p.target.connections_per_operation),
         (Multipart(5, 64 << 20, 3), 3),
     ),
+    "azure": (
+        {"target": "az://con-1/x/", "s3": None, "azure": {"endpoint_url": "http://h:1/acc", "account": "acc"}},
+        lambda p: (p.target, p.populations[0].target),
+        (Target("obstore", "http://h:1/acc", account="acc"), "az://con-1/x/data/"),
+    ),
+    "azure.multipart_*": (
+        {
+            "target": "az://con-1/",
+            "s3": None,
+            "azure": {"multipart_threshold": 5, "multipart_chunksize": "64MiB", "multipart_concurrency": 3},
+        },
+        lambda p: p.target,
+        Target("obstore", multipart=Multipart(5, 64 << 20, 3)),
+    ),
+    "gcs": (
+        {"target": "gcs://buc_1/x/", "s3": None, "gcs": {"endpoint_url": "http://h:1", "multipart_threshold": "1GiB"}, "verify_reads": 0.5},
+        lambda p: p.target,
+        Target("obstore", "http://h:1", verify_reads=0.5, multipart=Multipart(1 << 30, 8 << 20, 10)),
+    ),
+    "a target of azure alone": ({"target": "az://con-1/", "s3": None}, lambda p: p.target, Target("obstore")),
     "s3.anonymous": ({"s3": {"anonymous": True}}, lambda p: p.target.anonymous, True),
     "s3 of AWS": ({"s3": {}}, lambda p: (p.target.endpoint_url, p.target.path_style), (None, False)),
     "prepare.cleanup": (

@@ -148,7 +148,10 @@ _REMEDIES = {
         "Check AZURE_STORAGE_ACCOUNT and its key, or that the SAS token is still valid",
     ),
     "AuthorizationPermissionMismatch": ("denied access", "Give the identity the role Storage Blob Data Contributor, or the SAS token rwdl"),
-    "AuthorizationFailure": ("denied access", "Check AZURE_STORAGE_ACCOUNT and its key, the permissions of a SAS token, and the account's firewall"),
+    "AuthorizationFailure": (
+        "denied access",
+        "Check AZURE_STORAGE_ACCOUNT and its key, the permissions of a SAS token, and the account's firewall",
+    ),
     "ContainerNotFound": ("has no such container", "Create the container or correct the target"),
     "NoSuchBucket": ("has no such bucket", "Create the bucket or correct the target"),
     "AuthenticationRequired": (
