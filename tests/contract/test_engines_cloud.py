@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import socket
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError, Transient
 from sai3ssh.model import OPERATIONS, Deadlines, Multipart, Retry, Target
 from tests.agent.s3_server import QUICK, CountingWork, Server, response, task, wait_for
-from tests.cloud_servers import Azurite, GoogleXml, lacks_azurite
+from tests.cloud_servers import Azurite
 
 CONTENT = Content(2025)
 SIZES = (0, 1, 4096, 2 * 1024 * 1024)
@@ -44,20 +43,6 @@ class Container:
     def body(self, key: str) -> bytes:
         data: bytes = self.server.body(self.name, f"some prefix/{key}")
         return data
-
-
-@pytest.fixture(scope="module")
-def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    if lacks_azurite():
-        pytest.skip(lacks_azurite())
-    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleXml]:
-    with GoogleXml(tmp_path_factory.mktemp("google")) as server:
-        yield server
 
 
 @pytest.fixture(params=["az", "gs"])

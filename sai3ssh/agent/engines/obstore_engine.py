@@ -35,6 +35,7 @@ from sai3ssh.dataset import PIECE
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Deadlines, Multipart, Retry, Target, http_error_class
 
+VERSION = str(obstore.__version__)
 PAGE = {AZURE: 5000, GOOGLE: 1000}
 """Keys that a service sends for one LIST request, where it sends as many as asked for. The library does not tell how many it made."""
 _CHUNK = 1000
