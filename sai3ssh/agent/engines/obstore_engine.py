@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import obstore
@@ -94,15 +95,18 @@ class ObstoreEngine(ThreadedEngine):
             "timeout": timedelta(seconds=self._deadlines.total_s),
             "user_agent": "sai3ssh",
         }
-        make = _azure if root.service == AZURE else _google
+        make = partial(
+            _azure if root.service == AZURE else _google, root.bucket, credentials, self._endpoint, bool(self._target.endpoint_url)
+        )
         with _making, _without_variables(not credentials.own):
             try:
                 try:
-                    return make(root.bucket, credentials, self._endpoint, bool(self._target.endpoint_url), options)
-                except obstore.exceptions.UnknownConfigurationKeyError:
+                    return make(options)
+                except _ERRORS as error:
                     # Older versions, all that there are for Python 3.9, have no deadline of a silence.
-                    del options["read_timeout"]
-                    return make(root.bucket, credentials, self._endpoint, bool(self._target.endpoint_url), options)
+                    if "read_timeout" not in str(error):
+                        raise
+                    return make({name: value for name, value in options.items() if name != "read_timeout"})
             except _ERRORS as error:
                 what = self._refusal(error, 0.0).detail
                 raise TargetError(f"{root.uri}: obstore does not take these credentials: {what}", remedy="Copy them again") from None
