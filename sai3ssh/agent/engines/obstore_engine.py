@@ -108,7 +108,7 @@ class ObstoreEngine(ThreadedEngine):
                         raise
                     return make({name: value for name, value in options.items() if name != "read_timeout"})
             except _ERRORS as error:
-                what = self._refusal(error, 0.0).detail
+                what = self._refusal(error, 0.0).detail.rstrip(".")
                 raise TargetError(f"{root.uri}: obstore does not take these credentials: {what}", remedy="Copy them again") from None
 
     def check(self, write: bool = False) -> None:
