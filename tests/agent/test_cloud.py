@@ -7,7 +7,8 @@ import tempfile
 import unittest
 from unittest import mock
 
-from sai3ssh.agent.engines import cloud, make_engine
+from sai3ssh.agent import engines
+from sai3ssh.agent.engines import cloud
 from sai3ssh.agent.engines.cloud import AZURE, GOOGLE, find_cloud_credentials, parse_root
 from sai3ssh.agent.engines.s3_errors import Refusal
 from sai3ssh.errors import TargetError, Transient
@@ -116,9 +117,11 @@ class WithoutTheLibrary(unittest.TestCase):
     """A host whose Python has no obstore."""
 
     def test_what_to_do_is_said(self):
-        sys.modules.pop("sai3ssh.agent.engines.obstore_engine", None)
-        with mock.patch.dict(sys.modules, {"obstore": None}), self.assertRaises(TargetError) as caught:
-            make_engine(Target("obstore"), "gs://buc/", {"bearer_token": "t"}, Deadlines(), Retry())
+        with mock.patch.dict(sys.modules, {"obstore": None}), mock.patch.dict(vars(engines)), self.assertRaises(TargetError) as caught:
+            # Another test may have imported it.
+            sys.modules.pop("sai3ssh.agent.engines.obstore_engine", None)
+            vars(engines).pop("obstore_engine", None)
+            engines.make_engine(Target("obstore"), "gs://buc/", {"bearer_token": "t"}, Deadlines(), Retry())
         for text in ("obstore", sys.executable, "sai3ssh_agent_extras: [obstore]", "sai3ssh deploy", "sai3ssh_python"):
             self.assertIn(text, str(caught.exception))
 

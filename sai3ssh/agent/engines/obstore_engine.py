@@ -30,7 +30,7 @@ from sai3ssh.agent.engines.cloud import (
     parse_root,
 )
 from sai3ssh.agent.engines.content_reader import ContentReader
-from sai3ssh.agent.engines.s3_errors import Refusal, refusal
+from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, refusal
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import PIECE
 from sai3ssh.errors import TargetError
@@ -46,7 +46,7 @@ _ERRORS = (obstore.exceptions.BaseError, OSError, ValueError)
 UNUSABLE = "other"
 """Class of what the library refused before the storage was asked: names, tokens that it did not get."""
 _UNSENT = frozenset(("dns", "refused", "tls", "timeout_connect", UNUSABLE))
-# One process environment: no two stores are made at once.
+# There is one environment of the process: while it lacks variables nobody else reads them.
 _making = threading.Lock()
 
 
@@ -85,6 +85,10 @@ class ObstoreEngine(ThreadedEngine):
         return self._roots[uri]
 
     def _open(self, root: CloudRoot) -> Any:
+        with _making:
+            return self._make(root)
+
+    def _make(self, root: CloudRoot) -> Any:
         credentials = find_cloud_credentials(root.service, self._target.account, self._given)
         self._secrets = credentials.secrets
         self._endpoint = endpoint_of(self._target, root.service, credentials.account)
@@ -98,7 +102,7 @@ class ObstoreEngine(ThreadedEngine):
         make = partial(
             _azure if root.service == AZURE else _google, root.bucket, credentials, self._endpoint, bool(self._target.endpoint_url)
         )
-        with _making, _without_variables(not credentials.own):
+        with _without_variables(not credentials.own):
             try:
                 try:
                     return make(options)
@@ -132,6 +136,14 @@ class ObstoreEngine(ThreadedEngine):
         except _ERRORS as error:
             raise self._failure(error, began) from None
         return None
+
+    def look_at(self, root: CloudRoot, name: str, read: bool) -> None:
+        """Returns when the object of that whole name may be read, or looked at; its bytes are not fetched. Raises CloudFailure."""
+        began = time.monotonic()
+        try:
+            (obstore.get if read else obstore.head)(_store(root), name)
+        except _ERRORS as error:
+            raise self._failure(error, began) from None
 
     def close(self) -> None:
         """The library closes idle connections by itself."""
@@ -226,7 +238,8 @@ class ObstoreEngine(ThreadedEngine):
             what = said[-1] if said else text.rpartition(" - ")[2]
             found = Refusal(_class_of(debug or text, took_s >= 0.99 * self._deadlines.total_s), self._clean(what))
         if _TOKEN.search(text):
-            return Refusal(UNUSABLE, f"no token for the storage: {found.detail}")
+            error_class = found.error_class if found.error_class in RETRYABLE else UNUSABLE
+            return Refusal(error_class, f"no token for the storage: {found.detail}")
         return found
 
     def _clean(self, text: str) -> str:
@@ -241,7 +254,9 @@ class CloudFailure(OperationFailed):
     """A failure with what the service said."""
 
     def __init__(self, found: Refusal) -> None:
-        super().__init__(found.error_class, found.detail, found.error_class not in _UNSENT)
+        # A status without an answer of the storage is of the service that gives tokens.
+        token = found.error_class.startswith("http_") and not found.status
+        super().__init__(found.error_class, found.detail, not token and found.error_class not in _UNSENT)
         self.refusal = found
 
     @property

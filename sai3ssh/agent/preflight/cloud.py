@@ -11,7 +11,6 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from sai3ssh.agent.engines import obstore_module
 from sai3ssh.agent.engines.base import DELETE, GET, PUT, STAT, Task
 from sai3ssh.agent.engines.cloud import (
-    AZURE,
     CONTAINER,
     NO_CONTAINER,
     CloudCredentials,
@@ -25,7 +24,6 @@ from sai3ssh.agent.engines.endpoint import EndpointMap
 from sai3ssh.agent.engines.sigv4 import ANONYMOUS
 from sai3ssh.agent.preflight.checks import Sheet, failure, ok, side_by_side, skipped, warning
 from sai3ssh.agent.preflight.endpoint import REQUEST_S, Path
-from sai3ssh.agent.preflight.probe import CLEANUP_S
 from sai3ssh.agent.preflight.request import Storage
 from sai3ssh.dataset import Content
 from sai3ssh.errors import TargetError
@@ -105,7 +103,7 @@ def _check_endpoint(sheet: Sheet, url: str, targets: Sequence[Tuple[CloudRoot, S
         for root, _ in targets:
             sheet.add("storage.list", skipped(f"not done, nor what follows, because {lacking} failed"), f"{root.uri} at {url}")
         return
-    jobs = [partial(_Container(root.uri, entry, given, url).check, until=deadline - 2 * CLEANUP_S) for root, entry in targets]
+    jobs = [partial(_Container(root.uri, entry, given, url).check, until=deadline - 2 * REQUEST_S) for root, entry in targets]
     side_by_side(sheet, jobs, deadline)
 
 
@@ -183,8 +181,10 @@ class _Container:
         try:
             if operation == PUT:
                 self._written = True  # also when the answer gets lost
-            other = operation in (GET, STAT) and not self._written and self._there
-            self._engine.perform(self._task(operation, self._there if other else self._key, -1 if other else _BODY_BYTES))
+            if operation in (GET, STAT) and not self._written and self._there:
+                self._engine.look_at(self._root, self._there, operation == GET)
+            else:
+                self._engine.perform(self._task(operation))
         except self._module.CloudFailure as failed:
             # What is not there is said only to those who may read.
             if not self._written and failed.refusal.status == 404 and failed.refusal.code not in NO_CONTAINER:
@@ -197,16 +197,12 @@ class _Container:
         ms = (time.perf_counter() - began) * 1e3
         return ok(f"{name} in {ms:.1f} ms", ms=round(ms, 3))
 
-    def _task(self, operation: int, key: str, size: int) -> Task:
-        root = self._root
-        if key == self._there and key:  # a whole name
-            root = parse_root(f"{'az' if root.service == AZURE else 'gs'}://{root.bucket}/")
-            root.store = self._root.store
-        return Task(operation, root, key, size, 0, Content(0, "zero"), 0)
+    def _task(self, operation: int) -> Task:
+        return Task(operation, self._root, self._key, _BODY_BYTES, 0, Content(0, "zero"), 0)
 
     def _remove(self, sheet: Sheet) -> None:
         try:
-            self._engine.perform(self._task(DELETE, self._key, 0))
+            self._engine.perform(self._task(DELETE))
         except self._module.CloudFailure as failed:
             left = warning(
                 f"the probe object {self._key} could not be removed: {failed.detail}",
