@@ -40,6 +40,7 @@ class Role:
     def __init__(self, directory: Path, repository: Path) -> None:
         self.home = directory / "opt"
         self.mark = self.home / "venv/sai3ssh-extras.json"
+        self.home.mkdir()
         self._directory = directory
         # Its environments have the pip that is there: to copy one into each takes longer than all the rest.
         self._python = directory / "python"
@@ -73,7 +74,7 @@ class Role:
         }  # fmt: skip
         argv = [str(BIN / "ansible-playbook"), "-i", "here,", str(self._directory / "play.yml"), "-e", json.dumps(values)]
         argv += ["--check"] if check else []
-        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, timeout=250, check=False, umask=0o077)
         assert done.returncode == 0, done.stdout + done.stderr
         changed: list[list[str]] = []
         name = ""
@@ -89,12 +90,14 @@ class Role:
 def test_extras(tmp_path: Path, repository: Path) -> None:
     good, role = wheel(tmp_path), Role(tmp_path, repository)
     assert "Say what would be installed" in role.play(good, check=True)[0]
-    assert not role.home.exists()
+    assert list(role.home.iterdir()) == []
     first, again, wrong = role.play(good, good, "0" * 64)
     assert first[-1] == "Put the new one in its place"
     assert again == []
     # What is in use stays when what is to replace it cannot be installed.
     assert wrong[-1] == "refused"
     assert role.mark.exists()
+    assert (role.home / "venv/bin").stat().st_mode & 0o005 == 0o005
+    assert next(role.home.glob("venv/lib/*/site-packages/obstore/__init__.py")).stat().st_mode & 0o004
     argv = [str(role.home / "venv/bin/python"), "-c", "import obstore; print(obstore.__version__)"]
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip() == VERSION
