@@ -30,7 +30,7 @@ unit: .venv/ready ## only the unit tests, and the agent's on other Pythons
 agent: .venv/ready ## only the agent's own tests, with real processes and servers
 	$(BIN)/python -m pytest --durations=5 tests/agent --ignore=tests/agent/test_agent_recovery.py
 
-contract: .venv/ready ## only contract tests: real sshd, real S3 servers, whole runs on this machine
+contract: .venv/ready .venv/azurite/ready ## only contract tests: real sshd, real S3 servers, whole runs on this machine
 	$(BIN)/python -m pytest --durations=10 tests/contract
 
 SYSTEM := system
@@ -73,6 +73,7 @@ bench: .venv/ready system ## benchmarks; each prints a ratio
 lock: .venv/ready ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip compile -q --python-version 3.11 --all-extras --universal --no-header --no-annotate --generate-hashes pyproject.toml -o requirements.lock
+	echo 'obstore>=0.8' | $(BIN)/uv pip compile -q --python-version 3.9 --universal --no-header --no-annotate --generate-hashes - -o roles/sai3ssh_agent/files/obstore.txt
 
 clean: ## remove what the other targets made here
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis sai3ssh-runs
@@ -82,6 +83,13 @@ clean: ## remove what the other targets made here
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Microsoft's own server for tests of az:// targets. Its telemetry and its other databases are replaced by old, small versions: 77 MB instead of 365.
+.venv/azurite/ready: tests/azurite/package.json tests/azurite/package-lock.json | .venv/ready
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@if command -v node >/dev/null && command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-fund --no-audit --ignore-scripts --omit=optional; \
+	else echo "NOTE: no node and npm, so the tests on Azurite are left out"; fi
 	@touch $@
 
 # Tools that only tests need. As root on Debian they are installed; elsewhere what is missing is named. Without root the lab of real hosts cannot be

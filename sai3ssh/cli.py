@@ -563,7 +563,8 @@ def _credentials(directory: RunDirectory) -> dict[str, Any] | None:
     workload = directory.path / "config.yaml"
     if workload.is_file():
         return credentials.find(config.load(workload), os.environ)
-    return credentials.of_environment(os.environ) if directory.contents().plan.needs_credentials else None
+    plan = directory.contents().plan
+    return credentials.of_plan(plan, os.environ) if plan.needs_credentials else None
 
 
 def _sources(inventory: list[str] | None) -> list[str]:

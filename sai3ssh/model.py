@@ -334,7 +334,7 @@ class Target:
     """How the storage is reached. Credentials are never part of it."""
 
     engine: str
-    """s3, file or boto3."""
+    """s3, file, boto3 or obstore."""
     endpoint_url: Optional[str] = None
     region: str = "us-east-1"
     path_style: bool = True
@@ -348,7 +348,7 @@ class Target:
     ranges: Optional[Ranges] = None
     """s3 only."""
     multipart: Optional[Multipart] = None
-    """s3 only."""
+    """s3 and obstore only."""
     fsync: str = "none"
     """file only: what a put waits for. none, file (fdatasync) or directory (fsync of the file's directory, too)."""
     page_cache: str = "auto"
@@ -357,6 +357,8 @@ class Target:
     """s3 only: crc32, sha256, crc32c or crc64nvme is sent with the bodies of PUTs, and compared on GETs that are compared anyway."""
     expect_continue: Optional[int] = None
     """s3 only: bodies of at least so many bytes are sent when the server has said 100 (Continue)."""
+    account: Optional[str] = None
+    """The storage account of az:// targets; None: the one that comes with the credentials."""
 
     @property
     def connections_per_operation(self) -> int:

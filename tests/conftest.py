@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud_servers import Azurite, GoogleXml, lacks_azurite
 from tests.servers import RadosGw, Rclone
 
 # sshd and nft live where a user's PATH often does not go.
@@ -23,6 +24,20 @@ def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGw]:
 @pytest.fixture(scope="session")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rclone]:
     with Rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    if lacks_azurite():
+        pytest.skip(lacks_azurite())
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleXml]:
+    with GoogleXml(tmp_path_factory.mktemp("google")) as server:
         yield server
 
 

@@ -238,7 +238,10 @@ class Rclone(Server):
         data.mkdir(parents=True, exist_ok=True)
         rclone = str(Path(sys.executable).parent / "rclone")
         argv = [rclone, "serve", "s3", "--addr", f"{self.address}:{self.port}", *self.options, str(data)]
-        # The variable is a list in CSV: without the quotes the pair would be two entries.
-        pair = f'"{self.access_key},{self.secret_key}"'
-        self._spawn(argv, "rclone", RCLONE_AUTH_KEY=pair, RCLONE_CONFIG=os.devnull)
+        self._spawn(argv, "rclone", RCLONE_CONFIG=os.devnull, **self._pair())
         self._wait(lambda: self._accepts(self.port), "rclone")
+
+    def _pair(self) -> dict[str, str]:
+        """The variable that says whom it serves."""
+        # It is a list in CSV: without the quotes the pair would be two entries.
+        return {"RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"'}

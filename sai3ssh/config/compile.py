@@ -33,7 +33,7 @@ from ..model import (
     Tree,
     assign,
 )
-from . import units
+from . import cloud, units
 from .document import Path_, Problems
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
@@ -68,6 +68,7 @@ def compile_plan(
     stages = builder.stages(populations, mix)
     uris = [p.target for p in populations] + [o.target for o in mix]
     target = builder.target(uris)
+    cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
     chosen = _choose(keys, hosts)
     builder.check_parts(mix, populations, len(chosen))
@@ -525,9 +526,12 @@ class _Builder:
         schemes = sorted({uri.partition("://")[0] for uri in uris})
         if len(schemes) > 1:
             self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
+        cloud.check_sections(keys, schemes, self._problems)
         if schemes != ["s3"] or keys.engine == "boto3":
             for where in _batched(keys):
                 self._problems.add(where, "delete_batch needs s3:// targets and the native engine; remove it")
+        if len(schemes) == 1 and schemes[0] in cloud.SECTION:
+            return cloud.cloud_target(keys, schemes[0], self._problems)
         if schemes != ["s3"]:
             return self._files(schemes[0] if len(schemes) == 1 else "")
         for name in ("fsync", "page_cache_mode"):

@@ -123,12 +123,14 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         if s3.credentials_file
         else f"profile {s3.profile}"
         if s3.profile
+        else "environment"
+        if plan.target.engine == "obstore"
         else "environment or default profile"
     )
     return Description(
         plan.name,
         plan.target.engine,
-        plan.target.endpoint_url or ("AWS, " + plan.target.region if plan.target.engine != "file" else _files(plan)),
+        plan.target.endpoint_url or _default_endpoint(plan),
         agents,
         tuple(
             PopulationPart(
@@ -153,10 +155,16 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
     )
 
 
-def _files(plan: Plan) -> str:
-    """Where files are, and what is not as usual with them."""
-    given = (("fsync", plan.target.fsync, "none"), ("page cache", plan.target.page_cache, "auto"))
-    return ", ".join(["file system of each host", *(f"{name} {value}" for name, value, usual in given if value != usual)])
+def _default_endpoint(plan: Plan) -> str:
+    """Where the targets are when no endpoint is named."""
+    if plan.target.engine == "file":
+        given = (("fsync", plan.target.fsync, "none"), ("page cache", plan.target.page_cache, "auto"))
+        return ", ".join(["file system of each host", *(f"{name} {value}" for name, value, usual in given if value != usual)])
+    if plan.target.engine == "obstore":
+        targets = [p.target for p in plan.populations] + [op.target for stage in plan.stages for op in stage.operations]
+        azure = any(target.startswith("az://") for target in targets)
+        return f"Azure, account {plan.target.account or 'of the environment'}" if azure else "Google Cloud Storage"
+    return "AWS, " + plan.target.region
 
 
 def _reduction(population: Population) -> str:

@@ -255,6 +255,25 @@ class S3(Section):
     expect_continue: Annotated[Size, Field(ge=1)] | None = None
 
 
+class CloudParts(Section):
+    """What azure and gcs have in common."""
+
+    endpoint_url: str | None = None
+    multipart_threshold: Annotated[Size, Field(ge=1)] | None = None
+    multipart_chunksize: Annotated[Size, Field(ge=5 * 1024**2, le=4000 * 1024**2)] = 8 * 1024**2
+    multipart_concurrency: Annotated[int, Field(ge=1, le=1024)] = 10
+
+
+class Azure(CloudParts):
+    """azure: how az:// targets are reached."""
+
+    account: Annotated[str, Field(pattern=r"^[a-z0-9]{3,24}$")] | None = None
+
+
+class Gcs(CloudParts):
+    """gcs: how gs:// targets are reached."""
+
+
 class RangeEngine(Section):
     """range_engine: large objects are read as parallel GETs of ranges."""
 
@@ -349,6 +368,8 @@ class WorkloadKeys(Section):
     stages: list[StageKeys] = []
     distributed: Distributed = Distributed()
     s3: S3 = S3()
+    azure: Azure = Azure()
+    gcs: Gcs = Gcs()
     range_engine: RangeEngine = RangeEngine()
     engine: Literal["native", "boto3"] = "native"
     fsync: Literal["none", "file", "directory"] = "none"
@@ -391,4 +412,6 @@ NO_MEANING = {
 SECRET = {
     "access_key", "access_key_id", "aws_access_key_id", "secret_key", "secret_access_key",
     "aws_secret_access_key", "session_token", "password",
+    "account_key", "azure_storage_key", "sas_token", "azure_storage_sas_token",
+    "bearer_token", "service_account", "service_account_key", "private_key",
 }  # fmt: skip

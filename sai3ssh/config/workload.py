@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from . import document as documents
+from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
 from .schema import NO_MEANING, NOT_YET, SECRET, WorkloadKeys
 
@@ -83,7 +84,8 @@ def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> An
         if key.lower() in SECRET:
             problems.add(
                 below,
-                f"{key}: no secrets in workload files; use the environment (AWS_ACCESS_KEY_ID ...), s3.profile or s3.credentials_file",
+                f"{key}: no secrets in workload files; use the environment (AWS_ACCESS_KEY_ID, AZURE_STORAGE_KEY, "
+                "GOOGLE_APPLICATION_CREDENTIALS ...), s3.profile or s3.credentials_file",
             )
         elif key in NO_MEANING:
             notices.append(f"line {problems.line(below)}: {key} has no effect: {NO_MEANING[key]}")
@@ -153,4 +155,6 @@ def check_uri(uri: str) -> str | None:
             if _BUCKET.match(bucket)
             else f"{bucket!r} cannot be the name of a bucket (3 to 63 lower-case letters, digits, '.' and '-')"
         )
-    return f"scheme {scheme}:// is not supported (s3://, file:// and direct:// are)"
+    if scheme in ("az", "gs", "gcs"):
+        return check_cloud_uri(scheme, rest)
+    return f"scheme {scheme}:// is not supported (s3://, file://, direct://, az:// and gs:// are)"

@@ -33,7 +33,22 @@ def memory_bytes(plan: Plan) -> int:
     most = max(stage.concurrency for stage in plan.stages) * plan.target.connections_per_operation
     targets = [p.target for p in plan.populations] + [op.target for stage in plan.stages for op in stage.operations]
     direct = any(target.startswith("direct://") for target in targets)
-    return max(1, plan.workers) * WORKER_BYTES + most * (DIRECT_BYTES if direct else OPERATION_BYTES)
+    bodies = max(stage.concurrency for stage in plan.stages) * _largest_body(plan) if plan.target.engine == "obstore" else 0
+    return max(1, plan.workers) * WORKER_BYTES + most * (DIRECT_BYTES if direct else OPERATION_BYTES) + bodies
+
+
+def _largest_body(plan: Plan) -> int:
+    """Of the objects that obstore puts in one request or in parts: it has them, or as many parts as go at once, in memory."""
+    made = {name for stage in plan.stages if stage.kind is StageKind.PREPARE for name in stage.populations}
+    sizes = [p.size.max for p in plan.populations if p.name in made]
+    sizes += [op.size.max for stage in plan.stages for op in stage.operations if op.size is not None]
+    parts = plan.target.multipart
+    if parts is None:
+        return max(sizes, default=0)
+    whole = [min(size, parts.threshold_bytes) for size in sizes]
+    return max(
+        [*whole, *(min(size, parts.part_bytes * (parts.concurrency + 1)) for size in sizes if size >= parts.threshold_bytes)], default=0
+    )
 
 
 def share_bytes(plan: Plan, assignment: Assignment, target: str | None = None) -> tuple[int, int]:
@@ -65,6 +80,7 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
         "ca_file": target.ca_file,
         "verify_tls": target.verify_tls,
         "anonymous": target.anonymous,
+        "account": target.account,
     }
     found = []
     for uri, kinds in operations.items():

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 ON_HOSTS = (
     "host.python", "host.agent", "host.disk", "host.shm", "host.open_files", "host.runs", "host.memory", "host.cpu", "host.processes",
     "host.clock_sync", "host.nic", "host.ports", "host.reach",
+    "storage.engine",
     "storage.credentials", "storage.dns", "storage.tcp", "storage.tls", "storage.http", "storage.clock", "storage.rtt", "storage.list",
     "storage.put", "storage.get", "storage.stat", "storage.delete", "storage.versioning", "storage.object_lock", "storage.lifecycle",
     "file.mount", "file.write", "file.space", "file.direct",

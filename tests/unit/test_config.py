@@ -23,6 +23,7 @@ from sai3ssh.model import (
     SizeSpec,
     StageKind,
     Steady,
+    Target,
     Tree,
 )
 
@@ -39,6 +40,8 @@ workload:
   - {op: get, path: data/, weight: 70}
   - {op: put, path: new/, weight: 30, size_spec: 4KiB}
 """
+
+AZ = "target: az://con-1/\nworkload:\n- {op: put, path: n/, weight: 1, object_size: 1}\n"
 
 
 def compiled(text: str, tmp_path: Path, **environ: str) -> Plan:
@@ -173,6 +176,48 @@ BAD = {
     "parts without a threshold": (
         GOOD.replace("s3: {", "s3: {multipart_chunksize: 8MiB, "),
         ":4:6: s3.multipart_chunksize has no effect without s3.multipart_threshold",
+    ),
+    "s3 with az": (AZ + "s3: {region: x}\n", ":4:1: s3 has no meaning for az:// targets; write azure:"),
+    "s3 with gcs": (AZ.replace("az:", "gcs:") + "s3: {region: x}\n", ":4:1: s3 has no meaning for gcs:// targets; write gcs:"),
+    "azure with s3": (GOOD + "azure: {account: acc}\n", ":11:1: azure has no meaning for s3:// targets; remove it"),
+    "azure with gs": (AZ.replace("az:", "gs:") + "azure: {account: acc}\n", ":4:1: azure has no meaning for gs:// targets; remove it"),
+    "gcs with az": (AZ + "gcs: {}\n", ":4:1: gcs has no meaning for az:// targets; remove it"),
+    "gcs with files": (
+        "target: file:///d/\nworkload:\n- {op: put, path: n/, weight: 1, object_size: 1}\ngcs: {}\n",
+        ":4:1: gcs has no meaning for file:// targets; remove it",
+    ),
+    "boto3 with az": (AZ + "engine: boto3\n", ":4:1: engine: boto3 needs s3:// targets; az:// has one engine, obstore: remove it"),
+    "range_engine with az": (AZ + "range_engine: {enabled: true}\n", ":4:1: range_engine needs s3:// targets"),
+    "no URL for azure": (AZ + "azure: {endpoint_url: h:1}\n", ":4:9: expected http://host:port or https://host, found 'h:1'"),
+    "no name of an account": (AZ + "azure: {account: My-Account}\n", ":4:9: azure.account: "),
+    "azure's key in the file": (AZ + "azure: {account_key: a2V5}\n", ":4:9: account_key: no secrets in workload files"),
+    "token in the file": (AZ.replace("az:", "gs:") + "gcs: {bearer_token: x}\n", ":4:7: bearer_token: no secrets in workload files"),
+    "account with gs": (AZ.replace("az:", "gs:") + "gcs: {account: acc}\n", "unknown key 'account'"),
+    "azure's parts without a threshold": (
+        AZ + "azure: {multipart_concurrency: 2}\n",
+        ":4:9: azure.multipart_concurrency has no effect without azure.multipart_threshold",
+    ),
+    "no container": (AZ.replace("con-1", "a--b"), "'a--b' cannot be the name of a container"),
+    "mkdir with az": (AZ + "- {op: mkdir, path: d/, weight: 1}\n", ":4:4: mkdir has no meaning for az:// targets; remove it"),
+    "copy with gs": (
+        AZ.replace("az://con-1", "gs://bucket")
+        + "- {op: copy, path: n/, weight: 1}\nprepare: {ensure_objects: [{base_uri: n/, count: 9, size_spec: 1}]}\n",
+        ":4:4: copy has no meaning for gs:// targets; remove it",
+    ),
+    "a listing of one level with az": (
+        AZ + "- {op: list, path: n/, weight: 1, delimiter: /}\n",
+        "delimiter has no meaning for az:// targets; remove it",
+    ),
+    "fsync with az": (AZ + "fsync: file\n", ":4:1: fsync has no meaning for az:// targets: it is about files; remove it"),
+    "no bucket of Google's": (AZ.replace("az://con-1", "gs://B"), "'B' cannot be the name of a bucket"),
+    "a name with an empty part": (AZ.replace("con-1/", "con-1//x/"), "az:// has no names with an empty part, '.' or '..'"),
+    "clouds mixed": (
+        AZ + "prepare: {ensure_objects: [{base_uri: gs://buc/n/, count: 1, size_spec: 1}]}\n",
+        "one run has one kind of target; found az and gs",
+    ),
+    "too large for one request": (
+        AZ.replace("object_size: 1", "object_size: 5GiB"),
+        "objects of 5368709120 bytes at az://con-1/n/ are more than one request can put (5242880000); set azure.multipart_threshold",
     ),
     "parts smaller than S3 allows": (
         GOOD.replace("s3: {", "s3: {multipart_threshold: 1, multipart_chunksize: 4MiB, "),
@@ -329,7 +374,7 @@ BAD = {
     "relative without target": (changed(target=None), "'data/' is relative, but there is no target"),
     "unsupported scheme": (
         GOOD.replace("s3://bench-bucket", "ftp://bench-bucket"),
-        "scheme ftp:// is not supported (s3://, file:// and direct:// are)",
+        "scheme ftp:// is not supported (s3://, file://, direct://, az:// and gs:// are)",
     ),
     "no scheme": (GOOD.replace("s3://bench-bucket/run/", "/tmp/x"), "expected a URI such as"),
     "bad bucket": (GOOD.replace("bench-bucket", "Bench_Bucket"), "'Bench_Bucket' cannot be the name of a bucket"),
@@ -679,6 +724,26 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: (p.target.multipart, p.target.connections_per_operation),
         (Multipart(5, 64 << 20, 3), 3),
     ),
+    "azure": (
+        {"target": "az://con-1/x/", "s3": None, "azure": {"endpoint_url": "http://h:1/acc", "account": "acc"}},
+        lambda p: (p.target, p.populations[0].target),
+        (Target("obstore", "http://h:1/acc", account="acc"), "az://con-1/x/data/"),
+    ),
+    "azure.multipart_*": (
+        {
+            "target": "az://con-1/",
+            "s3": None,
+            "azure": {"multipart_threshold": 5, "multipart_chunksize": "64MiB", "multipart_concurrency": 3},
+        },
+        lambda p: p.target,
+        Target("obstore", multipart=Multipart(5, 64 << 20, 3)),
+    ),
+    "gcs": (
+        {"target": "gcs://buc_1/x/", "s3": None, "gcs": {"endpoint_url": "http://h:1", "multipart_threshold": "1GiB"}, "verify_reads": 0.5},
+        lambda p: p.target,
+        Target("obstore", "http://h:1", verify_reads=0.5, multipart=Multipart(1 << 30, 8 << 20, 10)),
+    ),
+    "a target of azure alone": ({"target": "az://con-1/", "s3": None}, lambda p: p.target, Target("obstore")),
     "s3.anonymous": ({"s3": {"anonymous": True}}, lambda p: p.target.anonymous, True),
     "s3 of AWS": ({"s3": {}}, lambda p: (p.target.endpoint_url, p.target.path_style), (None, False)),
     "prepare.cleanup": (

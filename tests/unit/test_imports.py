@@ -35,6 +35,7 @@ ONLY_IN = {
     "ansible_runner": ("provision/",),
     "boto3": ("agent/engines/boto3_engine.py", "config/credentials.py"),
     "botocore": ("agent/engines/boto3_engine.py", "config/credentials.py"),
+    "obstore": ("agent/engines/obstore_engine.py",),
     "rich": ("ui/", "cli.py"),
     "typer": ("cli.py",),
     "pydantic": ("config/",),
@@ -96,6 +97,7 @@ def test_nothing_breaks_the_rule() -> None:
     [
         ("agent/x.py", "from sai3ssh.controller import link"),
         ("agent/x.py", "import boto3"),
+        ("agent/x.py", "from obstore.store import AzureStore"),
         ("agent/x.py", "def f():\n    import yaml"),
         ("model.py", "from sai3ssh import agent"),
         ("dataset.py", "import numpy"),

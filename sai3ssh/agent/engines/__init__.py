@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Mapping, Optional
+import sys
+from typing import Any, Mapping, Optional
 
 from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.engines.credentials import find_credentials
@@ -16,6 +17,19 @@ from sai3ssh.errors import TargetError
 from sai3ssh.model import Deadlines, Retry, Target
 
 
+def obstore_module() -> Any:
+    """The engine of az:// and gs:// targets; raises TargetError where the library that it needs is missing."""
+    try:
+        from sai3ssh.agent.engines import obstore_engine
+    except ImportError as error:
+        raise TargetError(
+            f"az:// and gs:// targets need the library obstore, and {sys.executable} has none ({error})",
+            remedy="Set sai3ssh_agent_extras: [obstore] in the inventory and run `sai3ssh deploy`; or set sai3ssh_python to a Python "
+            "that has it (`python3 -m pip install obstore` in a venv)",
+        ) from None
+    return obstore_engine
+
+
 def make_engine(
     target: Target,
     target_uri: str,
@@ -26,11 +40,11 @@ def make_engine(
 ) -> Engine:
     """The engine that the target names, with target_uri prepared already; raises TargetError when it cannot be used as it is written.
 
-    `credentials` has access_key, secret_key and session_token; None means the host's own. Nobody's are looked for when the target is
-    anonymous. `rng` is for the jitter of retries.
+    `credentials` has access_key, secret_key and session_token, or for obstore what find_cloud_credentials takes; None means the host's
+    own. Nobody's are looked for when the target is anonymous. `rng` is for the jitter of retries.
     """
     engine: Engine
-    keys = ANONYMOUS if target.anonymous or target.engine == "file" else find_credentials(credentials)
+    keys = ANONYMOUS if target.anonymous or target.engine in ("file", "obstore") else find_credentials(credentials)
     if target.engine == "file":
         engine = FileEngine(retry, rng, target.verify_reads, fsync=target.fsync, page_cache=target.page_cache)
     elif target.engine == "s3":
@@ -44,7 +58,9 @@ def make_engine(
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine
 
         engine = Boto3Engine(target, keys, deadlines, retry, rng)
+    elif target.engine == "obstore":
+        engine = obstore_module().ObstoreEngine(target, credentials, deadlines, retry, rng)
     else:
-        raise TargetError(f"engine {target.engine!r} (s3, file or boto3)", remedy="Correct the target's engine")
+        raise TargetError(f"engine {target.engine!r} (s3, file, boto3 or obstore)", remedy="Correct the target's engine")
     engine.root(target_uri)
     return engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 from typing import Any, Dict, Optional
 
@@ -12,11 +11,12 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root, Task
+from sai3ssh.agent.engines.content_reader import ContentReader
 from sai3ssh.agent.engines.s3_errors import Refusal, check_error
 from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.agent.engines.tasks import CopyTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
-from sai3ssh.dataset import PIECE, Content
+from sai3ssh.dataset import PIECE
 from sai3ssh.errors import Sai3sshError, TargetError
 from sai3ssh.model import Deadlines, Retry, Target, http_error_class
 
@@ -159,41 +159,6 @@ class Boto3Engine(ThreadedEngine):
                 return
             task.state = answer["NextContinuationToken"]
             self.page(task)
-
-
-class ContentReader(io.RawIOBase):
-    """The bytes of an object as a file that can be read and rewound."""
-
-    def __init__(self, content: Content, index: int, size: int) -> None:
-        super().__init__()
-        self._content = content
-        self._index = index
-        self._size = size
-        self._offset = 0
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves as files do."""
-        self._offset = offset + (0, self._offset, self._size)[whence]
-        return self._offset
-
-    def tell(self) -> int:
-        """The position."""
-        return self._offset
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills the buffer from the position, by at most a piece."""
-        piece = self._content.piece(self._index, self._size, self._offset, len(buffer))
-        buffer[: len(piece)] = piece
-        self._offset += len(piece)
-        return len(piece)
 
 
 class _Prefix(Root):

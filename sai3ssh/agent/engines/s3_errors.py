@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from typing import NamedTuple, Tuple, Union
+from typing import Iterable, NamedTuple, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
 from sai3ssh.agent.engines.response import header
@@ -40,7 +40,7 @@ class Refusal(NamedTuple):
         return 300 <= self.status < 400 or (self.status == 400 and wrong)
 
 
-def refusal(status: int, head: bytes, body: Union[bytes, bytearray], credentials: Credentials) -> Refusal:
+def refusal(status: int, head: bytes, body: Union[bytes, bytearray], credentials: Iterable[Optional[str]]) -> Refusal:
     """The refusal in an error response. Of the body only Code and Message are taken, without any credential they may quote."""
     text = bytes(body).decode("utf-8", "replace")
     code = re.sub(r"[^A-Za-z0-9.]", "", _text(text, "Code"))[:60]

@@ -12,8 +12,10 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 from sai3ssh.agent import hostmetrics, state
 from sai3ssh.agent.daemon import Run
+from sai3ssh.agent.engines.cloud import SERVICE
 from sai3ssh.agent.preflight import clock, files, load, network, service, spool
 from sai3ssh.agent.preflight.checks import Job, Sheet, failure, ok, side_by_side, skipped, within
+from sai3ssh.agent.preflight.cloud import check_cloud
 from sai3ssh.agent.preflight.request import Needs, Peer, Request, read_request
 from sai3ssh.agent.preflight.storage import check_storage
 from sai3ssh.findings import Finding, Level
@@ -75,9 +77,12 @@ def answer_as_service(request: Request, seconds: float) -> Dict[str, Any]:
 def _check_targets(sheet: Sheet, request: Request, deadline: float) -> None:
     storage = request.plan.storage if request.plan is not None else ()
     objects = [entry for entry in storage if entry.uri.startswith("s3://")]
-    jobs: List[Job] = [partial(files.check_directory, storage=entry) for entry in storage if entry not in objects]
+    clouds = [entry for entry in storage if entry.uri.partition("://")[0] in SERVICE]
+    jobs: List[Job] = [partial(files.check_directory, storage=entry) for entry in storage if entry not in objects + clouds]
     if objects:
         jobs.append(partial(check_storage, storage=objects, given=request.credentials, deadline=deadline))
+    if clouds:
+        jobs.append(partial(check_cloud, storage=clouds, given=request.credentials, deadline=deadline))
     side_by_side(sheet, jobs, deadline)
 
 

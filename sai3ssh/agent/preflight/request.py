@@ -17,7 +17,7 @@ class Storage:
     """A target of the plan, and what this host will do there."""
 
     uri: str
-    """s3://bucket/prefix/, file:///directory/ or direct:///directory/."""
+    """s3://bucket/prefix/, az://container/prefix/, gs://bucket/prefix/, file:///directory/ or direct:///directory/."""
     endpoint_url: Optional[str] = None
     region: str = "us-east-1"
     path_style: bool = True
@@ -31,6 +31,8 @@ class Storage:
     """How many objects it makes there."""
     anonymous: bool = False
     """Requests are not signed."""
+    account: Optional[str] = None
+    """The storage account of az://."""
 
     @property
     def puts(self) -> bool:
