@@ -47,6 +47,10 @@ statuses,
 http_4xx and http_5xx the remaining ones of their hundred; not_found to io are errors of file systems."""
 
 
+SPLIT_PARTS = ("queue", "connect", "tls", "first_byte", "transfer")
+"""What the latency of an operation is made of, in this order; see agent.engines.base.Task.split."""
+
+
 def bucket_of(size_bytes: int) -> int:
     """The size bucket, 0 to 8, of an object of size_bytes."""
     for bucket, bound in enumerate(BUCKET_BOUNDS):
@@ -355,6 +359,8 @@ class Plan:
     """What COMPLETE needs: agent-seconds measured / planned."""
     agents: Tuple[str, ...] = ()
     """Agent ids, in the order of their assignments' index."""
+    timing_splits: bool = False
+    """Each operation's latency is also counted by its parts, where the engine knows them."""
 
     @property
     def lingers(self) -> bool:

@@ -19,6 +19,7 @@ from sai3ssh import model
 from sai3ssh.agent import hostmetrics, kernelclock, metrics, recovery, state
 from sai3ssh.agent.crew import Crew, Share
 from sai3ssh.agent.desk import Answer, Desk
+from sai3ssh.agent.details import DetailReader, Layout
 from sai3ssh.agent.journal import Journal
 from sai3ssh.agent.release import Release
 from sai3ssh.agent.stage import Ledger, Published, metrics_files
@@ -136,7 +137,7 @@ class Supervisor:
                         continue
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
-                    metrics.create(path)
+                    metrics.create(path, Layout(self._plan, self._plan.stages[index]).total)
         except OSError as error:
             raise AgentError(f"cannot allocate metrics in {state.metrics_dir()}: {error.strerror}", remedy="Free memory there") from error
 
@@ -339,8 +340,10 @@ class Supervisor:
 
     def _open_stage(self, index: int, start_clock_ns: int, workers: int) -> None:
         stage = self._plan.stages[index]
-        readers = [metrics.Reader(metrics.attach(self._metrics(index, worker))) for worker in range(workers)]
-        self._stage = Published(stage, index, readers, start_clock_ns)
+        cells = [metrics.attach(self._metrics(index, worker)) for worker in range(workers)]
+        layout = Layout(self._plan, stage)
+        detail_readers = [DetailReader(mine, layout) for mine in cells] if layout.keys else []
+        self._stage = Published(stage, index, [metrics.Reader(mine) for mine in cells], start_clock_ns, detail_readers)
         self._stage_began = False
         todo = self._ledger.todo(index, stage)
         self._puts = {name: made for name, made in self._ledger.made(stage).items() if name in todo}

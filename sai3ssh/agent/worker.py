@@ -15,6 +15,7 @@ import time
 from typing import Any, Dict, List, Optional, Union
 
 from sai3ssh.agent import metrics, state
+from sai3ssh.agent.details import DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.mix import MixWork, put_format
@@ -50,6 +51,7 @@ class Worker:
         plan = self._plan
         uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
         self._engine: Engine = make_engine(plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry)
+        self._engine.splits = plan.timing_splits
         self._uri = uris[0] if uris else ""
         for uri in uris:
             self._engine.root(uri)
@@ -108,7 +110,8 @@ class Worker:
         stage = self._plan.stages[order["stage"]]
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
-        recorder = Recorder(cells)
+        layout = Layout(self._plan, stage)
+        recorder = DetailRecorder(cells, layout) if layout.keys else Recorder(cells)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
         concurrency = self._share(stage)
         self._engine.compare(1.0 if stage.kind is StageKind.VERIFY else self._plan.target.verify_reads)

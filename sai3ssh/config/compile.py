@@ -91,6 +91,7 @@ def compile_plan(
         needs_credentials=needs_credentials,
         min_coverage=keys.distributed.min_coverage,
         agents=tuple(host.name for host in chosen),
+        timing_splits=keys.timing_splits and target.engine == "s3",
     )
     return plan, assign(plan.populations, plan.agents)
 

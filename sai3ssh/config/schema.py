@@ -309,6 +309,7 @@ class WorkloadKeys(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     verify_reads: ShareOrBool = 0.0
     dynamic_put_pool: bool = False
+    timing_splits: bool = True
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import dataset
+from ..agent.details import Layout
 from ..model import Assignment, Plan, StageKind
 
 JOURNAL_BYTES_PER_S = 1024
@@ -77,5 +78,6 @@ def demand(plan: Plan, assignment: Assignment) -> Mapping[str, Any]:
         "journal_bytes": journal_bytes(plan),
         "open_files": open_files(plan),
         "memory_bytes": memory_bytes(plan),
+        "counters_bytes": max(Layout(plan, stage).total for stage in plan.stages) * 8,
         "storage": storage(plan, assignment),
     }

@@ -13,6 +13,7 @@ from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
 from .network import controller, network
+from .splits import split_figures
 from .verdict import AgentFacts, coverage_of, judge
 
 Json = dict[str, Any]
@@ -251,6 +252,7 @@ def operations(data: StageData, seconds: float) -> Json:
             "retried": {name: n for (kind, name), n in sorted(data.retried.items()) if kind == op},
             "errors": {name: n for (kind, name), n in sorted(data.errors.items()) if kind == op},
             "buckets": buckets,
+            "splits": split_figures(data.splits.get(op), RANKS),
         }
     return result
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .files import Results
 from .limits import limit_lines
+from .splits import split_lines
 from .tables import full_strength_lines, lost_lines, skipped_lines
 
 
@@ -51,7 +52,8 @@ class Summary:
     slowest: dict[str, tuple[str, float, float]]
     """Execute stage to (agent, its operations/s, the median agent's)."""
     gaps: tuple[str, ...] = ()
-    """What preflight skipped, lost time by agent, the full-strength windows when there is any, and what limited the clients."""
+    """What preflight skipped, lost time by agent, the full-strength windows when there is any, where operations spent their time when not
+    on the wait for the first byte, and what limited the clients."""
 
 
 def summary(results: Results) -> Summary:
@@ -102,6 +104,7 @@ def summary(results: Results) -> Summary:
             *skipped_lines(content),
             *lost_lines(content),
             *full_strength_lines(content),
+            *split_lines(content),
             *limit_lines(content),
         ),
     )

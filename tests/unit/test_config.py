@@ -332,6 +332,7 @@ BAD = {
         GOOD.replace("workload:", "    - {base_uri: data/, count: 5, size_spec: 1}\nworkload:"),
         "is prepared by an earlier entry already",
     ),
+    "splits in words": (GOOD + "timing_splits: some\n", ":11:1: timing_splits: Input should be a valid boolean, found 'some'"),
     "jitter above one": (GOOD + "error_handling: {retry_jitter_factor: 2}\n", ":11:18: error_handling.retry_jitter_factor: "),
 }
 
@@ -387,6 +388,9 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: (p.target.engine, p.target.verify_reads),
         ("file", 0.25),
     ),
+    "timing_splits": ({"timing_splits": False}, lambda p: p.timing_splits, False),
+    "timing_splits by default": ({"seed": 9}, lambda p: p.timing_splits, True),
+    "timing_splits of what cannot tell them": ({"engine": "boto3", "timing_splits": True}, lambda p: p.timing_splits, False),
     "target_outage_timeout": ({"target_outage_timeout": "90s"}, lambda p: p.target_outage_timeout_s, 90.0),
     "deadlines": (
         {"deadlines": {"connect": 1, "first_byte": "2s", "total": "3s"}},

@@ -36,6 +36,8 @@ _SPARE_DESCRIPTORS = 256
 class S3Engine:
     """Performs operations on an S3 server."""
 
+    splits = False
+
     def __init__(
         self,
         target: Target,
@@ -282,7 +284,7 @@ class S3Engine:
                 return
             break
         connection.task = task
-        connection.began_ns = began_ns
+        connection.began_ns = connection.attempt_ns = began_ns
         connection.tried = tried
         self._connections[connection.fd] = connection
         self._watch(connection)
@@ -371,6 +373,13 @@ class S3Engine:
         if problem is not None:
             self._refused(task, problem, connection.endpoint)
             return
+        if self.splits:
+            if connection.first_ns or connection.served == 1 or op == LIST:
+                task.split = connection.split(task, now)
+            else:
+                # The common case: a response that was received at once, on a connection that was open.
+                began_ns = connection.began_ns
+                task.split = (began_ns - task.start_ns, 0, 0, now - began_ns, 0)
         if op == LIST and task.state is not None:
             self._work.page(task)
             task.attempt = 0
@@ -458,6 +467,7 @@ class S3Engine:
 
     def _give_up(self, task: Task, found: Refusal, sent: bool) -> None:
         """The operation has failed."""
+        task.split = None
         self._refusal = found
         self._in_flight -= 1
         method = METHODS[task.op] if task.op != LIST else "LIST"
