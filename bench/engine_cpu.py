@@ -189,7 +189,7 @@ def splits(pairs: int, block_s: float, concurrency: int, most_ratio: float) -> i
             "prepared", "s3://bucket/prefix/", "prepared-%08d.dat", 100_000, SizeSpec("fixed", SIZE_BYTES, SIZE_BYTES), 1
         )
         stage = Stage("execute", StageKind.EXECUTE, concurrency, 1.0, operations=(OperationSpec("get", 1, population.target, "prepared"),))
-        layout = Layout(Plan("bench", "bench", target, (population,), (stage,), timing_splits=True), stage)
+        layout = Layout(Plan("bench", "bench", target, (population,), (stage,), timing_splits=True), stage, 0)
         engine = make_engine(target, population.target, CREDENTIALS, Deadlines(), Retry())
         cells = [memoryview(mmap.mmap(-1, layout.total * 8)).cast("Q") for _ in range(2)]
         recorders = {False: Recorder(cells[0]), True: DetailRecorder(cells[1], layout)}

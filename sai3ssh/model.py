@@ -294,12 +294,25 @@ class Target:
     """s3 only."""
     multipart: Optional[Multipart] = None
     """s3 only."""
+    endpoints: Tuple[str, ...] = ()
+    """Several addresses of the same storage, instead of endpoint_url: URLs (s3) or directories such as file:///mnt/a/ (file), which
+    every URI of the plan is below one of. Any operation may go to any of them. Empty where there is one."""
 
     @property
     def connections_per_operation(self) -> int:
         """The most that one operation uses at once."""
         ranges = self.ranges.max_concurrent if self.ranges is not None else 1
         return max(ranges, self.multipart.concurrency if self.multipart is not None else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How an agent spreads its operations over the endpoints of the target."""
+
+    positions: Tuple[int, ...]
+    """Of Target.endpoints, those that it uses."""
+    strategy: str = "round_robin"
+    """round_robin, or least_connections: where the fewest operations of the same worker are in flight."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,6 +374,8 @@ class Plan:
     """Agent ids, in the order of their assignments' index."""
     timing_splits: bool = False
     """Each operation's latency is also counted by its parts, where the engine knows them."""
+    spreads: Tuple[Spread, ...] = ()
+    """How each agent uses the target's endpoints, in the order of `agents`; empty where there is one."""
 
     @property
     def lingers(self) -> bool:
@@ -384,6 +399,12 @@ class Plan:
             ranges = self.target.ranges
             most = max([most] + [-(-size // ranges.chunk_bytes // ranges.max_concurrent) for size in get if size >= ranges.min_bytes])
         return most
+
+    def spread_of(self, index: int) -> Optional[Spread]:
+        """How the agent of that index spreads its operations; None where the target has one endpoint."""
+        if not self.target.endpoints:
+            return None
+        return self.spreads[index] if self.spreads else Spread(tuple(range(len(self.target.endpoints))))
 
     def population(self, name: str) -> Population:
         """The population of that name; raises KeyError."""

@@ -1,10 +1,11 @@
 """What the metrics file counts of operations beside their latencies, where the plan asks for it.
 
-Behind the cells that every file has (see metrics) there are slots, as many as the stage needs: one for each of its operations and each
-part of the latency (model.SPLIT_PARTS), apart for warm-up where there is one. The rules are those of metrics: a cell has one writer, and
-what a killed worker counted is still there.
+Behind the cells that every file has (see metrics) there are slots, as many as the stage needs, apart for warm-up where there is one: for
+each of its operations one for each part of the latency (model.SPLIT_PARTS), and one for each endpoint that the agent uses. The rules are
+those of metrics: a cell has one writer, and what a killed worker counted is still there.
 
-    slot = CELLS histogram cells, sum_ns
+    slot = CELLS histogram cells, sum_ns, and of an endpoint: bytes, max_ns, operations that failed there, attempts that failed there and
+    were made again
 
 Of a split the first byte is always counted, another part from LEAST_NS on: how many operations had less of it follows from the count of
 first bytes. The supervisor reads slots when it writes histograms, not each second.
@@ -21,26 +22,30 @@ from sai3ssh.agent.work import BUCKET_BY_BITS, Recorder
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET, Histogram, cell_of
 from sai3ssh.model import OPERATIONS, SPLIT_PARTS, Plan, Stage, StageKind
 
-SUM = CELLS
-SLOT = CELLS + 1
+SUM, BYTES, MAX, ERRORS, RETRIES = range(CELLS, CELLS + 5)
+SLOT = CELLS + 5
 LEAST_NS = 1_000
 _NOTHING = bytes(SLOT * 8)
 QUEUE, CONNECT, TLS, FIRST_BYTE, TRANSFER = range(len(SPLIT_PARTS))
 _KINDS = {StageKind.PREPARE: "put", StageKind.VERIFY: "get", StageKind.CLEANUP: "delete"}
 
 Key = Tuple[str, int, int]
-"""What a slot counts: "splits", operation code, position of the part."""
+"""What a slot counts: "splits" or "endpoints", operation code, position of the part or of the endpoint in the target's list."""
 
 
 class Layout:
     """Where the slots of a stage's files are."""
 
-    def __init__(self, plan: Plan, stage: Stage) -> None:
+    def __init__(self, plan: Plan, stage: Stage, index: int) -> None:
+        """Of the agent with that index."""
         kinds = {op.kind for op in stage.operations} if stage.kind is StageKind.EXECUTE else {_KINDS[stage.kind]}
         self.operations = [op for op, name in enumerate(OPERATIONS) if name in kinds]
         self.keys: List[Key] = []
         if plan.timing_splits:
             self.keys += [("splits", op, part) for op in self.operations for part in range(len(SPLIT_PARTS))]
+        spread = plan.spread_of(index)
+        if spread is not None:
+            self.keys += [("endpoints", op, position) for op in self.operations for position in spread.positions]
         self.phases = 2 if stage.warmup_s else 1
         self.total = metrics.TOTAL + self.phases * len(self.keys) * SLOT
         """Cells of a whole file."""
@@ -56,25 +61,42 @@ class Layout:
         keys: List[Key] = [("splits", op, FIRST_BYTE) for op in range(len(OPERATIONS))]
         return [self.at(phase, key) if key in self._places else 0 for key in keys]
 
+    def endpoints_at(self, phase: int) -> List[Dict[int, int]]:
+        """By operation code and position of an endpoint: the first cell of its slot."""
+        result: List[Dict[int, int]] = [{} for _ in OPERATIONS]
+        for key in self.keys:
+            if key[0] == "endpoints":
+                result[key[1]][key[2]] = self.at(phase, key)
+        return result
+
 
 class Count:
     """The change of one slot."""
 
-    __slots__ = ("cells", "sum_ns")
+    __slots__ = ("bytes", "cells", "errors", "max_ns", "retries", "sum_ns")
 
-    def __init__(self, cells: Optional[Dict[int, int]] = None, sum_ns: int = 0) -> None:
+    def __init__(self, cells: Optional[Dict[int, int]] = None, **figures: int) -> None:
+        """max_ns is the maximum so far."""
         self.cells = cells or {}
-        self.sum_ns = sum_ns
+        self.sum_ns = self.bytes = self.max_ns = self.errors = self.retries = 0
+        for name, value in figures.items():
+            setattr(self, name, value)
+
+    def __bool__(self) -> bool:
+        return bool(self.errors or self.retries or any(self.cells.values()))
 
     def add(self, other: Count, sign: int = 1) -> None:
         """Adds another change of the same slot, or takes it back."""
         for cell, n in other.cells.items():
             self.cells[cell] = self.cells.get(cell, 0) + sign * n
-        self.sum_ns += sign * other.sum_ns
+        for name in ("sum_ns", "bytes", "errors", "retries"):
+            setattr(self, name, getattr(self, name) + sign * getattr(other, name))
+        self.max_ns = max(self.max_ns, other.max_ns)
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self, kind: str) -> Dict[str, Any]:
         """As in the journal's hist record."""
-        return {"cells": Histogram(self.cells).to_pairs(), "sum_ns": self.sum_ns}
+        figures = ("sum_ns",) if kind == "splits" else ("sum_ns", "bytes", "max_ns", "errors", "retries")
+        return {"cells": Histogram(self.cells).to_pairs(), **{name: getattr(self, name) for name in figures}}
 
 
 class Details:
@@ -84,7 +106,7 @@ class Details:
         self.counts: Dict[Key, Count] = {}
 
     def __bool__(self) -> bool:
-        return any(any(count.cells.values()) for count in self.counts.values())
+        return any(self.counts.values())
 
     def add(self, other: Details, sign: int = 1) -> None:
         """Adds another change, or takes it back."""
@@ -92,21 +114,24 @@ class Details:
             self.counts.setdefault(key, Count()).add(count, sign)
 
     def to_json(self) -> Dict[str, Any]:
-        """The fields of a hist record: {"splits": {operation: {part: count}}}."""
-        splits: Dict[str, Any] = {}
-        for (_, op, part), count in sorted(self.counts.items()):
-            if any(count.cells.values()):
-                splits.setdefault(OPERATIONS[op], {})[SPLIT_PARTS[part]] = count.to_json()
-        return {"splits": splits} if splits else {}
+        """The fields of a hist record: {"splits": {operation: {part: count}}, "endpoints": {operation: {position: count}}}."""
+        result: Dict[str, Any] = {}
+        for (kind, op, n), count in sorted(self.counts.items()):
+            if count:
+                name = SPLIT_PARTS[n] if kind == "splits" else str(n)
+                result.setdefault(kind, {}).setdefault(OPERATIONS[op], {})[name] = count.to_json(kind)
+        return result
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Details:
         """What a hist record has of it."""
         result = cls()
-        for name, parts in record.get("splits", {}).items():
-            for part, count in parts.items():
-                key = "splits", OPERATIONS.index(name), SPLIT_PARTS.index(part)
-                result.counts[key] = Count(dict(Histogram.from_pairs(count["cells"]).cells), count["sum_ns"])
+        for kind in ("splits", "endpoints"):
+            for operation, counts in record.get(kind, {}).items():
+                for name, count in counts.items():
+                    key = kind, OPERATIONS.index(operation), SPLIT_PARTS.index(name) if kind == "splits" else int(name)
+                    figures = {field: value for field, value in count.items() if field != "cells"}
+                    result.counts[key] = Count(dict(Histogram.from_pairs(count["cells"]).cells), **figures)
         return result
 
 
@@ -133,8 +158,9 @@ class DetailReader:
                 continue
             now = self._seen[start] = array.array("Q", data)
             then = seen if seen is not None else array.array("Q", _NOTHING)
-            count = result.counts[key] = Count(sum_ns=now[SUM] - then[SUM])
-            count.cells = {cell: a - b for cell, (a, b) in enumerate(zip(now[:CELLS], then)) if a != b}
+            sum_ns, size, _, errors, retries = (a - b for a, b in zip(now[SUM:], then[SUM:]))
+            cells = {cell: a - b for cell, (a, b) in enumerate(zip(now[:CELLS], then)) if a != b}
+            result.counts[key] = Count(cells, sum_ns=sum_ns, bytes=size, max_ns=now[MAX], errors=errors, retries=retries)
         return result
 
 
@@ -151,7 +177,10 @@ class DetailRecorder(Recorder):
 
     def __init__(self, cells: memoryview, layout: Layout) -> None:
         super().__init__(cells)
-        self._splits_at = [layout.splits_at(min(phase, layout.phases - 1)) for phase in (0, 1)]
+        phases = [min(phase, layout.phases - 1) for phase in (0, 1)]
+        self._splits_at = [layout.splits_at(phase) for phase in phases]
+        self._endpoints_at = [layout.endpoints_at(phase) for phase in phases]
+        self._several = any(self._endpoints_at[0])
 
     def done(self, task: Task, end_ns: int, size: int) -> None:
         """See Recorder.done, which is written out here: a call of it costs a hundredth of a small operation."""
@@ -184,6 +213,28 @@ class DetailRecorder(Recorder):
                 cells[base + SUM] += latency
             else:
                 self._split(base, split)
+        if self._several:
+            base = self._endpoints_at[phase][op][task.endpoint]
+            cells[base + cell] += 1
+            cells[base + SUM] += latency if latency > 0 else 0
+            cells[base + BYTES] += size
+            if latency > cells[base + MAX]:
+                cells[base + MAX] = latency
+
+    def failed(self, task: Task, error_class: str, sent: bool) -> None:
+        """See Recorder.failed."""
+        super().failed(task, error_class, sent)
+        if self._several:
+            self.cells[self._slot(task) + ERRORS] += 1
+
+    def retried(self, task: Task, error_class: str, sent: bool) -> None:
+        """See Recorder.retried."""
+        super().retried(task, error_class, sent)
+        if self._several:
+            self.cells[self._slot(task) + RETRIES] += 1
+
+    def _slot(self, task: Task) -> int:
+        return self._endpoints_at[1 if task.start_ns < self.warmup_until_ns else 0][task.op][task.endpoint]
 
     def _split(self, base: int, split: Split) -> None:
         for part, value_ns in enumerate(split):

@@ -137,7 +137,7 @@ class Supervisor:
                         continue
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
-                    metrics.create(path, Layout(self._plan, self._plan.stages[index]).total)
+                    metrics.create(path, Layout(self._plan, self._plan.stages[index], self._assignment.index).total)
         except OSError as error:
             raise AgentError(f"cannot allocate metrics in {state.metrics_dir()}: {error.strerror}", remedy="Free memory there") from error
 
@@ -341,7 +341,7 @@ class Supervisor:
     def _open_stage(self, index: int, start_clock_ns: int, workers: int) -> None:
         stage = self._plan.stages[index]
         cells = [metrics.attach(self._metrics(index, worker)) for worker in range(workers)]
-        layout = Layout(self._plan, stage)
+        layout = Layout(self._plan, stage, self._assignment.index)
         detail_readers = [DetailReader(mine, layout) for mine in cells] if layout.keys else []
         self._stage = Published(stage, index, [metrics.Reader(mine) for mine in cells], start_clock_ns, detail_readers)
         self._stage_began = False

@@ -50,7 +50,11 @@ class Worker:
         self._incarnation: int = init["incarnation"]
         plan = self._plan
         uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
-        self._engine: Engine = make_engine(plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry)
+        # No two neighbours, among an agent's workers or among agents, begin at the same endpoint.
+        spread, offset = plan.spread_of(self._assignment.index), self._assignment.index + self._index
+        self._engine: Engine = make_engine(
+            plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry, spread=spread, offset=offset
+        )
         self._engine.splits = plan.timing_splits
         self._uri = uris[0] if uris else ""
         for uri in uris:
@@ -110,7 +114,7 @@ class Worker:
         stage = self._plan.stages[order["stage"]]
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
-        layout = Layout(self._plan, stage)
+        layout = Layout(self._plan, stage, self._assignment.index)
         recorder = DetailRecorder(cells, layout) if layout.keys else Recorder(cells)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
         concurrency = self._share(stage)

@@ -29,6 +29,7 @@ from ..model import (
 )
 from . import units
 from .document import Path_, Problems
+from .endpoints import Endpoints, implied_target
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -55,7 +56,8 @@ def compile_plan(
     mix = builder.mix(populations)
     stages = builder.stages(populations, mix)
     uris = [p.target for p in populations] + [o.target for o in mix]
-    target = builder.target(uris)
+    endpoints = builder.endpoints(uris)
+    target = builder.target(uris, endpoints)
     problems.raise_if_any()
     chosen = _choose(keys, hosts)
     builder.check_parts(mix, populations, len(chosen))
@@ -92,6 +94,7 @@ def compile_plan(
         min_coverage=keys.distributed.min_coverage,
         agents=tuple(host.name for host in chosen),
         timing_splits=keys.timing_splits and target.engine == "s3",
+        spreads=(endpoints.spreads if keys.distributed.agents else endpoints.spreads * len(chosen)) if target.endpoints else (),
     )
     return plan, assign(plan.populations, plan.agents)
 
@@ -128,14 +131,15 @@ class _Builder:
     def __init__(self, keys: WorkloadKeys, problems: Problems) -> None:
         self._keys = keys
         self._problems = problems
+        self._target = keys.target or implied_target(keys)
 
     def _uri(self, path: str, where: Path_) -> str:
         """An absolute URI of a path that is relative to target."""
         if "://" not in path:
-            if self._keys.target is None:
+            if self._target is None:
                 self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write a whole URI")
                 return "file:///unknown/"
-            path = self._keys.target.rstrip("/") + "/" + path.lstrip("/")
+            path = self._target.rstrip("/") + "/" + path.lstrip("/")
         wrong = check_uri(path)
         if wrong:
             self._problems.add(where, wrong)
@@ -175,7 +179,7 @@ class _Builder:
         path = op.path.partition("*")[0]
         if "://" in path:
             return path
-        return (self._keys.target or "").rstrip("/") + "/" + path.lstrip("/")
+        return (self._target or "").rstrip("/") + "/" + path.lstrip("/")
 
     def _population_size(self, entry: EnsureObjects, where: Path_) -> SizeSpec:
         given = [name for name in ("size_spec", "min_size", "max_size") if getattr(entry, name) is not None]
@@ -399,7 +403,13 @@ class _Builder:
             self._problems.add(("distributed", "on_controller_loss"), f"on_controller_loss: {error}")
             return name, 0.0
 
-    def target(self, uris: Sequence[str]) -> Target:
+    def endpoints(self, uris: Sequence[str]) -> Endpoints:
+        """What multi_endpoint says."""
+        found = Endpoints(self._keys, uris[0].partition("://")[0] if uris else "", uris, self._problems)
+        found.check_places()
+        return found
+
+    def target(self, uris: Sequence[str], endpoints: Endpoints) -> Target:
         """How the storage is reached; all URIs of a file must be of one scheme."""
         keys = self._keys
         schemes = sorted({uri.partition("://")[0] for uri in uris})
@@ -412,10 +422,13 @@ class _Builder:
                 self._problems.add(("range_engine",), "range_engine has no meaning for file:// targets; set enabled: false")
             if keys.engine == "boto3":
                 self._problems.add(("engine",), "engine: boto3 needs s3:// targets")
-            return Target("file", verify_reads=keys.verify_reads)
+            several = tuple(endpoints.addresses) if len(endpoints.addresses) > 1 else ()
+            return Target("file", verify_reads=keys.verify_reads, endpoints=several)
         s3 = keys.s3
+        # One of several is just the endpoint.
+        url, several = (endpoints.addresses[0], ()) if len(endpoints.addresses) == 1 else (s3.endpoint_url, tuple(endpoints.addresses))
         dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
-        path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (s3.endpoint_url is not None or dotted))
+        path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (bool(url or several) or dotted))
         if s3.endpoint_url is not None and not s3.endpoint_url.startswith(("http://", "https://")):
             self._problems.add(("s3", "endpoint_url"), f"expected http://host:port or https://host, found {s3.endpoint_url!r}")
         given = [name for name in ("sign_payload", "profile", "credentials_file") if getattr(s3, name)]
@@ -423,7 +436,7 @@ class _Builder:
             self._problems.add(("s3", given[0]), f"s3.anonymous and s3.{given[0]} contradict each other: nothing is signed; remove one")
         return Target(
             "boto3" if keys.engine == "boto3" else "s3",
-            s3.endpoint_url,
+            url,
             s3.region,
             path_style,
             s3.verify_tls,
@@ -433,6 +446,7 @@ class _Builder:
             s3.anonymous,
             self._ranges(),
             self._multipart(),
+            several,
         )
 
     def _multipart(self) -> Multipart | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import ConfigError
+from .endpoints import implied_target
 from .workload import Workload
 
 Credentials = dict[str, str | None]
@@ -24,7 +25,9 @@ def find(workload: Workload, environ: Mapping[str, str]) -> Secret | None:
     Raises ConfigError when a named source has none.
     """
     keys = workload.keys
-    if "s3://" not in " ".join([keys.target or "", *(op.path for op in keys.workload), *(e.base_uri for e in keys.prepare.ensure_objects)]):
+    if "s3://" not in " ".join(
+        [keys.target or implied_target(keys) or "", *(op.path for op in keys.workload), *(e.base_uri for e in keys.prepare.ensure_objects)]
+    ):
         return None
     if keys.s3.anonymous:
         return None

@@ -114,7 +114,9 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
     return Description(
         plan.name,
         plan.target.engine,
-        plan.target.endpoint_url or ("AWS, " + plan.target.region if plan.target.engine != "file" else "file system of each host"),
+        ", ".join(plan.target.endpoints)
+        or plan.target.endpoint_url
+        or ("AWS, " + plan.target.region if plan.target.engine != "file" else "file system of each host"),
         agents,
         tuple(
             PopulationPart(

@@ -19,6 +19,9 @@ from .network import COUNTERS, RANKS, network
 Json = dict[str, Any]
 LOSS_COLUMNS = ("agent", "at", "cause", "down_s", "unreachable_s", "attempts", "resumed_offset", "rounds", "resume_s")
 SPLIT_COLUMNS = ("stage", "operation", "part", "known", "count", "mean_us", *(f"{name}_us" for name in LATENCY_RANKS))
+ENDPOINT_COLUMNS = (
+    "stage", "operation", "endpoint", "ops", "bytes", "errors", "retries", "mean_us", *(f"{name}_us" for name in LATENCY_RANKS), "max_us",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Run:
     stage, round; stage_started, stage_ended: stage, name; stop_requested, abort: reason; run_ended: verdict, reasons, exit_code
     splits       a row per stage, operation and part of its latency (queue, connect, tls, first_byte, transfer), where it is told: known
     (operations whose parts are known), count (those with 1 us of it or more), mean_us, p50_us ... p99.99_us (over all that are known)
+    endpoints    a row per stage, operation and endpoint, where there are several: ops (that ended there), bytes, errors, retries (attempts
+    that failed there and were made again), mean_us, p50_us ... max_us
     network      a row per agent: connects, losses, unreachable_s, rtt_count, rtt_mean_us, rtt_p50_us, rtt_p90_us, rtt_p99_us,
     rtt_p99.9_us, rtt_max_us (heartbeat round trips), clock_measurements, clock_first_offset_ns, clock_last_offset_ns (host minus
     controller), clock_drift_ppm, clock_drift_error_ppm, clock_max_error_ns, received_bytes, records, refetched_bytes,
@@ -61,6 +66,7 @@ class Run:
     network: pd.DataFrame
     losses: pd.DataFrame
     splits: pd.DataFrame
+    endpoints: pd.DataFrame
 
 
 def load(path: str | PathLike[str]) -> Run:
@@ -68,11 +74,15 @@ def load(path: str | PathLike[str]) -> Run:
     directory = Path(path)
     inputs = read_inputs(directory)
     results = read(directory)
-    operations, agents, cells, splits = [], [], [], []
+    operations, agents, cells, splits, endpoints = [], [], [], [], []
     for stage in results.content["stages"]:
         for op, figures in stage["operations"].items():
             operations.append({"stage": stage["name"], "operation": op, **_flat(figures)})
             splits += [{"stage": stage["name"], "operation": op, **row} for row in _splits(figures.get("splits"))]
+            for name, found in (figures.get("endpoints") or {}).items():
+                counts = {column: found[column] for column in ("ops", "bytes", "errors", "retries")}
+                latencies = {f"{rank}_us": value for rank, value in found["latency_us"].items()}
+                endpoints.append({"stage": stage["name"], "operation": op, "endpoint": name, **counts, **latencies})
             for bucket, part in figures["buckets"].items():
                 for cell, count in sorted(Histogram.from_pairs(part["cells"]).cells.items()):
                     cells.append((stage["name"], op, int(bucket), BUCKET_LABELS[int(bucket)], value_of(cell) / 1000, count))
@@ -105,6 +115,7 @@ def load(path: str | PathLike[str]) -> Run:
         pd.DataFrame([_link(agent, link) for agent, link in links.items()]),
         losses,
         pd.DataFrame(splits, columns=SPLIT_COLUMNS),
+        pd.DataFrame(endpoints, columns=ENDPOINT_COLUMNS),
     )
 
 

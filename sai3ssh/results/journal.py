@@ -50,6 +50,25 @@ class Splits:
 
 
 @dataclass
+class EndpointData:
+    """One operation at one endpoint: latencies of what ended there, and what failed there."""
+
+    histogram: Histogram = field(default_factory=Histogram)
+    bytes: int = 0
+    errors: int = 0
+    """Operations that failed for good."""
+    retries: int = 0
+    """Attempts that failed and were made again."""
+
+    def add(self, other: EndpointData) -> None:
+        """Merges another."""
+        self.histogram.merge(other.histogram)
+        self.bytes += other.bytes
+        self.errors += other.errors
+        self.retries += other.retries
+
+
+@dataclass
 class StageData:
     """What one agent, or all, did in one stage, without warm-up."""
 
@@ -64,6 +83,8 @@ class StageData:
     second_bytes: Counter[str] = field(default_factory=Counter)
     splits: dict[str, Splits] = field(default_factory=dict)
     """By operation, where they are known."""
+    endpoints: dict[tuple[str, int], EndpointData] = field(default_factory=dict)
+    """By operation and position in the target's endpoints, where there are several."""
 
     def add(self, other: StageData) -> None:
         """Merges another agent's."""
@@ -71,6 +92,8 @@ class StageData:
             self.regions.setdefault(key, Region()).add(region)
         for op, splits in other.splits.items():
             self.splits.setdefault(op, Splits()).add(splits)
+        for where, part in other.endpoints.items():
+            self.endpoints.setdefault(where, EndpointData()).add(part)
         for name in ("requests", "retries", "retried", "errors", "second_ops", "second_bytes"):
             getattr(self, name).update(getattr(other, name))
 
@@ -229,6 +252,11 @@ def _take_hist(data: StageData, record: Json) -> None:
         mine = data.splits.setdefault(op, Splits())
         for name, count in parts.items():
             mine.parts[name].merge(Histogram.from_pairs(count["cells"], sum_ns=count["sum_ns"]))
+    for op, places in record.get("endpoints", {}).items():
+        for position, count in places.items():
+            histogram = Histogram.from_pairs(count["cells"], sum_ns=count["sum_ns"], max_ns=count["max_ns"])
+            found = EndpointData(histogram, count["bytes"], count["errors"], count["retries"])
+            data.endpoints.setdefault((op, int(position)), EndpointData()).add(found)
     for op, buckets in record["hist"].items():
         for bucket, cells in buckets.items():
             region = data.regions.setdefault((op, int(bucket)), Region())

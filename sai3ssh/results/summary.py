@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .endpoints import EndpointLine, endpoint_lines, slowest_lines
 from .files import Results
 from .limits import limit_lines
 from .splits import split_lines
@@ -54,6 +55,8 @@ class Summary:
     gaps: tuple[str, ...] = ()
     """What preflight skipped, lost time by agent, the full-strength windows when there is any, where operations spent their time when not
     on the wait for the first byte, and what limited the clients."""
+    endpoints: tuple[EndpointLine, ...] = ()
+    """Where there are several."""
 
 
 def summary(results: Results) -> Summary:
@@ -104,7 +107,9 @@ def summary(results: Results) -> Summary:
             *skipped_lines(content),
             *lost_lines(content),
             *full_strength_lines(content),
+            *slowest_lines(content),
             *split_lines(content),
             *limit_lines(content),
         ),
+        endpoint_lines(content),
     )

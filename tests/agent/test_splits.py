@@ -183,7 +183,7 @@ class Counted(unittest.TestCase):
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
-        self.layout = Layout(PLAN, MIX)
+        self.layout = Layout(PLAN, MIX, 0)
         self.paths = [os.path.join(directory.name, str(n)) for n in range(2)]
         self.cells = [metrics.create(path, self.layout.total) for path in self.paths]
 
@@ -274,11 +274,11 @@ class Counted(unittest.TestCase):
 class Laid(unittest.TestCase):
     def test_only_what_the_stage_needs(self):
         prepare = Stage("p", StageKind.PREPARE, 4)
-        self.assertEqual(Layout(Plan("r", "r", Target("s3"), (), ()), MIX).total, metrics.TOTAL)
-        self.assertEqual({key[1] for key in Layout(PLAN, MIX).keys}, {GET, LIST})
-        self.assertEqual({key[1] for key in Layout(PLAN, prepare).keys}, {PUT})
+        self.assertEqual(Layout(Plan("r", "r", Target("s3"), (), ()), MIX, 0).total, metrics.TOTAL)
+        self.assertEqual({key[1] for key in Layout(PLAN, MIX, 0).keys}, {GET, LIST})
+        self.assertEqual({key[1] for key in Layout(PLAN, prepare, 0).keys}, {PUT})
         for stage in (MIX, prepare):
-            layout = Layout(PLAN, stage)
+            layout = Layout(PLAN, stage, 0)
             places = [layout.at(phase, key) for phase in range(layout.phases) for key in layout.keys]
             self.assertEqual(sorted(places), list(range(metrics.TOTAL, layout.total, details.SLOT)))
 

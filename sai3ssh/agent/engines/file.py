@@ -109,11 +109,13 @@ class FileEngine(ThreadedEngine):
 class _Directory(Root):
     """A target directory, or the beginning of file names, that keys are appended to."""
 
-    __slots__ = ("path",)
+    __slots__ = ("index", "path")
 
     def __init__(self, uri: str, path: str) -> None:
         super().__init__(uri)
         self.path = path
+        self.index = 0
+        """Where there are several endpoints: which one this is at."""
 
 
 def _put(task: Task, path: str) -> int:
