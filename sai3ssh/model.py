@@ -400,6 +400,12 @@ class Plan:
             most = max([most] + [-(-size // ranges.chunk_bytes // ranges.max_concurrent) for size in get if size >= ranges.min_bytes])
         return most
 
+    @property
+    def journal_bytes_per_s(self) -> int:
+        """About as much as one agent journals; most of it is histograms."""
+        endpoints = max((len(spread.positions) for spread in self.spreads), default=len(self.target.endpoints))
+        return 1024 + (512 if self.timing_splits else 0) + 512 * endpoints
+
     def spread_of(self, index: int) -> Optional[Spread]:
         """How the agent of that index spreads its operations; None where the target has one endpoint."""
         if not self.target.endpoints:

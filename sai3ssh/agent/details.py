@@ -19,13 +19,14 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Split, Task
 from sai3ssh.agent.work import BUCKET_BY_BITS, Recorder
-from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET, Histogram, cell_of
+from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET, SUB_BITS, Histogram, cell_of
 from sai3ssh.model import OPERATIONS, SPLIT_PARTS, Plan, Stage, StageKind
 
 SUM, BYTES, MAX, ERRORS, RETRIES = range(CELLS, CELLS + 5)
 SLOT = CELLS + 5
 LEAST_NS = 1_000
 _NOTHING = bytes(SLOT * 8)
+_OCTAVE = 1 << SUB_BITS
 QUEUE, CONNECT, TLS, FIRST_BYTE, TRANSFER = range(len(SPLIT_PARTS))
 _KINDS = {StageKind.PREPARE: "put", StageKind.VERIFY: "get", StageKind.CLEANUP: "delete"}
 
@@ -76,7 +77,7 @@ class Count:
     __slots__ = ("bytes", "cells", "errors", "max_ns", "retries", "sum_ns")
 
     def __init__(self, cells: Optional[Dict[int, int]] = None, **figures: int) -> None:
-        """max_ns is the maximum so far."""
+        """`figures` are the other attributes; max_ns is the maximum so far."""
         self.cells = cells or {}
         self.sum_ns = self.bytes = self.max_ns = self.errors = self.retries = 0
         for name, value in figures.items():
@@ -144,7 +145,7 @@ class DetailReader:
             raise ValueError(f"metrics file of {len(cells)} cells, expected {layout.total}")
         self._cells = cells
         self._layout = layout
-        self._seen: Dict[int, array.array[int]] = {}
+        self._seen: Dict[int, bytes] = {}
 
     def delta(self, phase: int) -> Details:
         """What changed in phase 0 (measured) or 1 (warm-up)."""
@@ -152,16 +153,26 @@ class DetailReader:
         # Of an operation in progress the writer counts the first byte first: read last, it is never less than another part.
         for key in sorted(self._layout.keys if phase < self._layout.phases else (), key=lambda key: key[2] == FIRST_BYTE):
             start = self._layout.at(phase, key)
-            data = self._cells[start : start + SLOT].tobytes()
-            seen = self._seen.get(start)
-            if data == (seen.tobytes() if seen is not None else _NOTHING):
+            data, seen = self._cells[start : start + SLOT].tobytes(), self._seen.get(start, _NOTHING)
+            if data == seen:
                 continue
-            now = self._seen[start] = array.array("Q", data)
-            then = seen if seen is not None else array.array("Q", _NOTHING)
-            sum_ns, size, _, errors, retries = (a - b for a, b in zip(now[SUM:], then[SUM:]))
-            cells = {cell: a - b for cell, (a, b) in enumerate(zip(now[:CELLS], then)) if a != b}
-            result.counts[key] = Count(cells, sum_ns=sum_ns, bytes=size, max_ns=now[MAX], errors=errors, retries=retries)
+            self._seen[start] = data
+            count = result.counts[key] = Count(_changed(data, seen))
+            now, then = (array.array("Q", both[CELLS * 8 :]) for both in (data, seen))
+            count.sum_ns, count.bytes, _, count.errors, count.retries = (a - b for a, b in zip(now, then))
+            count.max_ns = now[MAX - CELLS]
         return result
+
+
+def _changed(data: bytes, seen: bytes) -> Dict[int, int]:
+    """What came to which cells of a histogram; a few octaves are all that an operation uses."""
+    result = {}
+    for first in range(0, CELLS, _OCTAVE):
+        part = slice(first * 8, min(first + _OCTAVE, CELLS) * 8)
+        if data[part] != seen[part]:
+            both = zip(array.array("Q", data[part]), array.array("Q", seen[part]))
+            result.update({first + at: a - b for at, (a, b) in enumerate(both) if a != b})
+    return result
 
 
 def total(readers: Iterable[DetailReader], phase: int) -> Details:

@@ -31,7 +31,6 @@ from sai3ssh.protocol import Json
 TICK_S = 1.0
 STOP_GRACE_S = 5.0
 READY_TIMEOUT_S = 60.0
-JOURNAL_BYTES_PER_S = 1024
 CLAIM_NS = 10 * 10**9
 SILENT_S = 10.0
 """A controller that was not heard for so long, or for ten heartbeats, is lost (on_controller_loss: stop)."""
@@ -105,7 +104,7 @@ class Supervisor:
     def _begin(self) -> None:
         self._journal.append("epoch", {**self._submitted["epoch"], "host": hostmetrics.describe()})
         seconds = sum(stage.duration_s or 600.0 for stage in self._plan.stages)
-        budget = int(seconds * JOURNAL_BYTES_PER_S) + 65536
+        budget = int(seconds * self._plan.journal_bytes_per_s) + 65536
         try:
             self._journal.reserve(budget)
         except OSError as error:

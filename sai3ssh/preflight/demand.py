@@ -11,7 +11,6 @@ from ..agent.details import Layout
 from ..agent.engines.spread import mapped
 from ..model import Assignment, Plan, StageKind
 
-JOURNAL_BYTES_PER_S = 1024
 UNKNOWN_S = 600.0
 """A stage without a duration is budgeted with this, here as in the agent."""
 SPARE_FILES = 64
@@ -21,7 +20,7 @@ WORKER_BYTES, OPERATION_BYTES = 48 << 20, 256 << 10
 
 def journal_bytes(plan: Plan) -> int:
     """What the journal of one agent reserves."""
-    return int(sum(stage.duration_s or UNKNOWN_S for stage in plan.stages) * JOURNAL_BYTES_PER_S) + 65536
+    return int(sum(stage.duration_s or UNKNOWN_S for stage in plan.stages) * plan.journal_bytes_per_s) + 65536
 
 
 def open_files(plan: Plan) -> int:
