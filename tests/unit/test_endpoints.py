@@ -12,6 +12,7 @@ from rich.console import Console
 from sai3ssh import results
 from sai3ssh.histogram import Histogram
 from sai3ssh.model import Spread, Target
+from sai3ssh.results.aggregate import aggregate
 from sai3ssh.ui.summary import print_summary
 from tests.unit.test_results import PLAN, FakeAgent, write_run
 
@@ -58,6 +59,27 @@ def test_endpoints_are_merged_over_agents_and_the_slowest_is_named(tmp_path: Pat
     assert "slowest endpoint in mix: http://b:9000, get p99 8.00 ms (median of the others" in out.getvalue()
     (row,) = [line.split() for line in out.getvalue().splitlines() if line.startswith("mix") and "http://b:9000" in line]
     assert row == ["mix", "get", "http://b:9000", "250", "1.0", "8", "ms", "8", "ms", "1", "7"]
+
+
+def test_several_runs_are_added_up(tmp_path: Path) -> None:
+    for number, count in enumerate((100, 400)):
+        agent = FakeAgent("h1", 10**15)
+        for second in range(10):
+            agent.second(second, 1e6)
+        first_byte = {name: told(2_000_000, count)[name] for name in ("cells", "sum_ns")}
+        places = {str(number): told(3_000_000, count, retries=2), "2": told(1_000_000, 10)}
+        agent.add("hist", stage=0, warmup=False, hist={}, endpoints={"get": places}, splits={"get": {"first_byte": first_byte}})
+        agent.end()
+        agent.final()
+        write_run(tmp_path / str(number), [agent], plan=dataclasses.replace(SEVERAL, run_id=f"r{number}"))
+    (stage,) = aggregate([tmp_path / "0", tmp_path / "1"])["stages"]
+    found = stage["operations"]["get"]
+    assert {url: (part["ops"], part["retries"], part["sum_ns"]) for url, part in found["endpoints"].items()} == {
+        URLS[0]: (100, 2, 300_000_000),
+        URLS[2]: (20, 0, 20_000_000),
+        URLS[1]: (400, 2, 1_200_000_000),
+    }
+    assert (found["splits"]["known"], found["splits"]["first_byte"]["sum_ns"]) == (500, 1_000_000_000)
 
 
 def test_one_endpoint_is_no_table(tmp_path: Path) -> None:
