@@ -75,8 +75,7 @@ class Endpoints:
     def _s3(self, text: str, where: Path_) -> str | None:
         """The URL. Plain HTTP in s3://host:port, except for port 443."""
         found = _S3.fullmatch(text)
-        parts = urlsplit(text) if found is None else None
-        if parts is not None and parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.username:
+        if found is None and _is_url(text):
             return text.rstrip("/")
         if found is None or not 0 < int(found["port"]) < 65536:
             self._problems.add(where, f"expected s3://host:port/bucket/prefix/ or http(s)://host:port, found {text!r}")
@@ -94,3 +93,12 @@ class Endpoints:
                 text = f"{uri} is below none of the endpoints {', '.join(self.addresses)}"
                 self._problems.add(("multi_endpoint",) if self._keys.multi_endpoint else ("distributed", "agents"), text)
                 return
+
+
+def _is_url(text: str) -> bool:
+    """Whether it is http(s)://host[:port][/path]."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.username
+    except ValueError:  # of the port, or of brackets
+        return False

@@ -357,6 +357,10 @@ BAD = {
         "expected s3://host:port/bucket/prefix/ or http(s)://host:port, found 'b:1'",
     ),
     "endpoint with a port that is none": (changed(s3=None, multi_endpoint={"endpoints": ["s3://a:99999/"]}), "expected s3://host:port/"),
+    "endpoint URL with a port that is none": (
+        changed(s3=None, multi_endpoint={"endpoints": ["http://a:x"]}),
+        "expected s3://host:port/bucket/prefix/ or http(s)://host:port, found 'http://a:x'",
+    ),
     "endpoint twice": (
         changed(s3=None, multi_endpoint={"endpoints": ["http://a:1", "s3://a:1/bench-bucket/"]}),
         "endpoint s3://a:1/bench-bucket/ is given twice",
