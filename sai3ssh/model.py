@@ -50,6 +50,10 @@ statuses,
 http_4xx and http_5xx the remaining ones of their hundred; not_found to io, and not_empty, are errors of file systems."""
 
 
+SPLIT_PARTS = ("queue", "connect", "tls", "first_byte", "transfer")
+"""What the latency of an operation is made of, in this order; see agent.engines.base.Task.split."""
+
+
 def bucket_of(size_bytes: int) -> int:
     """The size bucket, 0 to 8, of an object of size_bytes."""
     for bucket, bound in enumerate(BUCKET_BOUNDS):
@@ -349,6 +353,9 @@ class Target:
     """s3 only."""
     multipart: Optional[Multipart] = None
     """s3 and obstore only."""
+    endpoints: Tuple[str, ...] = ()
+    """Several addresses of the same storage, instead of endpoint_url: URLs (s3) or directories such as file:///mnt/a/ (file), which
+    every URI of the plan is below one of. Any operation may go to any of them. Empty where there is one."""
     fsync: str = "none"
     """file only: what a put waits for. none, file (fdatasync) or directory (fsync of the file's directory, too)."""
     page_cache: str = "auto"
@@ -365,6 +372,16 @@ class Target:
         """The most that one operation uses at once."""
         ranges = self.ranges.max_concurrent if self.ranges is not None else 1
         return max(ranges, self.multipart.concurrency if self.multipart is not None else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How an agent spreads its operations over the endpoints of the target."""
+
+    positions: Tuple[int, ...]
+    """Of Target.endpoints, those that it uses."""
+    strategy: str = "round_robin"
+    """round_robin, or least_connections: where the fewest operations of the same worker are in flight."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,6 +443,10 @@ class Plan:
     """What COMPLETE needs: agent-seconds measured / planned."""
     agents: Tuple[str, ...] = ()
     """Agent ids, in the order of their assignments' index."""
+    timing_splits: bool = False
+    """Each operation's latency is also counted by its parts, where the engine knows them."""
+    spreads: Tuple[Spread, ...] = ()
+    """How each agent uses the target's endpoints, in the order of `agents`; empty where there is one."""
 
     @property
     def lingers(self) -> bool:
@@ -449,6 +470,18 @@ class Plan:
             ranges = self.target.ranges
             most = max([most] + [-(-size // ranges.chunk_bytes // ranges.max_concurrent) for size in get if size >= ranges.min_bytes])
         return most
+
+    @property
+    def journal_bytes_per_s(self) -> int:
+        """About as much as one agent journals; most of it is histograms."""
+        endpoints = max((len(spread.positions) for spread in self.spreads), default=len(self.target.endpoints))
+        return 1024 + (512 if self.timing_splits else 0) + 512 * endpoints
+
+    def spread_of(self, index: int) -> Optional[Spread]:
+        """How the agent of that index spreads its operations; None where the target has one endpoint."""
+        if not self.target.endpoints:
+            return None
+        return self.spreads[index] if self.spreads else Spread(tuple(range(len(self.target.endpoints))))
 
     def population(self, name: str) -> Population:
         """The population of that name; raises KeyError."""

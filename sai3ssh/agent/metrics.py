@@ -10,6 +10,8 @@ aligned 8-byte integer with one writer, so a reader sees each cell whole, and wh
     region  = CELLS histogram cells, sum_ns, bytes, max_ns, tail_ops, tail_bytes;  one per size bucket (get, put) or one (all
     others)
 
+What details.py counts lies behind that.
+
 A completed operation is one histogram cell, whatever moment its worker is killed at: how many there were, how many requests they took and
 how many objects are done is derived from those cells, and kept nowhere else.
 """
@@ -39,12 +41,12 @@ TOTAL = 2 * PHASE + 3
 _NO_CELLS = bytes(CELLS * 8)
 
 
-def create(path: str) -> memoryview:
-    """A new, zeroed, fully allocated metrics file as cells; raises OSError when the memory is not there."""
+def create(path: str, total: int = TOTAL) -> memoryview:
+    """A new, zeroed, fully allocated metrics file of `total` cells; raises OSError when the memory is not there."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(fd, 0, TOTAL * 8)
-        return memoryview(mmap.mmap(fd, TOTAL * 8)).cast("Q")
+        os.posix_fallocate(fd, 0, total * 8)
+        return memoryview(mmap.mmap(fd, total * 8)).cast("Q")
     except OSError:
         os.unlink(path)
         raise
@@ -56,7 +58,7 @@ def attach(path: str) -> memoryview:
     """The cells of an existing metrics file."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return memoryview(mmap.mmap(fd, TOTAL * 8)).cast("Q")
+        return memoryview(mmap.mmap(fd, 0)).cast("Q")
     finally:
         os.close(fd)
 

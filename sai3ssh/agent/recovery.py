@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from sai3ssh.agent import metrics
+from sai3ssh.agent.details import Details
 from sai3ssh.histogram import Histogram
 from sai3ssh.model import ERROR_CLASSES, NAMING, OPERATIONS, Stage
 from sai3ssh.protocol import Record
@@ -24,6 +25,7 @@ class Told:
         self.counters = metrics.Delta()
         """Requests, retries and errors."""
         self.histograms = metrics.Delta()
+        self.details = Details()
 
     def second(self, record: Record) -> None:
         """Takes a sec, gap or lost record."""
@@ -48,6 +50,7 @@ class Told:
                 region.sum_ns, region.bytes, region.max_ns = cells["sum_ns"], cells["bytes"], cells["max_ns"]
                 region.tail_ops, region.tail_bytes = cells["tail_ops"], cells["tail_bytes"]
         self.histograms.add(part)
+        self.details.add(Details.from_json(record))
 
     def absorb(self, other: Told) -> None:
         """Adds what another one holds."""

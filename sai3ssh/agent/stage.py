@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
-from sai3ssh.agent import metrics, state
+from sai3ssh.agent import details, metrics, state
 from sai3ssh.agent.hostmetrics import HostMetrics, ProcessCpu
 from sai3ssh.agent.recovery import Recovered, Told
 from sai3ssh.agent.verify import LISTED
@@ -21,8 +21,18 @@ _PER_OBJECT = {
 class Published:
     """The totals of one stage that the journal has been given, and what is due next."""
 
-    def __init__(self, stage: Stage, index: int, readers: Sequence[metrics.Reader], start_clock_ns: int) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        index: int,
+        readers: Sequence[metrics.Reader],
+        start_clock_ns: int,
+        detail_readers: Sequence[details.DetailReader] = (),
+    ) -> None:
         self.stage = stage
+        self._detail_readers = detail_readers
+        self._details = {0: details.Details(), 1: details.Details()}
+        """Read already, and due to be told."""
         self.index = index
         self.start_clock_ns = start_clock_ns
         self.end_clock_ns = None if stage.duration_s is None else start_clock_ns + int(stage.duration_s * 1e9)
@@ -71,6 +81,8 @@ class Published:
         for phase, told in past.told.items():
             full, before = metrics.total(self.readers, phase), past.before[phase]
             self._hist[phase] = full.minus(told.histograms)
+            self._details[phase].add(details.total(self._detail_readers, phase))
+            self._details[phase].add(told.details, -1)
             fields = self._lost(from_ns, now_ns, cause, bool(phase))
             fields["ops"] = _more(full, told)
             rest = full.minus(told.counters)
@@ -140,12 +152,14 @@ class Published:
         """The hist records that are due now."""
         records = []
         for phase, delta in self._hist.items():
-            if delta:
+            more = self._details[phase]
+            more.add(details.total(self._detail_readers, phase))
+            if delta or more:
                 hist: Dict[str, Dict[str, Any]] = {}
                 for (op, bucket), region in sorted(delta.regions.items()):
                     hist.setdefault(OPERATIONS[op], {})[str(bucket)] = region.to_json()
-                records.append(("hist", {"stage": self.index, "warmup": bool(phase), "hist": hist}))
-                self._hist[phase] = metrics.Delta()
+                records.append(("hist", {"stage": self.index, "warmup": bool(phase), "hist": hist, **more.to_json()}))
+                self._hist[phase], self._details[phase] = metrics.Delta(), details.Details()
         return records
 
     def _summary(self, delta: metrics.Delta, now_ns: int, host: Dict[str, Any], warmup: bool) -> Dict[str, Any]:

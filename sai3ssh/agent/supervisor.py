@@ -19,6 +19,7 @@ from sai3ssh import model
 from sai3ssh.agent import hostmetrics, kernelclock, metrics, recovery, state
 from sai3ssh.agent.crew import Crew, Share
 from sai3ssh.agent.desk import Answer, Desk
+from sai3ssh.agent.details import DetailReader, Layout
 from sai3ssh.agent.journal import Journal
 from sai3ssh.agent.release import Release
 from sai3ssh.agent.stage import Ledger, Published, metrics_files
@@ -30,7 +31,6 @@ from sai3ssh.protocol import Json
 TICK_S = 1.0
 STOP_GRACE_S = 5.0
 READY_TIMEOUT_S = 60.0
-JOURNAL_BYTES_PER_S = 1024
 CLAIM_NS = 10 * 10**9
 SILENT_S = 10.0
 """A controller that was not heard for so long, or for ten heartbeats, is lost (on_controller_loss: stop)."""
@@ -104,7 +104,7 @@ class Supervisor:
     def _begin(self) -> None:
         self._journal.append("epoch", {**self._submitted["epoch"], "host": hostmetrics.describe()})
         seconds = sum(stage.duration_s or 600.0 for stage in self._plan.stages)
-        budget = int(seconds * JOURNAL_BYTES_PER_S) + 65536
+        budget = int(seconds * self._plan.journal_bytes_per_s) + 65536
         try:
             self._journal.reserve(budget)
         except OSError as error:
@@ -136,7 +136,7 @@ class Supervisor:
                         continue
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
-                    metrics.create(path)
+                    metrics.create(path, Layout(self._plan, self._plan.stages[index], self._assignment.index).total)
         except OSError as error:
             raise AgentError(f"cannot allocate metrics in {state.metrics_dir()}: {error.strerror}", remedy="Free memory there") from error
 
@@ -339,8 +339,10 @@ class Supervisor:
 
     def _open_stage(self, index: int, start_clock_ns: int, workers: int) -> None:
         stage = self._plan.stages[index]
-        readers = [metrics.Reader(metrics.attach(self._metrics(index, worker))) for worker in range(workers)]
-        self._stage = Published(stage, index, readers, start_clock_ns)
+        cells = [metrics.attach(self._metrics(index, worker)) for worker in range(workers)]
+        layout = Layout(self._plan, stage, self._assignment.index)
+        detail_readers = [DetailReader(mine, layout) for mine in cells] if layout.keys else []
+        self._stage = Published(stage, index, [metrics.Reader(mine) for mine in cells], start_clock_ns, detail_readers)
         self._stage_began = False
         todo = self._ledger.todo(index, stage)
         self._puts = {name: made for name, made in self._ledger.made(stage).items() if name in todo}

@@ -19,7 +19,7 @@ from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Population, bucket_of
 
 _ERROR_CODE = {name: code for code, name in enumerate(ERROR_CLASSES)}
-_BUCKET_BY_BITS = tuple(bucket_of(1 << bits) for bits in range(64))
+BUCKET_BY_BITS = tuple(bucket_of(1 << bits) for bits in range(64))
 """Size bucket by (size - 1).bit_length(): all bounds are powers of two, so sizes in (2^(n-1), 2^n] share one."""
 BACKOFF_S = (0.2, 5.0)
 """First and longest pause of an index of prepare or cleanup between two tries; the pause doubles."""
@@ -43,7 +43,7 @@ class Recorder:
         start_ns = task.start_ns
         base = (metrics.PHASE if start_ns < self.warmup_until_ns else 0) + metrics.OP_BASE[op] + metrics.HEAD
         if size and metrics.BUCKETS[op] > 1:
-            base += _BUCKET_BY_BITS[(size - 1).bit_length()] * metrics.REGION
+            base += BUCKET_BY_BITS[(size - 1).bit_length()] * metrics.REGION
         latency = end_ns - start_ns
         if LOWEST_NS < latency < HIGHEST_NS:
             shift = latency.bit_length() - 7

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Union
 from sai3ssh import dataset
 from sai3ssh.agent import metrics, state
 from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
+from sai3ssh.agent.details import DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.engines.file import FileEngine
@@ -58,7 +59,12 @@ class Worker:
         if plan.pin_workers:
             pin(self._index)
         uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
-        self._engine: Engine = make_engine(plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry)
+        # No two neighbours, among an agent's workers or among agents, begin at the same endpoint.
+        spread, offset = plan.spread_of(self._assignment.index), self._assignment.index + self._index
+        self._engine: Engine = make_engine(
+            plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry, spread=spread, offset=offset
+        )
+        self._engine.splits = plan.timing_splits
         self._uri = uris[0] if uris else ""
         for uri in uris:
             self._engine.root(uri)
@@ -126,7 +132,8 @@ class Worker:
         stage = self._plan.stages[order["stage"]]
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
-        recorder = Recorder(cells)
+        layout = Layout(self._plan, stage, self._assignment.index)
+        recorder = DetailRecorder(cells, layout) if layout.keys else Recorder(cells)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
         concurrency = self._share(stage)
         self._engine.compare(1.0 if stage.kind is StageKind.VERIFY else self._plan.target.verify_reads)

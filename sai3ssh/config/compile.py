@@ -35,6 +35,7 @@ from ..model import (
 )
 from . import cloud, units
 from .document import Path_, Problems
+from .endpoints import Endpoints, implied_target
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -67,7 +68,8 @@ def compile_plan(
     mix = builder.mix(populations)
     stages = builder.stages(populations, mix)
     uris = [p.target for p in populations] + [o.target for o in mix]
-    target = builder.target(uris)
+    endpoints = builder.endpoints(uris)
+    target = builder.target(uris, endpoints)
     cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
     chosen = _choose(keys, hosts)
@@ -105,6 +107,8 @@ def compile_plan(
         needs_credentials=needs_credentials,
         min_coverage=keys.distributed.min_coverage,
         agents=tuple(host.name for host in chosen),
+        timing_splits=keys.timing_splits and target.engine == "s3",
+        spreads=(endpoints.spreads if keys.distributed.agents else endpoints.spreads * len(chosen)) if target.endpoints else (),
     )
     return plan, assign(plan.populations, plan.agents)
 
@@ -141,14 +145,15 @@ class _Builder:
     def __init__(self, keys: WorkloadKeys, problems: Problems) -> None:
         self._keys = keys
         self._problems = problems
+        self._target = keys.target or implied_target(keys)
 
     def _uri(self, path: str, where: Path_) -> str:
         """An absolute URI of a path that is relative to target."""
         if "://" not in path:
-            if self._keys.target is None:
+            if self._target is None:
                 self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write a whole URI")
                 return "file:///unknown/"
-            path = self._keys.target.rstrip("/") + "/" + path.lstrip("/")
+            path = self._target.rstrip("/") + "/" + path.lstrip("/")
         wrong = check_uri(path)
         if wrong:
             self._problems.add(where, wrong)
@@ -222,7 +227,7 @@ class _Builder:
         path = op.path.partition("*")[0]
         if "://" in path:
             return path
-        return (self._keys.target or "").rstrip("/") + "/" + path.lstrip("/")
+        return (self._target or "").rstrip("/") + "/" + path.lstrip("/")
 
     def _population_size(self, entry: EnsureObjects, where: Path_) -> SizeSpec:
         given = [name for name in ("size_spec", "min_size", "max_size") if getattr(entry, name) is not None]
@@ -520,7 +525,14 @@ class _Builder:
             self._problems.add(("distributed", "on_controller_loss"), f"on_controller_loss: {error}")
             return name, 0.0
 
-    def target(self, uris: Sequence[str]) -> Target:
+    def endpoints(self, uris: Sequence[str]) -> Endpoints:
+        """What multi_endpoint says."""
+        found = Endpoints(self._keys, uris[0].partition("://")[0] if uris else "", uris, self._problems)
+        found.check_places()
+        found.check_combinations()
+        return found
+
+    def target(self, uris: Sequence[str], endpoints: Endpoints) -> Target:
         """How the storage is reached; all URIs of a file must be of one scheme."""
         keys = self._keys
         schemes = sorted({uri.partition("://")[0] for uri in uris})
@@ -533,13 +545,15 @@ class _Builder:
         if len(schemes) == 1 and schemes[0] in cloud.SECTION:
             return cloud.cloud_target(keys, schemes[0], self._problems)
         if schemes != ["s3"]:
-            return self._files(schemes[0] if len(schemes) == 1 else "")
+            return self._files(schemes[0] if len(schemes) == 1 else "", endpoints)
         for name in ("fsync", "page_cache_mode"):
             if getattr(keys, name) not in ("none", "auto"):
                 self._problems.add((name,), f"{name} has no meaning for s3:// targets: it is about files; remove it")
         s3 = keys.s3
+        # One of several is just the endpoint.
+        url, several = (endpoints.addresses[0], ()) if len(endpoints.addresses) == 1 else (s3.endpoint_url, tuple(endpoints.addresses))
         dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
-        path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (s3.endpoint_url is not None or dotted))
+        path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (bool(url or several) or dotted))
         if s3.endpoint_url is not None and not s3.endpoint_url.startswith(("http://", "https://")):
             self._problems.add(("s3", "endpoint_url"), f"expected http://host:port or https://host, found {s3.endpoint_url!r}")
         given = [name for name in ("sign_payload", "profile", "credentials_file") if getattr(s3, name)]
@@ -547,7 +561,7 @@ class _Builder:
             self._problems.add(("s3", given[0]), f"s3.anonymous and s3.{given[0]} contradict each other: nothing is signed; remove one")
         return Target(
             "boto3" if keys.engine == "boto3" else "s3",
-            s3.endpoint_url,
+            url,
             s3.region,
             path_style,
             s3.verify_tls,
@@ -557,11 +571,12 @@ class _Builder:
             s3.anonymous,
             self._ranges(),
             self._multipart(),
+            several,
             checksum=self._checksum(),
             expect_continue=s3.expect_continue,
         )
 
-    def _files(self, scheme: str) -> Target:
+    def _files(self, scheme: str, endpoints: Endpoints) -> Target:
         """Files of one scheme, or of none when something is wrong with it."""
         keys = self._keys
         if "s3" in keys.model_fields_set and scheme:
@@ -575,7 +590,8 @@ class _Builder:
                 f"page_cache_mode: {keys.page_cache_mode} contradicts direct://, which goes past the page cache; remove it, or use file://"
             )
             self._problems.add(("page_cache_mode",), text)
-        return Target("file", verify_reads=keys.verify_reads, fsync=keys.fsync, page_cache=keys.page_cache_mode)
+        several = tuple(endpoints.addresses) if len(endpoints.addresses) > 1 else ()
+        return Target("file", verify_reads=keys.verify_reads, endpoints=several, fsync=keys.fsync, page_cache=keys.page_cache_mode)
 
     def _checksum(self) -> str:
         s3 = self._keys.s3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..model import Plan
+from .endpoints import implied_target
 from .workload import Workload
 
 Credentials = dict[str, str | None]
@@ -27,7 +28,8 @@ def find(workload: Workload, environ: Mapping[str, str]) -> Secret | None:
     Raises ConfigError when a named source has none.
     """
     keys = workload.keys
-    paths = " ".join([keys.target or "", *(op.path for op in keys.workload), *(e.base_uri for e in keys.prepare.ensure_objects)])
+    place = keys.target or implied_target(keys) or ""
+    paths = " ".join([place, *(op.path for op in keys.workload), *(e.base_uri for e in keys.prepare.ensure_objects)])
     if "az://" in paths:
         return _of_azure(environ, keys.azure.account)
     if "gs://" in paths or "gcs://" in paths:

@@ -11,7 +11,6 @@ from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
 """Per agent, for estimates of prepare and cleanup; no promise, and named in the output."""
-JOURNAL_BYTES_PER_S = 1024
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
     return Description(
         plan.name,
         plan.target.engine,
-        plan.target.endpoint_url or _default_endpoint(plan),
+        ", ".join(plan.target.endpoints) or plan.target.endpoint_url or _default_endpoint(plan),
         agents,
         tuple(
             PopulationPart(
@@ -147,7 +146,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         sum(dataset.total_size(p) for p in plan.populations),
         (min(shares, default=0), max(shares, default=0)),
         seconds,
-        int(seconds * JOURNAL_BYTES_PER_S) + 65536,
+        int(seconds * plan.journal_bytes_per_s) + 65536,
         ASSUMED_OPS_PER_S,
         plan.min_coverage,
         "none needed" if plan.target.engine == "file" or plan.target.anonymous else source,

@@ -292,11 +292,19 @@ class DeadlineKeys(Section):
     total: Annotated[Duration, Field(gt=0)] = 300.0
 
 
+class MultiEndpoint(Section):
+    """multi_endpoint: addresses of the same storage."""
+
+    strategy: Literal["round_robin", "least_connections"] = "round_robin"
+    endpoints: Annotated[list[str], Field(min_length=1, max_length=32)]
+
+
 class AgentKeys(Section):
     """An entry of distributed.agents: a host of the inventory, by name."""
 
     address: str | None = None
     id: str | None = None
+    multi_endpoint: MultiEndpoint | None = None
 
     @model_validator(mode="after")
     def _check(self) -> AgentKeys:
@@ -379,6 +387,8 @@ class WorkloadKeys(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     verify_reads: ShareOrBool = 0.0
     dynamic_put_pool: bool = False
+    timing_splits: bool = True
+    multi_endpoint: MultiEndpoint | None = None
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
 
@@ -388,7 +398,7 @@ NOT_YET = {
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
     "concurrency_override", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
-    "multi_endpoint", "op_log_path", "optional",
+    "op_log_path", "optional",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
     "skip_verification", "target_override", "timeout_secs", "volumes",
 }  # fmt: skip

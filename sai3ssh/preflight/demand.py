@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import dataset
+from ..agent.details import Layout
+from ..agent.engines.spread import mapped
 from ..model import Assignment, Plan, StageKind
 
-JOURNAL_BYTES_PER_S = 1024
 UNKNOWN_S = 600.0
 """A stage without a duration is budgeted with this, here as in the agent."""
 SPARE_FILES = 64
@@ -19,12 +20,13 @@ WORKER_BYTES, OPERATION_BYTES, DIRECT_BYTES = 48 << 20, 256 << 10, 1 << 20
 
 def journal_bytes(plan: Plan) -> int:
     """What the journal of one agent reserves."""
-    return int(sum(stage.duration_s or UNKNOWN_S for stage in plan.stages) * JOURNAL_BYTES_PER_S) + 65536
+    return int(sum(stage.duration_s or UNKNOWN_S for stage in plan.stages) * plan.journal_bytes_per_s) + 65536
 
 
 def open_files(plan: Plan) -> int:
-    """The most that one process of an agent has open."""
-    most = max(stage.concurrency for stage in plan.stages)
+    """The most that one process of an agent has open; each endpoint may have had all operations, and keeps their connections."""
+    spreads = max((len(spread.positions) for spread in plan.spreads), default=1) if plan.target.engine != "file" else 1
+    most = max(stage.concurrency for stage in plan.stages) * spreads
     return math.ceil(most / max(1, plan.workers)) * plan.target.connections_per_operation + SPARE_FILES
 
 
@@ -85,7 +87,14 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
     found = []
     for uri, kinds in operations.items():
         objects, size = share_bytes(plan, assignment, uri)
-        found.append({"uri": uri, **common, "operations": sorted(kinds), "write_bytes": size, "objects": objects})
+        entry = {"uri": uri, **common, "operations": sorted(kinds), "write_bytes": size, "objects": objects}
+        spread = plan.spread_of(assignment.index)
+        for position in spread.positions if spread is not None else ():
+            files = target.engine == "file"
+            there = {"uri": mapped(uri, target.endpoints, position)} if files else {"endpoint_url": target.endpoints[position]}
+            found.append({**entry, **there})
+        if spread is None:
+            found.append(entry)
     return found
 
 
@@ -95,5 +104,6 @@ def demand(plan: Plan, assignment: Assignment) -> Mapping[str, Any]:
         "journal_bytes": journal_bytes(plan),
         "open_files": open_files(plan),
         "memory_bytes": memory_bytes(plan),
+        "counters_bytes": max(Layout(plan, stage, assignment.index).total for stage in plan.stages) * 8,
         "storage": storage(plan, assignment),
     }

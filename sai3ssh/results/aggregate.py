@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..histogram import Histogram
-from ..model import Verdict
-from .journal import Region, StageData
+from ..model import SPLIT_PARTS, Verdict
+from .journal import EndpointData, Region, Splits, StageData
 from .merge import operations
 from .runs import GivenRun, differences, read_run
 
@@ -121,10 +121,14 @@ def _stages(runs: Sequence[GivenRun]) -> dict[tuple[str, str], list[Json]]:
 
 def _merged(name: str, kind: str, parts: Sequence[Json]) -> Json:
     data = StageData()
+    # By name, not by position: runs of other plans may have others.
+    endpoints = list(
+        dict.fromkeys(url for part in parts for figures in part["operations"].values() for url in figures.get("endpoints") or ())
+    )
     for part in parts:
-        data.add(_data(part["operations"]))
+        data.add(_data(part["operations"], endpoints))
     seconds = sum(max(0.0, part["seconds"]) for part in parts)
-    merged = operations(data, seconds)
+    merged = operations(data, seconds, endpoints)
     for op, figures in merged.items():
         rates = [part["operations"][op]["ops_per_s"] if op in part["operations"] else 0.0 for part in parts]
         p99 = [part["operations"][op]["latency_us"]["p99"] for part in parts if part["operations"].get(op, {}).get("ops")]
@@ -132,7 +136,7 @@ def _merged(name: str, kind: str, parts: Sequence[Json]) -> Json:
     return {"name": name, "kind": kind, "runs": len(parts), "seconds": seconds, "operations": merged}
 
 
-def _data(stage: Json) -> StageData:
+def _data(stage: Json, endpoints: Sequence[str]) -> StageData:
     """The counts that a stage's figures were made of."""
     data = StageData()
     for op, figures in stage.items():
@@ -145,6 +149,13 @@ def _data(stage: Json) -> StageData:
         for bucket, part in figures["buckets"].items():
             histogram = Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=round(part["latency_us"]["max"] * 1000))
             data.regions[op, int(bucket)] = Region(histogram, part["bytes"], part["tail_ops"], part["tail_bytes"])
+        # Results of earlier versions have neither of these.
+        if figures.get("splits"):
+            parts = {name: figures["splits"][name] for name in SPLIT_PARTS}
+            data.splits[op] = Splits({name: Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"]) for name, part in parts.items()})
+        for url, part in (figures.get("endpoints") or {}).items():
+            histogram = Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=round(part["latency_us"]["max"] * 1000))
+            data.endpoints[op, endpoints.index(url)] = EndpointData(histogram, part["bytes"], part["errors"], part["retries"])
     return data
 
 

@@ -10,13 +10,18 @@ from typing import Any
 import pandas as pd
 
 from ..histogram import Histogram, value_of
-from ..model import BUCKET_LABELS, Plan, Verdict
+from ..model import BUCKET_LABELS, SPLIT_PARTS, Plan, Verdict
 from .files import read
+from .merge import RANKS as LATENCY_RANKS
 from .merge import read_inputs
 from .network import COUNTERS, RANKS, network
 
 Json = dict[str, Any]
 LOSS_COLUMNS = ("agent", "at", "cause", "down_s", "unreachable_s", "attempts", "resumed_offset", "rounds", "resume_s")
+SPLIT_COLUMNS = ("stage", "operation", "part", "known", "count", "mean_us", *(f"{name}_us" for name in LATENCY_RANKS))
+ENDPOINT_COLUMNS = (
+    "stage", "operation", "endpoint", "ops", "bytes", "errors", "retries", "mean_us", *(f"{name}_us" for name in LATENCY_RANKS), "max_us",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class Run:
     policy_round: round, delay_s; agent_state: state, previous, cause; agent_lost, agent_failed: error; clock: offset_ns, error_ns, boot;
     network: rtt, received_bytes, records, refetched_bytes, refetched_records, resume_s; cut_off_over: seconds; commit, armed_round:
     stage, round; stage_started, stage_ended: stage, name; stop_requested, abort: reason; run_ended: verdict, reasons, exit_code
+    splits       a row per stage, operation and part of its latency (queue, connect, tls, first_byte, transfer), where it is told: known
+    (operations whose parts are known), count (those with 1 us of it or more), mean_us, p50_us ... p99.99_us (over all that are known)
+    endpoints    a row per stage, operation and endpoint, where there are several: ops (that ended there), bytes, errors, retries (attempts
+    that failed there and were made again), mean_us, p50_us ... max_us
     network      a row per agent: connects, losses, unreachable_s, rtt_count, rtt_mean_us, rtt_p50_us, rtt_p90_us, rtt_p99_us,
     rtt_p99.9_us, rtt_max_us (heartbeat round trips), clock_measurements, clock_first_offset_ns, clock_last_offset_ns (host minus
     controller), clock_drift_ppm, clock_drift_error_ppm, clock_max_error_ns, received_bytes, records, refetched_bytes,
@@ -56,6 +65,8 @@ class Run:
     events: pd.DataFrame
     network: pd.DataFrame
     losses: pd.DataFrame
+    splits: pd.DataFrame
+    endpoints: pd.DataFrame
 
 
 def load(path: str | PathLike[str]) -> Run:
@@ -63,10 +74,15 @@ def load(path: str | PathLike[str]) -> Run:
     directory = Path(path)
     inputs = read_inputs(directory)
     results = read(directory)
-    operations, agents, cells = [], [], []
+    operations, agents, cells, splits, endpoints = [], [], [], [], []
     for stage in results.content["stages"]:
         for op, figures in stage["operations"].items():
             operations.append({"stage": stage["name"], "operation": op, **_flat(figures)})
+            splits += [{"stage": stage["name"], "operation": op, **row} for row in _splits(figures.get("splits"))]
+            for name, found in (figures.get("endpoints") or {}).items():
+                counts = {column: found[column] for column in ("ops", "bytes", "errors", "retries")}
+                latencies = {f"{rank}_us": value for rank, value in found["latency_us"].items()}
+                endpoints.append({"stage": stage["name"], "operation": op, "endpoint": name, **counts, **latencies})
             for bucket, part in figures["buckets"].items():
                 for cell, count in sorted(Histogram.from_pairs(part["cells"]).cells.items()):
                     cells.append((stage["name"], op, int(bucket), BUCKET_LABELS[int(bucket)], value_of(cell) / 1000, count))
@@ -98,6 +114,8 @@ def load(path: str | PathLike[str]) -> Run:
         events,
         pd.DataFrame([_link(agent, link) for agent, link in links.items()]),
         losses,
+        pd.DataFrame(splits, columns=SPLIT_COLUMNS),
+        pd.DataFrame(endpoints, columns=ENDPOINT_COLUMNS),
     )
 
 
@@ -105,6 +123,23 @@ def _flat(figures: Json) -> Json:
     kept = ("ops", "bytes", "tail_ops", "tail_bytes", "ops_per_s", "mib_per_s", "requests", "retries")
     latencies = {f"{name}_us": value for name, value in figures["latency_us"].items()}
     return {**{name: figures[name] for name in kept}, **latencies, "errors": sum(figures["errors"].values())}
+
+
+def _splits(figures: Json | None) -> list[Json]:
+    if figures is None:
+        return []
+    rows = []
+    for part in SPLIT_PARTS:
+        found = figures[part]
+        rows.append(
+            {
+                "part": part,
+                "known": figures["known"],
+                "count": found["count"],
+                **{f"{name}_us": found[name] for name in ("mean", *LATENCY_RANKS)},
+            }
+        )
+    return rows
 
 
 def _link(agent: str, link: Json) -> Json:

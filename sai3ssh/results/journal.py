@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..histogram import Histogram
-from ..model import OPERATIONS
+from ..model import OPERATIONS, SPLIT_PARTS
 from ..protocol import ProtocolError, decode_record
 
 Json = dict[str, Any]
@@ -33,6 +33,42 @@ class Region:
 
 
 @dataclass
+class Splits:
+    """The parts of the latencies of one operation: of each that is known the first byte, of the other parts what was counted."""
+
+    parts: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in SPLIT_PARTS})
+
+    @property
+    def known(self) -> int:
+        """Operations whose parts are known; one that is not in the histogram of a part had next to nothing of it."""
+        return self.parts["first_byte"].count
+
+    def add(self, other: Splits) -> None:
+        """Merges another."""
+        for name, histogram in other.parts.items():
+            self.parts[name].merge(histogram)
+
+
+@dataclass
+class EndpointData:
+    """One operation at one endpoint: latencies of what ended there, and what failed there."""
+
+    histogram: Histogram = field(default_factory=Histogram)
+    bytes: int = 0
+    errors: int = 0
+    """Operations that failed for good."""
+    retries: int = 0
+    """Attempts that failed and were made again."""
+
+    def add(self, other: EndpointData) -> None:
+        """Merges another."""
+        self.histogram.merge(other.histogram)
+        self.bytes += other.bytes
+        self.errors += other.errors
+        self.retries += other.retries
+
+
+@dataclass
 class StageData:
     """What one agent, or all, did in one stage, without warm-up."""
 
@@ -45,11 +81,19 @@ class StageData:
     second_ops: Counter[str] = field(default_factory=Counter)
     """Operations by the second summaries: must agree with the histograms."""
     second_bytes: Counter[str] = field(default_factory=Counter)
+    splits: dict[str, Splits] = field(default_factory=dict)
+    """By operation, where they are known."""
+    endpoints: dict[tuple[str, int], EndpointData] = field(default_factory=dict)
+    """By operation and position in the target's endpoints, where there are several."""
 
     def add(self, other: StageData) -> None:
         """Merges another agent's."""
         for key, region in other.regions.items():
             self.regions.setdefault(key, Region()).add(region)
+        for op, splits in other.splits.items():
+            self.splits.setdefault(op, Splits()).add(splits)
+        for where, part in other.endpoints.items():
+            self.endpoints.setdefault(where, EndpointData()).add(part)
         for name in ("requests", "retries", "retried", "errors", "second_ops", "second_bytes"):
             getattr(self, name).update(getattr(other, name))
 
@@ -176,7 +220,7 @@ def _take(agent: AgentJournal, record: Json) -> None:
         elif kind == "stage_end":
             stage.end = record if stage.end is None else _both(stage.end, record)
         elif kind == "hist":
-            _take_hist(stage.warmup if record["warmup"] else stage.data, record["hist"])
+            _take_hist(stage.warmup if record["warmup"] else stage.data, record)
         elif kind == "lost":
             _take_lost(stage, record)
         else:
@@ -211,8 +255,17 @@ def _take_lost(stage: AgentStage, record: Json) -> None:
         stage.lost.append({"from_clock_ns": start, "to_clock_ns": end, "cause": record["cause"]})
 
 
-def _take_hist(data: StageData, hist: Json) -> None:
-    for op, buckets in hist.items():
+def _take_hist(data: StageData, record: Json) -> None:
+    for op, parts in record.get("splits", {}).items():
+        mine = data.splits.setdefault(op, Splits())
+        for name, count in parts.items():
+            mine.parts[name].merge(Histogram.from_pairs(count["cells"], sum_ns=count["sum_ns"]))
+    for op, places in record.get("endpoints", {}).items():
+        for position, count in places.items():
+            histogram = Histogram.from_pairs(count["cells"], sum_ns=count["sum_ns"], max_ns=count["max_ns"])
+            found = EndpointData(histogram, count["bytes"], count["errors"], count["retries"])
+            data.endpoints.setdefault((op, int(position)), EndpointData()).add(found)
+    for op, buckets in record["hist"].items():
         for bucket, cells in buckets.items():
             region = data.regions.setdefault((op, int(bucket)), Region())
             part = Histogram.from_pairs(cells["cells"], sum_ns=cells["sum_ns"], max_ns=cells["max_ns"])

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..model import Outcome, Plan, StageKind, Verdict, from_json
+from .endpoints import endpoint_figures
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
 from .network import controller, network
+from .splits import split_figures
 from .steady import duration_ns, leave_out_what_is_late, steadiness, steady_lines
 from .verdict import AgentFacts, coverage_of, judge
 
@@ -196,7 +199,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
         "warmup_s": warmup_s,
         "steady": steadiness(inputs.plan, inputs.agents, inputs.events, index),
         "start_spread_ms": _start_spread_ms(inputs, index, parts),
-        "operations": operations(total, seconds),
+        "operations": operations(total, seconds, inputs.plan.target.endpoints),
         "agents": {
             agent_id: {
                 "seconds": (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s,
@@ -206,7 +209,9 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "without_histogram": part.without_histogram,
                 "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine),
                 "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
-                "operations": operations(part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s),
+                "operations": operations(
+                    part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s, inputs.plan.target.endpoints
+                ),
             }
             for agent_id, part in parts.items()
             if agent_id in spans
@@ -243,8 +248,8 @@ def _unreadable_reasons(stages: list[Json]) -> list[str]:
     return lines
 
 
-def operations(data: StageData, seconds: float) -> Json:
-    """Figures by operation: counts, rates over the stage, latencies in us, all again by size bucket."""
+def operations(data: StageData, seconds: float, endpoints: Sequence[str] = ()) -> Json:
+    """Figures by operation: counts, rates over the stage, latencies in us, all again by size bucket; parts of latencies, and endpoints."""
     result = {}
     for op in data.operations():
         buckets = {str(bucket): _figures(region, seconds) for (kind, bucket), region in sorted(data.regions.items()) if kind == op}
@@ -255,6 +260,8 @@ def operations(data: StageData, seconds: float) -> Json:
             "retried": {name: n for (kind, name), n in sorted(data.retried.items()) if kind == op},
             "errors": {name: n for (kind, name), n in sorted(data.errors.items()) if kind == op},
             "buckets": buckets,
+            "splits": split_figures(data.splits.get(op), RANKS),
+            "endpoints": endpoint_figures(data, op, endpoints, RANKS),
         }
     return result
 

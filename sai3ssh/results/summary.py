@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .endpoints import EndpointLine, endpoint_lines, slowest_lines
 from .files import Results
 from .limits import limit_lines
+from .splits import split_lines
 from .tables import full_strength_lines, lost_lines, skipped_lines
 
 
@@ -51,7 +53,10 @@ class Summary:
     slowest: dict[str, tuple[str, float, float]]
     """Execute stage to (agent, its operations/s, the median agent's)."""
     gaps: tuple[str, ...] = ()
-    """What preflight skipped, lost time by agent, the full-strength windows when there is any, and what limited the clients."""
+    """What preflight skipped, lost time by agent, the full-strength windows when there is any, where operations spent their time when not
+    on the wait for the first byte, and what limited the clients."""
+    endpoints: tuple[EndpointLine, ...] = ()
+    """Where there are several."""
 
 
 def summary(results: Results) -> Summary:
@@ -102,6 +107,9 @@ def summary(results: Results) -> Summary:
             *skipped_lines(content),
             *lost_lines(content),
             *full_strength_lines(content),
+            *slowest_lines(content),
+            *split_lines(content),
             *limit_lines(content),
         ),
+        endpoint_lines(content),
     )

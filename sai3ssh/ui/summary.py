@@ -31,6 +31,8 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
         console.print(Text(f"  {reason}"), soft_wrap=True)
     if summary.lines:
         print_whole(console, _table(summary))
+        if summary.endpoints:
+            print_whole(console, _endpoints(summary))
     for stage, (agent, rate, median) in summary.slowest.items():
         console.print(
             f"slowest agent in {stage}: {agent} with {rate:,.0f} ops/s (median agent {median:,.0f})", soft_wrap=True, highlight=False
@@ -59,6 +61,27 @@ def _links(links: Links) -> list[str]:
         spans += ["to the end"] if len(ended) < len(links.cut_offs) else []
         lines.append(f"the controller itself was cut off {times}, {' and '.join(spans)}")
     return lines
+
+
+def _endpoints(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for name in ("stage", "op", "endpoint"):
+        table.add_column(name, no_wrap=True)
+    for name in ("count", "MiB", "p50", "p99", "errors", "retries"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in summary.endpoints:
+        table.add_row(
+            line.stage,
+            line.operation,
+            line.endpoint,
+            f"{line.ops:,}",
+            f"{line.bytes / (1 << 20):,.1f}",
+            latency(line.p50_us),
+            latency(line.p99_us),
+            Text(f"{line.errors:,}", "red" if line.errors else ""),
+            f"{line.retries:,}",
+        )
+    return table
 
 
 def _table(summary: Summary) -> Table:

@@ -10,9 +10,10 @@ import unittest
 from sai3ssh.agent import kernelclock, recovery, state
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.agent.workers import group_members
-from sai3ssh.model import FailurePolicy, to_json
+from sai3ssh.model import FailurePolicy, Target, to_json
 from sai3ssh.protocol import encode_record, scan
 from tests.agent.agent_case import COUNT, AgentCase, wait
+from tests.agent.s3_server import Server, response
 
 MANY = 10000
 
@@ -246,6 +247,39 @@ class Recovery(AgentCase):
         ]
         self.assertLessEqual(written, {"new/" + put["key_format"] % i for put in made for i in range(put["count"])})
         self.assertEqual(self.files(), [])
+
+    def test_parts_of_latencies_and_endpoints_are_neither_lost_nor_doubled(self):
+        count = 2500
+        listed = b"<ListBucketResult></ListBucketResult>"
+
+        def storage(client, request, number):
+            return response(listed if request.query else b"")
+
+        with Server(storage, anonymous=True) as one, Server(storage, anonymous=True) as two:
+            target = Target("s3", anonymous=True, endpoints=(one.url, two.url))
+            made = self.plan(count=count, target=target, timing_splits=True)
+            populations = tuple(dataclasses.replace(p, target="s3://bucket/") for p in made.populations)
+            channel = self.channel()
+            self.submit(channel, dataclasses.replace(made, populations=populations, stages=made.stages[:1]), count=count)
+            channel.follow(self.run_id, "a0")
+            channel.wait_state("READY")
+            channel.release(self.key, "a0", 0)
+            channel.wait(lambda: channel.beats[-1]["done"] > count // 3, "some progress")
+            self.kill(self.worker(0))
+            channel.wait(lambda: channel.beats[-1]["done"] > count, "more progress")
+            self.kill(self.supervisor())
+            channel.wait(lambda: channel.final is not None, "final")
+        records, _ = scan(bytes(channel.mirror))
+        self.check_sums(records)
+        told = [record for record in records if record["kind"] == "hist"]
+        self.assertEqual(len(self.records("recovered")), 1)
+        puts = next(record for record in records if record["kind"] == "stage_end")["totals"]["put"]["ops"]
+        known = sum(sum(record["splits"]["put"]["first_byte"]["cells"][1::2]) for record in told if "splits" in record)
+        places = [count for record in told for count in record.get("endpoints", {}).get("put", {}).items()]
+        # A worker may be killed between two cells of one operation: three were.
+        self.assertTrue(puts - 3 <= known <= puts, (known, puts))
+        self.assertTrue(puts - 3 <= sum(sum(count["cells"][1::2]) for _, count in places) <= puts, puts)
+        self.assertEqual({position for position, _ in places}, {"0", "1"})
 
     def test_killed_while_armed_the_commit_still_starts_it(self):
         channel, _ = self.begin()

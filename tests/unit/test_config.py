@@ -21,6 +21,7 @@ from sai3ssh.model import (
     Plan,
     Ranges,
     SizeSpec,
+    Spread,
     StageKind,
     Steady,
     Target,
@@ -551,6 +552,71 @@ BAD = {
         "names a part of what is prepared at s3://bench-bucket/run/data/",
     ),
     "count missing": (GOOD.replace("count: 1000, ", ""), ":7:7: count of the objects is missing or 0; set it, for example count: 1000"),
+    "endpoints of nothing": (
+        GOOD + "multi_endpoint: {endpoints: []}\n",
+        ":11:18: multi_endpoint.endpoints: List should have at least 1 item",
+    ),
+    "more endpoints than there may be": (
+        GOOD + f"multi_endpoint: {{endpoints: [{', '.join(f'http://a:{n}' for n in range(1, 34))}]}}\n",
+        ":11:18: multi_endpoint.endpoints: List should have at most 32 items",
+    ),
+    "unknown strategy": (
+        GOOD + "multi_endpoint: {strategy: random, endpoints: [http://a]}\n",
+        "expected 'round_robin' or 'least_connections', found 'random'",
+    ),
+    "endpoint_url and endpoints": (
+        GOOD + "multi_endpoint: {endpoints: [http://a:1, http://b:1]}\n",
+        ":11:1: s3.endpoint_url and multi_endpoint contradict each other",
+    ),
+    "endpoints for boto3": (
+        changed(s3=None, engine="boto3", multi_endpoint={"endpoints": ["http://a:1", "http://b:1"]}),
+        "multi_endpoint needs the native engine: boto3 sends to one endpoint here",
+    ),
+    "endpoint that is none": (
+        changed(s3=None, multi_endpoint={"endpoints": ["http://a:1", "b:1"]}),
+        "expected s3://host:port/bucket/prefix/ or http(s)://host:port, found 'b:1'",
+    ),
+    "endpoint with a port that is none": (changed(s3=None, multi_endpoint={"endpoints": ["s3://a:99999/"]}), "expected s3://host:port/"),
+    "endpoint URL with a port that is none": (
+        changed(s3=None, multi_endpoint={"endpoints": ["http://a:x"]}),
+        "expected s3://host:port/bucket/prefix/ or http(s)://host:port, found 'http://a:x'",
+    ),
+    "copy at several endpoints": (
+        changed(
+            s3=None,
+            multi_endpoint={"endpoints": ["http://a:1", "http://b:1"]},
+            workload=[{"op": "copy", "path": "data/", "weight": 1}],
+        ),
+        "copy needs one endpoint; remove it, or name one endpoint in multi_endpoint",
+    ),
+    "checksums at several endpoints": (
+        changed(s3={"checksum": "crc32"}, multi_endpoint={"endpoints": ["http://a:1", "http://b:1"]}),
+        "s3.checksum needs one endpoint",
+    ),
+    "endpoints of Azure": (AZ + "multi_endpoint: {endpoints: [http://a:1]}\n", ":4:1: multi_endpoint has no meaning for az:// targets"),
+    "endpoint twice": (
+        changed(s3=None, multi_endpoint={"endpoints": ["http://a:1", "s3://a:1/bench-bucket/"]}),
+        "endpoint s3://a:1/bench-bucket/ is given twice",
+    ),
+    "endpoint of other objects": (
+        changed(s3=None, multi_endpoint={"endpoints": ["s3://a:1/bench-bucket/other/", "http://b:1"]}),
+        "s3://bench-bucket/run/data/ is not below s3://bench-bucket/other/, where this endpoint is",
+    ),
+    "endpoint of S3 for files": (
+        changed(target="file:///mnt/a/", s3=None, multi_endpoint={"endpoints": ["http://a:1"]}),
+        "expected a mount point such as file:///mnt/a/, because the target is one; found 'http://a:1'",
+    ),
+    "files elsewhere": (
+        changed(target="file:///mnt/c/", s3=None, multi_endpoint={"endpoints": ["file:///mnt/a", "file:///mnt/b"]}),
+        "file:///mnt/c/data/ is below none of the endpoints file:///mnt/a/, file:///mnt/b/",
+    ),
+    "an agent without endpoints": (
+        changed(
+            s3=None, distributed={"agents": [{"id": "h1", "multi_endpoint": {"endpoints": ["http://a:1", "http://b:1"]}}, {"id": "h2"}]}
+        ),
+        "some agents have a multi_endpoint and this one has none",
+    ),
+    "splits in words": (GOOD + "timing_splits: some\n", ":11:1: timing_splits: Input should be a valid boolean, found 'some'"),
     "jitter above one": (GOOD + "error_handling: {retry_jitter_factor: 2}\n", ":11:18: error_handling.retry_jitter_factor: "),
 }
 
@@ -634,6 +700,38 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
     ),
     "fsync": ({"target": "direct:///d/", "s3": None, "fsync": "directory"}, lambda p: p.target.fsync, "directory"),
     "page_cache_mode": ({"target": "file:///d/", "s3": None, "page_cache_mode": "dontneed"}, lambda p: p.target.page_cache, "dontneed"),
+    "timing_splits": ({"timing_splits": False}, lambda p: p.timing_splits, False),
+    "timing_splits by default": ({"seed": 9}, lambda p: p.timing_splits, True),
+    "timing_splits of what cannot tell them": ({"engine": "boto3", "timing_splits": True}, lambda p: p.timing_splits, False),
+    "multi_endpoint": (
+        {"s3": None, "multi_endpoint": {"endpoints": ["s3://a:9000/bench-bucket/run/", "https://b", "s3://c:443/bench-bucket"]}},
+        lambda p: (p.target.endpoints, p.target.endpoint_url, p.target.path_style, p.spreads),
+        (("http://a:9000", "https://b", "https://c:443"), None, True, (Spread((0, 1, 2)),) * 3),
+    ),
+    "multi_endpoint of one": (
+        {"s3": None, "multi_endpoint": {"endpoints": ["http://a:9000/"]}},
+        lambda p: (p.target.endpoints, p.target.endpoint_url, p.spreads),
+        ((), "http://a:9000", ()),
+    ),
+    "multi_endpoint of files": (
+        {"target": None, "s3": None, "multi_endpoint": {"endpoints": ["file:///mnt/a", "file:///mnt/b/"]}},
+        lambda p: (p.target.endpoints, p.populations[0].target, p.spreads[2]),
+        (("file:///mnt/a/", "file:///mnt/b/"), "file:///mnt/a/data/", Spread((0, 1))),
+    ),
+    "multi_endpoint instead of a target": (
+        {"target": None, "s3": None, "multi_endpoint": {"endpoints": ["s3://a:9000/bench-bucket/x/", "s3://b:9000/bench-bucket/x/"]}},
+        lambda p: (p.populations[0].target, p.target.endpoints),
+        ("s3://bench-bucket/x/data/", ("http://a:9000", "http://b:9000")),
+    ),
+    "multi_endpoint per agent": (
+        {
+            "s3": None,
+            "multi_endpoint": {"strategy": "least_connections", "endpoints": ["http://a:1", "http://b:1"]},
+            "distributed": {"agents": [{"id": "h1"}, {"id": "h2", "multi_endpoint": {"endpoints": ["http://c:1", "http://a:1"]}}]},
+        },
+        lambda p: (p.target.endpoints, p.spreads),
+        (("http://a:1", "http://b:1", "http://c:1"), (Spread((0, 1), "least_connections"), Spread((2, 0)))),
+    ),
     "target_outage_timeout": ({"target_outage_timeout": "90s"}, lambda p: p.target_outage_timeout_s, 90.0),
     "deadlines": (
         {"deadlines": {"connect": 1, "first_byte": "2s", "total": "3s"}},

@@ -17,7 +17,7 @@ import sai3ssh
 from sai3ssh.config import compile_plan, load
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Finding, Level
-from sai3ssh.model import Assignment, Host, OperationSpec, Plan, Ranges
+from sai3ssh.model import Assignment, Host, OperationSpec, Plan, Ranges, Spread, Target
 from sai3ssh.preflight import FLEET, Report, check_skip, parse_ports, preflight_failed, write_junit
 from sai3ssh.preflight.demand import demand
 from sai3ssh.preflight.examine import _fold
@@ -232,7 +232,7 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     plan, assignments, _ = plan_of(tmp_path, ["h1", "h2"])
     found = demand(plan, assignments[0])
     # prepare and cleanup are budgeted with 600 s each, as the agent does.
-    assert found["journal_bytes"] == 1300 * 1024 + 65536
+    assert found["journal_bytes"] == 1300 * 1536 + 65536
     assert found["open_files"] == 64 // 4 + 64
     ranged = replace(plan, target=replace(plan.target, ranges=Ranges(max_concurrent=10)))
     assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64
@@ -246,6 +246,20 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     assert storage["s3://bucket/run/data/"]["operations"] == ["delete", "get", "put"]
     assert (storage["s3://bucket/run/data/"]["objects"], storage["s3://bucket/run/data/"]["write_bytes"]) == (500, 500 * 4096)
     assert (storage["s3://bucket/run/new/"]["operations"], storage["s3://bucket/run/new/"]["write_bytes"]) == (["put"], 0)
+
+
+def test_every_endpoint_of_an_agent_is_looked_at(tmp_path: Path) -> None:
+    plan, assignments, _ = plan_of(tmp_path, ["h1", "h2"])
+    urls = ("http://a:1", "http://b:1", "http://c:1")
+    several = replace(plan, target=replace(plan.target, endpoint_url=None, endpoints=urls), spreads=(Spread((0, 1)), Spread((2,))))
+    found = [[(one["uri"][-5:], one["endpoint_url"]) for one in demand(several, mine)["storage"]] for mine in assignments]
+    assert found == [[(path, url) for path in ("data/", "/new/") for url in urls[:2]], [("data/", urls[2]), ("/new/", urls[2])]]
+    assert demand(several, assignments[0])["open_files"] == 64 * 2 // 4 + 64
+    assert demand(several, assignments[0])["counters_bytes"] > demand(plan, assignments[0])["counters_bytes"]
+    mounts = Target("file", endpoints=("file:///a/", "file:///b/"))
+    moved = tuple(replace(p, target=p.target.replace("s3://bucket/", "file:///a/")) for p in plan.populations)
+    files = replace(plan, target=mounts, populations=moved, stages=plan.stages[:1], spreads=(Spread((0, 1)),) * 2)
+    assert [one["uri"] for one in demand(files, assignments[0])["storage"]] == ["file:///a/run/data/", "file:///b/run/data/"]
 
 
 def fleet(
@@ -288,7 +302,7 @@ def test_two_names_of_one_machine_are_noticed(tmp_path: Path) -> None:
 
 def test_journals_on_one_disk_are_added_up(tmp_path: Path) -> None:
     facts = {"h1": {"boot": "a"}, "h2": {"boot": "a"}}
-    one = 1300 * 1024 + 65536
+    one = 1300 * 1536 + 65536
     for free, level in ((2 * one, Level.OK), (2 * one - 1, Level.WARNING)):
         disks = {name: [ok("host.disk", free_bytes=free)] for name in facts}
         assert fleet(tmp_path, Report(disks, facts=facts), ["h1", "h2"])["fleet.volume"].level is level

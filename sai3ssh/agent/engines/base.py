@@ -12,13 +12,15 @@ with page().
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Optional, Protocol
+from typing import Any, Callable, ClassVar, Optional, Protocol, Tuple
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
 
 GET, PUT, LIST, STAT, DELETE, COPY, MKDIR, RMDIR = range(len(OPERATIONS))
 """Operation codes: positions in model.OPERATIONS."""
+Split = Tuple[int, int, int, int, int]
+"""ns by model.SPLIT_PARTS; they sum to the latency of the operation."""
 LATE_NS = 10_000_000
 """An engine that comes late by less says nothing: timers of an idle machine are no better."""
 
@@ -36,14 +38,25 @@ class Task:
     """One operation on one object.
 
     The work fills in everything up to start_ns, from which latency is measured: the intended start when the load is paced, else
-    the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys, and common
-    prefixes with a delimiter, a LIST found.
+    the `now_ns` that next() was given. The rest belongs to the engine, except for what it tells the work: `listed`, how many keys, and
+    common prefixes with a delimiter, a LIST found; `endpoint`, the position in the plan's list of endpoints of the one that the last
+    attempt went to; and, when done() is called, `split`: the latency by its parts, or None where they are not known (the engine's
+    `splits` is off, it cannot tell them, or the operation was made of parallel requests). Those parts are
+
+    queue       from start_ns to the beginning of the attempt that succeeded: backlog of a paced load, earlier attempts and their pauses,
+                the hashing of a signed payload
+    connect     to the established TCP connection, whatever addresses that took; 0 on one that was open
+    tls         to the end of the TLS handshake
+    first_byte  from then, when the request begins to be sent, to the first byte of the response
+    transfer    to its last byte; 0 when all of it was received at once
+
+    Of an operation made of several requests one after another (pages of a LIST) each part is the sum over the requests.
     """
 
     delimiter: ClassVar[str] = ""
     """LIST only: names that go on after the next one count once, together; see tasks.LevelTask."""
 
-    __slots__ = ("attempt", "content", "index", "key", "listed", "op", "owner", "root", "size", "start_ns", "state")
+    __slots__ = ("attempt", "content", "endpoint", "index", "key", "listed", "op", "owner", "root", "size", "split", "start_ns", "state")
 
     def __init__(
         self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int, owner: str = ""
@@ -60,7 +73,8 @@ class Task:
         self.start_ns = start_ns
         self.owner = owner
         self.attempt = 0
-        self.listed = 0
+        self.listed = self.endpoint = 0
+        self.split: Optional[Split] = None
         self.state: Any = None
 
     @property
@@ -118,6 +132,9 @@ class Work(Protocol):
 
 class Engine(Protocol):
     """Performs operations on one kind of storage. One thread uses it, in one process."""
+
+    splits: bool
+    """Whether tasks get their `split`, if the engine can tell it; off at first."""
 
     def root(self, uri: str) -> Root:
         """The prepared form of a target URI; keep it and put it into every task below that URI."""

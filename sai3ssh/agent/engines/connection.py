@@ -10,9 +10,10 @@ import ssl
 import struct
 import termios
 from select import EPOLLIN, EPOLLOUT
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Union
 
-from sai3ssh.agent.engines.base import GET, STAT, Task
+from sai3ssh.agent.engines.base import GET, STAT, Split, Task
 from sai3ssh.agent.engines.parts import Part
 from sai3ssh.agent.engines.response import CHUNKED, MAX_HEAD, ChunkReader, Failure, parse_head
 from sai3ssh.dataset import PIECE, Content
@@ -44,9 +45,9 @@ class Connection:
 
     __slots__ = (
         "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_ended", "_keep", "_left", "_out", "_partial", "_piece",
-        "_put_bytes", "_recv_into", "_skipped", "_sock", "_source", "_tls", "_unmade", "_unsent_head", "_view", "began_ns", "body",
-        "endpoint", "fd", "head", "held", "length", "mask", "mismatch", "phase", "received", "registered", "responding", "sent",
-        "sent_ns", "served", "status", "task", "tried",
+        "_put_bytes", "_recv_into", "_skipped", "_sock", "_source", "_tls", "_unmade", "_unsent_head", "_view", "attempt_ns", "began_ns",
+        "body", "connected_ns", "endpoint", "fd", "first_ns", "head", "held", "length", "mask", "mismatch", "phase", "received",
+        "registered", "responding", "sent", "sent_ns", "served", "status", "task", "tried",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, family: int, address: Any, buffer: bytearray) -> None:
@@ -58,6 +59,10 @@ class Connection:
         """The events to wait for; `registered` are those that the poller knows of."""
         self.registered = 0
         self.began_ns = self.sent_ns = 0
+        self.attempt_ns = self.connected_ns = 0
+        """When the attempt began that this connection was opened for; when TCP was connected, where TLS followed."""
+        self.first_ns = 0
+        """When the response began; 0 until then, and when all of it came at once."""
         self.tried = 1
         """Addresses tried for this attempt."""
         self.served = 0
@@ -117,6 +122,7 @@ class Connection:
             if context is None:
                 self.phase = HEAD
                 return True
+            self.connected_ns = perf_counter_ns()
             try:
                 self._tls = context.wrap_socket(
                     self._sock, server_hostname=self.endpoint.host, do_handshake_on_connect=False, session=self.endpoint.session
@@ -165,6 +171,20 @@ class Connection:
             return False
         return queued > 0
 
+    def split(self, task: Task, end_ns: int) -> Split:
+        """Where the time went of a task whose response, or next page, has ended at end_ns; call it once for each."""
+        earlier = task.split
+        from_ns = task.start_ns if earlier is None else task.start_ns + sum(earlier)
+        began_ns, first_ns = self.began_ns, self.first_ns or end_ns
+        # A connection that has served before was open.
+        attempt_ns = self.attempt_ns if self.served == 1 else began_ns
+        connected_ns = self.connected_ns if self.served == 1 and self.connected_ns else began_ns
+        parts = (attempt_ns - from_ns, connected_ns - attempt_ns, began_ns - connected_ns, first_ns - began_ns, end_ns - first_ns)
+        if earlier is None:
+            return parts
+        a, b, c, d, e = (one + other for one, other in zip(earlier, parts))
+        return a, b, c, d, e
+
     # --- sending -----------------------------------------------------------------------------------------------------------------------
 
     def start(
@@ -185,6 +205,7 @@ class Connection:
         """
         self.task = task
         self.began_ns = self.sent_ns = now_ns
+        self.first_ns = 0
         self.sent = self.responding = False
         self.phase = HEAD
         self._partial = None
@@ -286,7 +307,7 @@ class Connection:
                 if n and self._partial is None:
                     # The common case: a response that begins, and mostly ends, here.
                     self.responding = True
-                    return self._feed_head(self._buffer, n)
+                    return (self._content is None and self._feed_head(self._buffer, n)) or self._begun(n)
             elif self.phase != BODY:
                 n = self._recv_into(self._buffer)
             elif self._body_use:
@@ -326,9 +347,9 @@ class Connection:
             return self._end_of_stream()
         phase = self.phase
         if phase == HEAD:
-            self.responding = True
             if self._partial is None:
-                return self._feed_head(self._buffer, n)
+                self.responding = True
+                return (self._content is None and self._feed_head(self._buffer, n)) or self._begun(n)
             self._partial += self._view[:n]
             return self._feed_head(self._partial, len(self._partial))
         if phase == BODY:
@@ -338,6 +359,11 @@ class Connection:
             self.received += n
             return not self._left
         return self._feed_unbounded(self._view[:n])
+
+    def _begun(self, n: int) -> bool:
+        """Notes when a response began that is not whole yet, or still to be compared, which takes time."""
+        self.first_ns = perf_counter_ns()
+        return self._content is not None and self._feed_head(self._buffer, n)
 
     def _end_of_stream(self) -> bool:
         if self.phase == END:

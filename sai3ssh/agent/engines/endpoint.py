@@ -71,7 +71,7 @@ class Endpoint:
 class S3Root(Root):
     """A target URI s3://bucket/prefix as its endpoint wants it."""
 
-    __slots__ = ("bucket", "bucket_path", "endpoint", "moved", "path", "prefix")
+    __slots__ = ("bucket", "bucket_path", "endpoint", "index", "moved", "path", "prefix")
 
     def __init__(self, uri: str, bucket: str, prefix: str, bucket_path: str, endpoint: Endpoint) -> None:
         super().__init__(uri)
@@ -82,6 +82,8 @@ class S3Root(Root):
         self.endpoint = endpoint
         self.moved = False
         """Whether the server has sent us to another region already."""
+        self.index = 0
+        """Where there are several endpoints: which one this is at."""
 
 
 class EndpointMap:

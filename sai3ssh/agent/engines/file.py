@@ -156,12 +156,14 @@ class FileEngine(ThreadedEngine):
 class _Directory(Root):
     """A target directory, or the beginning of file names, that keys are appended to."""
 
-    __slots__ = ("io", "path")
+    __slots__ = ("index", "io", "path")
 
     def __init__(self, uri: str, path: str, io: Buffered) -> None:
         super().__init__(uri)
         self.path = path
         self.io = io
+        self.index = 0
+        """Where there are several endpoints: which one this is at."""
 
 
 def _make_directory(path: str) -> None:

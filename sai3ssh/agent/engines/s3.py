@@ -11,7 +11,7 @@ from collections import deque
 from hashlib import sha256
 from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
-from typing import Callable, Deque, Dict, List, Optional, Tuple
+from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
 
 from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, Root, Task, Work
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection
@@ -37,6 +37,8 @@ _SPARE_DESCRIPTORS = 256
 
 class S3Engine:
     """Performs operations on an S3 server."""
+
+    splits = False
 
     def __init__(
         self,
@@ -82,8 +84,11 @@ class S3Engine:
 
     def check(self, write: bool = False) -> None:
         """Returns when every prepared root can be used: its bucket listed and, with `write`, a probe object written and deleted."""
+        self._check_roots(self._roots.values(), write)
+
+    def _check_roots(self, roots: Iterable[S3Root], write: bool) -> None:
         probed: Dict[str, bool] = {}
-        for root in self._roots.values():
+        for root in roots:
             tasks = [Task(PROBE, root, "", -1, 0, None, perf_counter_ns())] if root.bucket not in probed else []
             probed[root.bucket] = True
             if write:
@@ -107,7 +112,7 @@ class S3Engine:
         self._work = work
         concurrency = max(concurrency, 1)
         _allow_descriptors(concurrency * self._requests_at_once + _SPARE_DESCRIPTORS)
-        for endpoint in self._map.endpoints.values():
+        for endpoint in self._endpoints():
             endpoint.resolve()
         if control_fd is not None:
             self._poller.register(control_fd, EPOLLIN)
@@ -138,7 +143,7 @@ class S3Engine:
         """Closes connections and forgets what was in flight."""
         for connection in list(self._connections.values()):
             self._drop(connection)
-        for endpoint in self._map.endpoints.values():
+        for endpoint in self._endpoints():
             endpoint.idle.clear()
         self._waiting.clear()
         self._hashing.clear()
@@ -284,7 +289,7 @@ class S3Engine:
                 return
             break
         connection.task = task
-        connection.began_ns = began_ns
+        connection.began_ns = connection.attempt_ns = began_ns
         connection.tried = tried
         self._connections[connection.fd] = connection
         self._watch(connection)
@@ -381,6 +386,13 @@ class S3Engine:
         if problem is not None:
             self._refused(task, problem, connection.endpoint)
             return
+        if self.splits:
+            if connection.first_ns or connection.served == 1 or op == LIST:
+                task.split = connection.split(task, now)
+            else:
+                # The common case: a response that was received at once, on a connection that was open.
+                began_ns = connection.began_ns
+                task.split = (began_ns - task.start_ns, 0, 0, now - began_ns, 0)
         if op == LIST and task.state is not None:
             self._work.page(task)
             task.attempt = 0
@@ -403,7 +415,7 @@ class S3Engine:
         if problem.elsewhere:
             root: S3Root = task.root
             if root.endpoint is asked and not root.moved and problem.region not in ("", asked.region):
-                self._move(root.bucket, self._map.elsewhere(root, problem.region))
+                self._move(root, self._elsewhere(root, problem.region))
             if root.endpoint is not asked:
                 self._work.retried(task.whole, problem.error_class, sent=True)
                 self._begin(task, perf_counter_ns())
@@ -412,12 +424,24 @@ class S3Engine:
                 problem = problem._replace(detail=f"{problem.detail}; it had been sent to region {asked.region} before")
         self._fail(task, problem, sent=True)
 
-    def _move(self, bucket: str, endpoint: Endpoint) -> None:
-        """From now on the requests of a bucket go to another endpoint."""
-        for root in self._roots.values():
-            if root.bucket == bucket:
-                root.endpoint = endpoint
-                root.moved = True
+    def _move(self, root: S3Root, endpoint: Endpoint) -> None:
+        """From now on the requests of the root's bucket go to another endpoint."""
+        for other in self._beside(root):
+            if other.bucket == root.bucket:
+                other.endpoint = endpoint
+                other.moved = True
+
+    def _endpoints(self) -> Iterable[Endpoint]:
+        """All of them."""
+        return self._map.endpoints.values()
+
+    def _elsewhere(self, root: S3Root, region: str) -> Endpoint:
+        """Where the root's bucket is in another region; blocks."""
+        return self._map.elsewhere(root, region)
+
+    def _beside(self, root: S3Root) -> Iterable[S3Root]:  # noqa: ARG002
+        """All roots of the same address."""
+        return self._roots.values()
 
     def _take_page(self, connection: Connection, task: Task) -> Optional[Refusal]:
         """Counts the keys of a page and notes where the next begins."""
@@ -468,6 +492,7 @@ class S3Engine:
 
     def _give_up(self, task: Task, found: Refusal, sent: bool) -> None:
         """The operation has failed."""
+        task.split = None
         self._refusal = found
         self._in_flight -= 1
         method = METHODS[task.op] if task.op not in (LIST, COPY) else OPERATIONS[task.op].upper()

@@ -293,7 +293,7 @@ class S3PartsEngine(S3Engine):
             if connection.task not in kept:
                 connection.task = None
                 self._drop(connection)
-        for endpoint in self._map.endpoints.values():
+        for endpoint in self._endpoints():
             endpoint.idle.clear()
         self._waiting.clear()
         self._hashing.clear()

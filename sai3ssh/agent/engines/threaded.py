@@ -31,6 +31,9 @@ class OperationFailed(Failure):
 class ThreadedEngine:
     """Runs perform() in threads; the caller's thread looks after control. Calls of the work are made under a lock."""
 
+    splits = False
+    """Has no effect: what blocks does not tell its parts."""
+
     def __init__(self, retry: Retry, rng: Optional[random.Random] = None, verify_reads: float = 0.0) -> None:
         self._retry = retry
         self._rng = rng or random.Random()

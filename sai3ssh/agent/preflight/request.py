@@ -48,6 +48,8 @@ class Needs:
     open_files: int = 0
     memory_bytes: int = 0
     storage: Tuple[Storage, ...] = ()
+    counters_bytes: int = 0
+    """Of shared memory for one worker in one stage, where that is more than what every run needs."""
 
 
 @dataclass(frozen=True)

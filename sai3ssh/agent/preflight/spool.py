@@ -76,9 +76,9 @@ def no_directory(error: OSError) -> Finding:
     )
 
 
-def shared_memory(service: Service, workers: int) -> Finding:
-    """host.shm: room for the counters of `workers` workers, of this stage and of the next."""
-    needed = 2 * workers * _METRICS_BYTES
+def shared_memory(service: Service, workers: int, counters_bytes: int = 0) -> Finding:
+    """host.shm: room for the counters of `workers` workers, of this stage and of the next; counters_bytes each, as far as it is known."""
+    needed = 2 * workers * max(_METRICS_BYTES, counters_bytes)
     path = "/dev/shm"  # noqa: S108 (looked at only)
     if not os.path.isdir(path):
         return warning("the host has no /dev/shm: the counters of workers would be files in /tmp", "a tmpfs", "Mount a tmpfs on /dev/shm")
