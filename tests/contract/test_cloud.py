@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sai3ssh import bundle
+from tests.agent.s3_server import wait_for
 from tests.cloud_servers import Azurite, clean_environment, lacks_azurite
 
 ALL = ("get", "put", "list", "stat", "delete")
@@ -101,9 +102,9 @@ def test_preflight_of_a_healthy_target(server: Any, host: Host) -> None:
     assert {finding["level"] for finding in found.values()} == {"ok"}, found
     path = {f"storage.{check}" for check in ("engine", "credentials", "dns", "tcp", "http", "clock")}
     assert set(found) == path | {f"storage.{op}" for op in ALL}
-    before = server.counts(name, "put")
+    wait_for(lambda: server.counts(name, "put") >= 2, "the log of both puts")
     assert host.preflight(server, uri, ("get", "stat"))["storage.get"]["found"].startswith("get in")
-    assert server.counts(name, "put") == before  # a workload that puts nothing has nothing written
+    assert server.counts(name, "put") == 2  # a workload that puts nothing has nothing written
 
 
 def test_preflight_of_what_is_missing(server: Any, host: Host) -> None:
@@ -158,6 +159,7 @@ def test_a_run(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     assert all(requests.values()), requests
     # At each of two places the preflight of an agent and the check of its worker list, put and delete; data/ is read by preflight, too.
     for op, tried in {"get": 1, "stat": 1, "put": 4, "list": 4, "delete": 4}.items():
+        wait_for(lambda op=op, tried=tried: server.counts(name, op) >= requests[op] + 2 * tried, f"the log of each {op}")
         assert server.counts(name, op) == requests[op] + 2 * tried, op
     told = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".pyz")
     assert not any(value in told for name, value in server.credentials().items() if name != "account")
