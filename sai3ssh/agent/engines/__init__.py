@@ -8,6 +8,7 @@ from typing import Mapping, Optional
 from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.engines.credentials import find_credentials
 from sai3ssh.agent.engines.file import FileEngine
+from sai3ssh.agent.engines.null import NullEngine
 from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.s3_parts import S3PartsEngine
 from sai3ssh.agent.engines.sigv4 import ANONYMOUS
@@ -29,17 +30,19 @@ def make_engine(
     anonymous. `rng` is for the jitter of retries.
     """
     engine: Engine
-    keys = ANONYMOUS if target.anonymous or target.engine == "file" else find_credentials(credentials)
+    keys = ANONYMOUS if target.anonymous or target.engine in ("file", "null") else find_credentials(credentials)
     if target.engine == "file":
         engine = FileEngine(retry, rng, target.verify_reads)
     elif target.engine == "s3":
         engine = (S3PartsEngine if target.ranges or target.multipart else S3Engine)(target, keys, deadlines, retry, rng)
+    elif target.engine == "null":
+        engine = NullEngine(target, deadlines, retry, rng)
     elif target.engine == "boto3":
         # Imported here, not above: the zipapp must start on hosts that have no boto3.
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine
 
         engine = Boto3Engine(target, keys, deadlines, retry, rng)
     else:
-        raise TargetError(f"engine {target.engine!r} (s3, file or boto3)", remedy="Correct the target's engine")
+        raise TargetError(f"engine {target.engine!r} (s3, file, boto3 or null)", remedy="Correct the target's engine")
     engine.root(target_uri)
     return engine
