@@ -150,15 +150,19 @@ def plan_of(load: Load, seconds: float) -> tuple[Plan, Assignment]:
     operation = OperationSpec("get", 1, uri, "prepared") if load.op == "get" else OperationSpec("put", 1, uri + "new/", size=size)
     target = Target("s3", load.url, ca_file=load.ca_file)
     stage = Stage("execute", StageKind.EXECUTE, load.concurrency, duration_s=seconds, operations=(operation,))
-    name = f"bench-{uuid.uuid4().hex[:8]}"
+    name = f"bench-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     plan = Plan(name, name, target, (population,), (stage,), workers=load.workers, error_limits=ErrorLimits(0, 0.0, 1.0))
     return plan, Assignment("a0", 0, 1, {"prepared": ((0, 100_000),)})
 
 
 def run_agent(load: Load) -> None:
     """The whole agent as the daemon starts it: supervisor, workers, metrics in shared memory, journal on disk, sampling of the host."""
-    plan, assignment = plan_of(load, 3600)
-    with tempfile.TemporaryDirectory(prefix="bench-agent-") as directory:
+    run_plan(*plan_of(load, 3600))
+
+
+def run_plan(plan: Plan, assignment: Assignment) -> None:
+    """An agent's whole run."""
+    with tempfile.TemporaryDirectory(prefix=f"bench-agent-{os.getpid()}-") as directory:
         key = {"run_id": plan.run_id, "generation": 1, "controller": "bench", "sequence": 0}
         epoch = {"epoch": "e", "run_id": plan.run_id, "agent_id": "a0", "generation": 1, "version": "", "digest": "", "plan_sha256": ""}
         submitted: Json = {"plan": to_json(plan), "assignment": to_json(assignment), "key": key, "epoch": epoch}
@@ -229,7 +233,8 @@ def run_obstore(load: Load) -> None:
         _threads(load, lambda key: store.put(key, data, use_multipart=False))
 
 
-def _s3dlio(load: Load) -> Any:
+def s3dlio_for(load: Load) -> Any:
+    """The module, set up for the server; raises Missing."""
     _need("s3dlio")
     os.environ |= {
         "AWS_ENDPOINT_URL": load.url,
@@ -246,7 +251,7 @@ def _s3dlio(load: Load) -> Any:
 
 def run_s3dlio(load: Load) -> None:
     """s3dlio, a call per operation."""
-    s3dlio = _s3dlio(load)
+    s3dlio = s3dlio_for(load)
     data = bytes(load.size)
     if load.op == "get":
         _threads(load, lambda key: s3dlio.get(f"s3://bucket/{key}"))
@@ -256,7 +261,7 @@ def run_s3dlio(load: Load) -> None:
 
 def run_s3dlio_many(load: Load) -> None:
     """s3dlio, get_many and put_many."""
-    s3dlio = _s3dlio(load)
+    s3dlio = s3dlio_for(load)
     data = bytes(load.size)
     count = max(load.concurrency, min(BATCH, (1 << 30) // max(load.size, 1)))
     uris = [f"s3://bucket/{load.size}/key-{number:08d}.dat" for number in range(count)]
@@ -361,6 +366,15 @@ def measure(name: str, load: Load, server: Server, seconds: float) -> Cost:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
+        _remove_what_is_left(process.pid or 0)
+
+
+def _remove_what_is_left(pid: int) -> None:
+    """Of an agent that was killed."""
+    for path in Path(state.metrics_dir()).glob(f"bench-{pid}-*"):
+        path.unlink()
+    for path in Path(tempfile.gettempdir()).glob(f"bench-agent-{pid}-*"):
+        shutil.rmtree(path)
 
 
 def _run(name: str, load: Load, writer: Any) -> None:
