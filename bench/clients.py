@@ -160,14 +160,15 @@ def run_agent(load: Load) -> None:
     run_plan(*plan_of(load, 3600))
 
 
-def run_plan(plan: Plan, assignment: Assignment) -> None:
-    """An agent's whole run."""
+def run_plan(plan: Plan, assignment: Assignment) -> bytes:
+    """An agent's whole run; its journal."""
     with tempfile.TemporaryDirectory(prefix=f"bench-agent-{os.getpid()}-") as directory:
         key = {"run_id": plan.run_id, "generation": 1, "controller": "bench", "sequence": 0}
         epoch = {"epoch": "e", "run_id": plan.run_id, "agent_id": "a0", "generation": 1, "version": "", "digest": "", "plan_sha256": ""}
         submitted: Json = {"plan": to_json(plan), "assignment": to_json(assignment), "key": key, "epoch": epoch}
         state.write_json(f"{directory}/plan.json", submitted)
         SelfReleased(directory, {"credentials": {**CREDENTIALS, "session_token": None}}).run()
+        return Path(directory, "journal.ndjson").read_bytes()
 
 
 # --- peers -------------------------------------------------------------------------------------------------------------------------------
