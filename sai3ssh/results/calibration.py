@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .files import _replace
+from .files import replace_file
+from .limits import cost_us
 from .merge import Inputs, read_inputs
 
 Json = dict[str, Any]
@@ -62,18 +63,26 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
 
 
 def read(results_dir: Path) -> Json:
-    """The calibrations that a results directory has, by host; empty where there are none, or none that can be read."""
+    """The calibrations that a results directory has, by host; without those that cannot be read: no run fails because of one."""
     try:
-        found: Json = json.loads((results_dir / FILE).read_text(encoding="utf-8"))
+        found = json.loads((results_dir / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {host: entry for host, entry in found.items() if _usable(entry)} if isinstance(found, dict) else {}
+
+
+def _usable(entry: Json) -> bool:
+    try:
+        each = [entry["figures"][kind] for kind in ("get", "put")]
+        return all(points and all(cost_us(points, point["size"]) > 0 for point in points) for points in each)
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def keep(results_dir: Path, found: Json) -> None:
     """Notes calibrations for later runs; of hosts that are not among them the earlier ones stay."""
     results_dir.mkdir(parents=True, exist_ok=True)
-    _replace(results_dir / FILE, [json.dumps({**read(results_dir), **found}, indent=1) + "\n"])
+    replace_file(results_dir / FILE, [json.dumps({**read(results_dir), **found}, indent=1) + "\n"])
 
 
 def copy(results_dir: Path, run: Path, agents: Iterable[str]) -> None:
@@ -81,4 +90,4 @@ def copy(results_dir: Path, run: Path, agents: Iterable[str]) -> None:
     known = read(results_dir)
     found = {agent: known[agent] for agent in agents if agent in known}
     if found:
-        _replace(run / FILE, [json.dumps(found, indent=1) + "\n"])
+        replace_file(run / FILE, [json.dumps(found, indent=1) + "\n"])

@@ -70,13 +70,14 @@ def test_a_host_that_did_what_its_agent_can_is_named(
 
 def test_calibrations_are_kept_by_host_and_a_run_gets_those_of_its_own(tmp_path: Path) -> None:
     assert calibration.read(tmp_path) == {}
-    calibration.keep(tmp_path / "runs", {"a": {"cores": 1}, "b": {"cores": 2}})
-    calibration.keep(tmp_path / "runs", {"b": {"cores": 4}, "c": {"cores": 8}})
+    one, two, three = ({**ENTRY, "cores": cores} for cores in (1, 2, 3))
+    calibration.keep(tmp_path / "runs", {"a": one, "b": one})
+    calibration.keep(tmp_path / "runs", {"b": two, "c": three})
     run = tmp_path / "runs" / "r"
     run.mkdir()
     calibration.copy(tmp_path / "runs", run, ["b", "unknown"])
-    assert json.loads((run / "calibration.json").read_text()) == {"b": {"cores": 4}}
-    assert calibration.read(tmp_path / "runs") == {"a": {"cores": 1}, "b": {"cores": 4}, "c": {"cores": 8}}
+    assert json.loads((run / "calibration.json").read_text()) == {"b": two}
+    assert calibration.read(tmp_path / "runs") == {"a": one, "b": two, "c": three}
     other = tmp_path / "runs" / "s"
     other.mkdir()
     calibration.copy(tmp_path / "runs", other, ["unknown"])
@@ -99,3 +100,13 @@ def test_the_plan_has_two_stages_for_each_size_and_as_much_in_flight_as_memory_b
 def test_sizes_that_cannot_be(sizes: list[int]) -> None:
     with pytest.raises(ConfigError, match="--size needs sizes from 1 to"):
         calibrate.make_plan([Host("a", "a")], sizes, 5.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"a": 1}', '{"a": {"figures": {"get": [], "put": []}}}', '{"a": {"figures": {"get": [{}]}}}']
+)
+def test_what_nobody_can_read_is_no_calibration_and_fails_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text(text)
+    assert calibration.read(tmp_path) == {}
+    calibration.copy(tmp_path, tmp_path, ["a"])
+    assert (tmp_path / "calibration.json").read_text() == text
