@@ -67,8 +67,8 @@ main-job: .venv/ready system ## 100,000 objects on Ceph and 30 s of five operati
 incident: .venv/ready system ## 4,915,200 objects, and the link of one host of eight breaks at 54 % (root)
 	$(BIN)/python -m tests.lab.incident
 
-bench: .venv/ready system ## benchmarks; each prints a ratio
-	@set -e; for file in bench/*.py; do [ "$$file" = bench/__init__.py ] || { echo "== $$file"; $(BIN)/python $$file; }; done
+bench: .venv/ready system ## benchmarks, or those of ONLY="engine_cpu memory"; each prints a ratio
+	@set -e; for file in $(if $(ONLY),$(ONLY:%=bench/%.py),$$(grep -l __main__ bench/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 lock: .venv/ready ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install -q uv

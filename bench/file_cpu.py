@@ -20,16 +20,52 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from bench.engine_cpu import TimedWork
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import GET, PUT, Root, Task
 from sai3ssh.dataset import Content
+from sai3ssh.histogram import CELLS, cell_of
 from sai3ssh.model import OPERATIONS, Deadlines, Retry, Target
 
 ROUNDS = 3
 SIZES = {"4 KiB": 4096, "8 MiB": 8 << 20}
 FILES = {4096: 1000, 8 << 20: 16}
 """As many files are written and read over and over: they stay in the page cache, which is all that CPU time needs."""
+
+
+class TimedWork:
+    """A closed loop of one operation for a while, counted into a histogram as the agent does it."""
+
+    wake_ns = None
+
+    def __init__(self, op: int, root: Root, content: Content, seconds: float) -> None:
+        self.cells = [0] * CELLS
+        self.errors: list[str] = []
+        self._op, self._root, self._content = op, root, content
+        self._index = 0
+        self._end_ns = time.perf_counter_ns() + int(seconds * 1e9)
+        self.finished = False
+
+    def next(self, now_ns: int) -> Task | None:
+        if now_ns >= self._end_ns:
+            self.finished = True
+            return None
+        self._index = index = self._index + 1
+        return Task(self._op, self._root, "", 0, index, self._content, now_ns)
+
+    def done(self, task: Task, end_ns: int, *_: object) -> None:
+        self.cells[cell_of(end_ns - task.start_ns)] += 1
+
+    def retried(self, _task: Task, error_class: str, *_: object) -> None:
+        self.errors.append(f"retried: {error_class}")
+
+    def failed(self, _task: Task, _end_ns: int, _error_class: str, detail: str, *_: object) -> None:
+        self.errors.append(detail)
+
+    def late(self, late_ns: int) -> None:
+        """It is the server's turn to be slow."""
+
+    def page(self, task: Task) -> None:
+        pass
 
 
 class FileWork(TimedWork):

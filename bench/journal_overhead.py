@@ -32,8 +32,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.clients import CREDENTIALS
 from bench.controller_load import OBJECT, cpu_s, s3_server
-from bench.engine_cpu import CREDENTIALS
 from sai3ssh.agent import state
 from sai3ssh.agent.supervisor import Supervisor
 from sai3ssh.model import (

@@ -87,6 +87,7 @@ def run(
     from .config import credentials
     from .controller.rundir import RunDirectory, Steering, new_run_id
     from .errors import ConfigError
+    from .results import calibration
 
     loaded = config.load(workload)
     hosts = inventories.load(_sources(inventory), limit)
@@ -121,7 +122,9 @@ def run(
             start_with_available=start_with_available,
         )
         report = steering.first_look(mine, options, as_json=as_json)
-        return RunDirectory.create(results_dir, plan, assignments, mine, workload, start, report.to_json())
+        directory = RunDirectory.create(results_dir, plan, assignments, mine, workload, start, report.to_json())
+        calibration.copy(results_dir, directory.path, plan.agents)
+        return directory
 
     if background:
         raise typer.Exit(steering.detach(create()))
@@ -301,6 +304,33 @@ def preflight(
 
         print_report(report, verbose=verbose)
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def calibrate(
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    size: Annotated[str, typer.Option(help="Object sizes; two or more tell what lies in between.")] = "4KiB,8MiB",
+    seconds: Annotated[float, typer.Option(min=2.0, max=3600.0, help="For PUT and GET of each size, and one more to warm up.")] = 5.0,
+    results_dir: ResultsDir = RESULTS_DIR,
+    as_json: AsJson = False,
+    live: Live = True,
+) -> None:
+    """Measure what each host's agent can do at most, without network and storage; later runs say how near they came to it."""
+    from . import bundle
+    from . import calibrate as calibration
+    from . import inventory as inventories
+    from .config import sizes
+
+    wanted = sizes(size, "--size")
+    hosts = inventories.load(_sources(inventory), limit)
+    found = calibration.run(hosts, wanted, seconds, results_dir, bundle.build(_cache_dir()), as_json=as_json, live=live)
+    if as_json:
+        out(json.dumps(found))
+        return
+    from .ui.calibration import print_calibration
+
+    print_calibration(found)
 
 
 @app.command()

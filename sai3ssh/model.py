@@ -338,7 +338,7 @@ class Target:
     """How the storage is reached. Credentials are never part of it."""
 
     engine: str
-    """s3, file, boto3 or obstore."""
+    """s3, file, boto3, obstore, or null: s3 on a server of the worker's own that keeps nothing."""
     endpoint_url: Optional[str] = None
     region: str = "us-east-1"
     path_style: bool = True

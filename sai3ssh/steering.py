@@ -84,9 +84,10 @@ def steer(
     takeover: bool = False,
     without_unreachable: bool = False,
     stop_reason: str | None = None,
+    summary: bool = True,
 ) -> int:
     """Runs the run of a directory, from its beginning or from where an earlier controller left it; the exit code. `stop_reason`: to end
-    it."""
+    it; `summary`: show one at the end."""
     from .controller.link import LinkOptions
     from .controller.run import RunController
     from .controller.session import Options
@@ -128,7 +129,7 @@ def steer(
         obey_signals(controller)
     if stop_reason is not None:
         controller.interrupt(stop_reason)
-    code = finish(controller, view, as_json=as_json)
+    code = finish(controller, view, as_json=as_json, summary=summary)
     if controller.left:
         # At once: the interpreter's own end would wait for threads that wait for hosts.
         sys.stdout.flush()
@@ -158,8 +159,8 @@ def obey_signals(controller: RunController) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: controller.supersede("another controller on this machine has taken this run over"))
 
 
-def finish(controller: RunController, view: View, *, as_json: bool) -> int:
-    """Runs to the end, writes and shows the results; the exit code."""
+def finish(controller: RunController, view: View, *, as_json: bool, summary: bool = True) -> int:
+    """Runs to the end, writes and, unless `summary` is off, shows the results; the exit code."""
     from .controller.run import Leave
 
     try:
@@ -180,7 +181,7 @@ def finish(controller: RunController, view: View, *, as_json: bool) -> int:
         return INTERRUPTED
     finally:
         view.close()
-    code = conclude(controller.directory, as_json=as_json, tell=controller.note_end)
+    code = conclude(controller.directory, as_json=as_json or not summary, tell=controller.note_end)
     for trouble in controller.errors:
         err(f"sai3ssh: {trouble}")
     return code

@@ -50,15 +50,17 @@ class ProcessCpu:
         self._ticks_per_s = os.sysconf("SC_CLK_TCK")
         self._last: Dict[int, int] = {}
         self._at_ns = 0
+        self.shares: List[float] = []
+        """Of the sample before: each known process's use."""
 
     def sample(self, pids: Sequence[int], now_ns: int) -> Optional[float]:
         """The busiest one's use since the previous sample, in % of a core (threads may use more than one); None when none was known
         then."""
         now = {pid: ticks for pid, ticks in map(self._read, pids) if ticks is not None}
         span_s = (now_ns - self._at_ns) / 1e9
-        shares = [100 * (ticks - self._last[pid]) / self._ticks_per_s / span_s for pid, ticks in now.items() if pid in self._last]
+        self.shares = [100 * (ticks - self._last[pid]) / self._ticks_per_s / span_s for pid, ticks in now.items() if pid in self._last]
         self._last, self._at_ns = now, now_ns
-        return round(max(shares), 1) if shares else None
+        return round(max(self.shares), 1) if self.shares else None
 
     @staticmethod
     def _read(pid: int) -> Tuple[int, Optional[int]]:

@@ -281,7 +281,7 @@ class MixWork:
                 if not self._makers:
                     break
                 makers, weights = zip(*self._makers)
-                self._deck = self._rng.choices(makers, weights, k=1024)
+                self._deck = self._rng.choices(makers, weights, k=1024) if len(makers) > 1 else [*makers] * 1024
             maker = self._deck.pop()
             task = maker(start_ns)
             if task is not None:

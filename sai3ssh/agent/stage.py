@@ -131,6 +131,7 @@ class Published:
         busiest = self._cpu.sample(pids, now_ns)
         if busiest is not None:
             host["worker_cpu"] = busiest
+            host["workers_cpu"] = [round(sum(self._cpu.shares), 1), len(self._cpu.shares)]
         late_ns = max((reader.late_ns() for reader in self.readers), default=0)
         if late_ns:
             host["late_ms"] = round(late_ns / 1e6, 1)

@@ -96,11 +96,16 @@ class Objects:
         self.root: Root = engine.root(population.target)
         self.content = dataset.Content(population.seed, population.fill, population.dedup_factor, population.compress_factor)
         self.name = population.name
+        spec = population.size
+        self._size = spec.min if spec.min == spec.max else None
+        """Of each object, where all have the same."""
 
     def task(self, op: int, index: int, now_ns: int) -> Task:
         """The task of an operation on object `index`."""
         population = self.population
-        size = dataset.size_of(population.size, population.seed, index)
+        size = self._size
+        if size is None:
+            size = dataset.size_of(population.size, population.seed, index)
         return Task(op, self.root, dataset.key_of(population, index), size, index, self.content, now_ns, self.name)
 
 

@@ -10,7 +10,7 @@ from .compile import compile_plan
 from .describe import Description, describe
 from .workload import Workload, load
 
-__all__ = ["Description", "Workload", "compile_plan", "describe", "example_path", "load", "seconds"]
+__all__ = ["Description", "Workload", "compile_plan", "describe", "example_path", "load", "seconds", "sizes"]
 
 
 def seconds(text: str, option: str) -> float:
@@ -19,6 +19,14 @@ def seconds(text: str, option: str) -> float:
         return units.duration(text)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}", remedy="Write it as 30s or 5m") from error
+
+
+def sizes(text: str, option: str) -> list[int]:
+    """The bytes that an option such as 4KiB,8MiB means. Raises ConfigError."""
+    try:
+        return [units.size(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}", remedy="Write it as 4KiB,8MiB") from error
 
 
 def example_path(name: str) -> Path:

@@ -27,14 +27,14 @@ def write(path: Path) -> Results:
     """Merges all mirrors of a run directory and writes results.json, STATUS.txt, and the tables of all stages and agents."""
     inputs = read_inputs(path)
     content = merge(inputs)
-    _replace(path / "results.json", [json.dumps(content, indent=1) + "\n"])
+    replace_file(path / "results.json", [json.dumps(content, indent=1) + "\n"])
     for stage in content["stages"]:
         name = f"{stage['index'] + 1:02d}_{stage['name']}_results.tsv"
-        _replace(path / name, [results_table(content, stage["operations"], stage["seconds"])])
+        replace_file(path / name, [results_table(content, stage["operations"], stage["seconds"])])
         for agent_id, part in stage["agents"].items():
-            _replace(path / "agents" / agent_id / name, [results_table(content, part["operations"], part["seconds"])])
-    _replace(path / "perf_log.tsv", perf_log(content, inputs.agents, [stage.name for stage in inputs.plan.stages]))
-    _replace(path / "STATUS.txt", [f"{content['verdict']}\n", *(line + "\n" for line in comments(content))])
+            replace_file(path / "agents" / agent_id / name, [results_table(content, part["operations"], part["seconds"])])
+    replace_file(path / "perf_log.tsv", perf_log(content, inputs.agents, [stage.name for stage in inputs.plan.stages]))
+    replace_file(path / "STATUS.txt", [f"{content['verdict']}\n", *(line + "\n" for line in comments(content))])
     return _results(content)
 
 
@@ -50,7 +50,8 @@ def _results(content: dict[str, Any]) -> Results:
     return Results(Verdict(content["verdict"]), tuple(content["reasons"]), content)
 
 
-def _replace(path: Path, lines: Iterable[str]) -> None:
+def replace_file(path: Path, lines: Iterable[str]) -> None:
+    """Replaces a file, durably."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.writelines(lines)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Inputs:
     events: list[Json]
     preflight: Json | None = None
     """What preflight found before the run; None where it is not known."""
+    calibration: Json = field(default_factory=dict)
+    """What hosts can do at most, by agent, of those that were calibrated before the run."""
 
 
 def read_inputs(path: Path) -> Inputs:
@@ -54,7 +56,13 @@ def read_inputs(path: Path) -> Inputs:
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
     preflight = path / "preflight.json"
     looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
-    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")], looked)
+    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
+
+
+def _calibration(path: Path) -> Json:
+    file = path / "calibration.json"
+    found: Json = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 def merge(inputs: Inputs) -> Json:
@@ -207,7 +215,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "outcome": part.end["outcome"] if part.end else None,
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
-                "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine),
+                "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine, inputs.calibration.get(agent_id)),
                 "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
                 "operations": operations(
                     part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s, inputs.plan.target.endpoints

@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import ssl
-import subprocess
 import tempfile
 import time
 import unittest
@@ -15,28 +14,11 @@ from sai3ssh.agent.preflight import storage as storage_checks
 from sai3ssh.agent.preflight.checks import Sheet
 from sai3ssh.agent.preflight.request import Storage
 from sai3ssh.findings import Level
+from tests.agent.certificates import make_certificate
 from tests.agent.s3_server import CREDENTIALS, SECRET_KEY, Server, error, response
 
 ALL = ("get", "put", "list", "stat", "delete")
 READS = ("get", "stat", "list")
-
-AUTHORITY = """[ca]
-default_ca = test
-[test]
-database = index
-new_certs_dir = .
-default_md = sha256
-policy = names
-rand_serial = yes
-copy_extensions = copy
-x509_extensions = own
-[names]
-commonName = supplied
-[own]
-basicConstraints = critical, CA:true
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-"""
 
 
 class Bucket:
@@ -427,34 +409,10 @@ class Certificates(Case):
     def setUpClass(cls):
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
-        cls.directory = directory.name
-        cls.good = cls.make("good", "IP:127.0.0.1,DNS:localhost", 30)
-        cls.soon = cls.make("soon", "IP:127.0.0.1", 10)
-        cls.expired = cls.make("expired", "IP:127.0.0.1", -3)
-        cls.other = cls.make("other", "DNS:other.example.org", 30)
-
-    @classmethod
-    def make(cls, name, names, days):
-        """Path of a certificate of its own authority, until `days` from now, with its key in the same file."""
-        path, key, request = (os.path.join(cls.directory, f"{name}.{kind}") for kind in ("pem", "key", "csr"))
-
-        def openssl(*arguments):
-            subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60, cwd=cls.directory)
-
-        def date(days):
-            return time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + days * 86400))
-
-        with open(os.path.join(cls.directory, "ca.cnf"), "w") as file:
-            file.write(AUTHORITY)
-        with open(os.path.join(cls.directory, "index"), "w"):
-            pass
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        openssl("req", *curve, "-subj", f"/CN=test {name}", "-keyout", key, "-out", request, "-addext", f"subjectAltName={names}")
-        dates = ("-startdate", date(days - 60), "-enddate", date(days))
-        openssl("ca", "-config", "ca.cnf", "-selfsign", "-batch", "-notext", "-keyfile", key, "-in", request, "-out", path, *dates)
-        with open(path, "a") as file, open(key) as source:
-            file.write(source.read())
-        return path
+        cls.good = make_certificate(directory.name, "good", "IP:127.0.0.1,DNS:localhost", 30)
+        cls.soon = make_certificate(directory.name, "soon", "IP:127.0.0.1", 10)
+        cls.expired = make_certificate(directory.name, "expired", "IP:127.0.0.1", -3)
+        cls.other = make_certificate(directory.name, "other", "DNS:other.example.org", 30)
 
     def tls(self, path, **options):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -19,7 +19,9 @@ class OwnCpu(unittest.TestCase):
             pass
         # As if that had taken half a second.
         self.assertAlmostEqual(cpu.sample(pids[:1], 500_000_000), 60.0, delta=15.0)
+        self.assertEqual(len(cpu.shares), 1)
         self.assertIsNone(cpu.sample([1 << 30], 600_000_000))
+        self.assertEqual(cpu.shares, [])
 
 
 class Interfaces(unittest.TestCase):

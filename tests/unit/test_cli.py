@@ -56,6 +56,7 @@ def test_validate_says_what_complete_needs(
         (["run", "nope.yml", "-i", "hosts.yml"], "nope.yml: cannot read the workload file: No such file or directory"),
         (["validate", "bad.yml"], "bad.yml:2:1: unknown key 'worklod'; did you mean 'workload'?\nbad.yml:3:1: duration: expected"),
         (["run", "good.yml"], "no inventory given. Name one with -i, for example -i inventory/hosts.yml"),
+        (["calibrate", "-i", "h,", "--size", "4KiB,big"], "--size: expected a size such as 4096, 64KiB or 8MB"),
         (["run", "good.yml", "-i", "h,", "--skip", "net.pign"], "--skip net.pign: there is no such check. Did you mean net.ping?"),
         (["preflight", "-i", "h,", "--ports", "22,http"], "--ports: 'http' is no port (1 to 65535)"),
         (["preflight", "-i", "h,", "--idle-test", "long"], "--idle-test: "),

@@ -10,6 +10,7 @@ from sai3ssh.agent.engines.base import Engine
 from sai3ssh.agent.engines.credentials import find_credentials
 from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.engines.file_spread import FileSpreadEngine
+from sai3ssh.agent.engines.null import NullEngine
 from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.s3_bodies import S3BodiesEngine, S3BodiesPartsEngine
 from sai3ssh.agent.engines.s3_parts import S3PartsEngine
@@ -49,7 +50,7 @@ def make_engine(
     are spread where the target has several endpoints: without them in turn over all.
     """
     engine: Engine
-    keys = ANONYMOUS if target.anonymous or target.engine in ("file", "obstore") else find_credentials(credentials)
+    keys = ANONYMOUS if target.anonymous or target.engine in ("file", "obstore", "null") else find_credentials(credentials)
     if target.endpoints:
         engine = _make_spread(target, keys, deadlines, retry, rng, spread or Spread(tuple(range(len(target.endpoints)))), offset)
     elif target.engine == "file":
@@ -60,6 +61,8 @@ def make_engine(
             engine = (S3BodiesPartsEngine if parts else S3BodiesEngine)(target, keys, deadlines, retry, rng)
         else:
             engine = (S3PartsEngine if parts else S3Engine)(target, keys, deadlines, retry, rng)
+    elif target.engine == "null":
+        engine = NullEngine(target, deadlines, retry, rng)
     elif target.engine == "boto3":
         # Imported here, not above: the zipapp must start on hosts that have no boto3.
         from sai3ssh.agent.engines.boto3_engine import Boto3Engine
@@ -68,7 +71,7 @@ def make_engine(
     elif target.engine == "obstore":
         engine = obstore_module().ObstoreEngine(target, credentials, deadlines, retry, rng)
     else:
-        raise TargetError(f"engine {target.engine!r} (s3, file, boto3 or obstore)", remedy="Correct the target's engine")
+        raise TargetError(f"engine {target.engine!r} (s3, file, boto3, obstore or null)", remedy="Correct the target's engine")
     engine.root(target_uri)
     return engine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 MAX_HEAD = 64 * 1024
 TO_CLOSE, CHUNKED = -1, -2
@@ -23,6 +23,9 @@ class Failure(Exception):
 
 _FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding|connection):[ \t]*([^\r]*)", re.IGNORECASE).findall
 
+_known: Dict[Tuple[object, ...], Tuple[int, bool]] = {}
+_MOST_KNOWN = 256
+
 
 def parse_head(head: bytes) -> Tuple[int, int, bool]:
     """Status, body length and whether the connection ends with the body; raises Failure('protocol').
@@ -33,7 +36,6 @@ def parse_head(head: bytes) -> Tuple[int, int, bool]:
     status = head[9:12]
     if head[:7] != b"HTTP/1." or not status.isdigit():
         raise Failure("protocol", f"not an HTTP response: it begins with {head[:40]!r}")
-    length = TO_CLOSE
     close = head[7] == 0x30
     framing = _FRAMING(head)
     if len(framing) == 1 and len(framing[0][0]) == 14:
@@ -41,6 +43,18 @@ def parse_head(head: bytes) -> Tuple[int, int, bool]:
         value = framing[0][1]
         if value.isdigit() and len(value) <= 18:
             return int(status), int(value), close
+    # Responses of one server are framed alike; reading headers one by one costs more than to know them again.
+    known = _known.get((close, *framing))
+    if known is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        known = _known[(close, *framing)] = _read_framing(framing, close)
+    return int(status), *known
+
+
+def _read_framing(framing: Sequence[Tuple[bytes, bytes]], close: bool) -> Tuple[int, bool]:
+    """Body length and whether the connection ends with the body, from the headers that say so."""
+    length = TO_CLOSE
     for name, value in framing:
         first = name[1] | 0x20
         if first == 0x6F and len(name) == 10:
@@ -58,7 +72,7 @@ def parse_head(head: bytes) -> Tuple[int, int, bool]:
             raise Failure("protocol", f"Transfer-Encoding {value[:40]!r}, expected chunked")
         else:
             length = CHUNKED
-    return int(status), length, close
+    return length, close
 
 
 def header(head: bytes, name: str) -> str:
