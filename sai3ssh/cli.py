@@ -79,6 +79,7 @@ def run(
     background: Annotated[
         bool, typer.Option("--detach", help="Steer the run in the background; this command returns once the agents are released.")
     ] = False,
+    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
     skip: Skip = None,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
@@ -92,6 +93,8 @@ def run(
     hosts = inventories.load(_sources(inventory), limit)
     if reconnect_timeout is not None:
         loaded.keys.distributed.reconnect_timeout = reconnect_timeout
+    if op_log:
+        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:

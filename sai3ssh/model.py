@@ -355,6 +355,8 @@ class Plan:
     """What COMPLETE needs: agent-seconds measured / planned."""
     agents: Tuple[str, ...] = ()
     """Agent ids, in the order of their assignments' index."""
+    op_log_bytes: Optional[int] = None
+    """Each operation is written down, by an agent at most so many bytes, compressed; None: none is."""
 
     @property
     def lingers(self) -> bool:

@@ -386,6 +386,7 @@ class Supervisor:
                 "stage": stage.index,
                 "start_clock_ns": stage.start_clock_ns,
                 "metrics": self._metrics(stage.index, worker.index),
+                "directory": self._dir,
                 "ranges": self._crew.shares[worker.index].left(self._ledger.finished.get(stage.index, {})),
                 "owned": {name: list(ranges) for name, ranges in self._ledger.read(stage.stage).items()},
                 "puts": self._puts,
@@ -457,8 +458,21 @@ class Supervisor:
                 "totals": stage.stage_totals(),
                 "redone": stage.redone,
                 "made": {"puts": puts, "deleted": deleted},
+                **self._op_log(stage),
             },
         )
+
+    def _op_log(self, stage: Published) -> Json:
+        """What became of the stage's op-log, as the workers say that ended; what was dropped is told in words, too."""
+        if self._plan.op_log_bytes is None:
+            return {}
+        logs = [worker.ended["op_log"] for worker in self._crew.members if worker.ended and "op_log" in worker.ended]
+        dropped = sum(log["dropped"] for log in logs)
+        if dropped:
+            why = "; ".join(sorted({log["why"] for log in logs if log["dropped"]}))
+            text = f"op-log: {dropped} operations of stage {stage.stage.name} are not in it: {why}"
+            self._journal.append("notice", {"level": "warning", "text": text})
+        return {"op_log": {"written": sum(log["written"] for log in logs), "dropped": dropped}}
 
     def _after_stage(self) -> None:
         self._release.stage_ended()

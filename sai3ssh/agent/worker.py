@@ -18,6 +18,7 @@ from sai3ssh.agent import metrics, state
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.mix import MixWork, put_format
+from sai3ssh.agent.oplog import LoggedRecorder, OpLog
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.putpool import PutPool
 from sai3ssh.agent.verify import VerifyWork
@@ -58,6 +59,7 @@ class Worker:
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None
+        self._log: Optional[OpLog] = None
         self._stop_reason: Optional[str] = None
         self._queue: List[Dict[str, Any]] = []
         self._pools: List[PutPool] = []
@@ -101,6 +103,7 @@ class Worker:
                 self._work.stop()
             elif "tick" in message:
                 self._report_finished()
+                self._flush_log()
             else:
                 self._queue.append(message)
 
@@ -108,7 +111,8 @@ class Worker:
         stage = self._plan.stages[order["stage"]]
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
-        recorder = Recorder(cells)
+        log = self._log = self._open_log(order)
+        recorder = Recorder(cells) if log is None else LoggedRecorder(cells, log)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
         concurrency = self._share(stage)
         self._engine.compare(1.0 if stage.kind is StageKind.VERIFY else self._plan.target.verify_reads)
@@ -120,11 +124,18 @@ class Worker:
                 self._engine.run(work, concurrency, 0, self.on_control)
             drained_ns = state.clock_ns()
         finally:
-            self._work = None
+            self._work = self._log = None
+            logged = {} if log is None else {"op_log": log.close()}
         self._report_finished(work)
-        send({"ended": {**work.result(), "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
+        send({"ended": {**work.result(), **logged, "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
+
+    def _open_log(self, order: Dict[str, Any]) -> Optional[OpLog]:
+        """The op-log of this worker's part of a stage; None where the plan wants none."""
+        if self._plan.op_log_bytes is None:
+            return None
+        return OpLog(order["directory"], order["stage"], self._index, self._incarnation, self._plan.op_log_bytes // self._workers)
 
     def _wait_until(self, start_ns: int) -> None:
         while True:
@@ -212,6 +223,13 @@ class Worker:
         if finished:
             unreadable = work.take_unreadable() if isinstance(work, VerifyWork) else {}
             send({"finished": finished, "unreadable": unreadable})
+
+    def _flush_log(self) -> None:
+        if self._log is not None:
+            self._log.flush()
+            text = self._log.complaint()
+            if text is not None:
+                send({"notice": text})
 
 
 def send(message: Dict[str, Any]) -> None:

@@ -91,6 +91,7 @@ def compile_plan(
         needs_credentials=needs_credentials,
         min_coverage=keys.distributed.min_coverage,
         agents=tuple(host.name for host in chosen),
+        op_log_bytes=keys.op_log_max_bytes if keys.op_log_path else None,
     )
     return plan, assign(plan.populations, plan.agents)
 

@@ -309,6 +309,10 @@ class WorkloadKeys(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     verify_reads: ShareOrBool = 0.0
     dynamic_put_pool: bool = False
+    op_log_path: str | None = None
+    """Any text switches the op-log on; its place is in the run directory."""
+    op_log_max_bytes: Annotated[Size, Field(ge=1024**2)] = 4 * 1024**3
+    """Compressed, on each agent."""
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
 
@@ -318,7 +322,7 @@ NOT_YET = {
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
     "concurrency_override", "directory_structure", "enable_metadata_cache", "env",
     "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
-    "multi_endpoint", "op_log_path", "optional", "page_cache_mode",
+    "multi_endpoint", "optional", "page_cache_mode",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
     "shared_filesystem", "skip_verification", "target_override", "timeout_secs", "tree_creation_mode", "volumes",
 }  # fmt: skip

@@ -75,6 +75,7 @@ def demand(plan: Plan, assignment: Assignment) -> Mapping[str, Any]:
     """The `plan` of the agent's input."""
     return {
         "journal_bytes": journal_bytes(plan),
+        "op_log_bytes": plan.op_log_bytes or 0,
         "open_files": open_files(plan),
         "memory_bytes": memory_bytes(plan),
         "storage": storage(plan, assignment),

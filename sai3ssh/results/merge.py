@@ -13,6 +13,7 @@ from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
 from .network import controller, network
+from .oplog import op_log
 from .verdict import AgentFacts, coverage_of, judge
 
 Json = dict[str, Any]
@@ -80,6 +81,7 @@ def merge(inputs: Inputs) -> Json:
         "stages": stages,
         "network": {agent_id: network(agent_id, events) for agent_id in agents},
         "controller": controller(events),
+        "op_log": {agent_id: op_log(agent, events) for agent_id, agent in agents.items()} if plan.op_log_bytes is not None else None,
         "hosts": {agent_id: agent.epoch["host"] if agent.epoch else None for agent_id, agent in agents.items()},
         "notices": {agent_id: agent.notices for agent_id, agent in agents.items() if agent.notices},
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .files import Results
 from .limits import limit_lines
+from .oplog import op_log_lines
 from .tables import full_strength_lines, lost_lines, skipped_lines
 
 
@@ -103,5 +104,6 @@ def summary(results: Results) -> Summary:
             *lost_lines(content),
             *full_strength_lines(content),
             *limit_lines(content),
+            *op_log_lines(content),
         ),
     )

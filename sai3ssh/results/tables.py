@@ -9,6 +9,7 @@ from ..histogram import Histogram
 from ..model import BUCKET_LABELS
 from .journal import AgentJournal
 from .limits import limit_lines
+from .oplog import op_log_lines
 
 Json = dict[str, Any]
 RESULT_COLUMNS = (
@@ -27,7 +28,7 @@ ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 def comments(content: Json) -> list[str]:
     """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, what preflight skipped, lost time,
-    full-strength windows, what limited the clients."""
+    full-strength windows, what limited the clients, what the op-logs lack."""
     agents = content["agents"]
     revised = [
         f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
@@ -41,6 +42,7 @@ def comments(content: Json) -> list[str]:
         *(f"# {line}" for line in lost_lines(content)),
         *(f"# {line}" for line in full_strength_lines(content)),
         *(f"# {line}" for line in limit_lines(content)),
+        *(f"# {line}" for line in op_log_lines(content)),
     ]
 
 

@@ -233,6 +233,7 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     found = demand(plan, assignments[0])
     # prepare and cleanup are budgeted with 600 s each, as the agent does.
     assert found["journal_bytes"] == 1300 * 1024 + 65536
+    assert (found["op_log_bytes"], demand(replace(plan, op_log_bytes=7), assignments[0])["op_log_bytes"]) == (0, 7)
     assert found["open_files"] == 64 // 4 + 64
     ranged = replace(plan, target=replace(plan.target, ranges=Ranges(max_concurrent=10)))
     assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64

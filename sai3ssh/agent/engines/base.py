@@ -12,7 +12,7 @@ with page().
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol, Tuple
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
@@ -39,7 +39,7 @@ class Task:
     the `now_ns` that next() was given. The rest belongs to the engine, except that `listed` tells the work how many keys a LIST found.
     """
 
-    __slots__ = ("attempt", "content", "index", "key", "listed", "op", "owner", "root", "size", "start_ns", "state")
+    __slots__ = ("attempt", "content", "endpoint", "index", "key", "listed", "op", "owner", "root", "size", "split", "start_ns", "state")
 
     def __init__(
         self, op: int, root: Root, key: str, size: int, index: int, content: Optional[Content], start_ns: int, owner: str = ""
@@ -57,6 +57,9 @@ class Task:
         self.attempt = 0
         self.listed = 0
         self.state: Any = None
+        self.split: Optional[Tuple[int, int, int, int, int]] = None
+        """Where the latency went, in ns: queue, connect, tls, first byte, transfer; None: not known."""
+        self.endpoint = 0
 
     @property
     def uri(self) -> str:

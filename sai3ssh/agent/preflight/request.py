@@ -46,6 +46,8 @@ class Needs:
     open_files: int = 0
     memory_bytes: int = 0
     storage: Tuple[Storage, ...] = ()
+    op_log_bytes: int = 0
+    """At most; what does not fit is dropped."""
 
 
 @dataclass(frozen=True)
