@@ -8,17 +8,22 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zstandard
 
-from sai3ssh import bundle
+from sai3ssh import bundle, op_logs
+from sai3ssh import results as results_of
+from sai3ssh.controller.eventlog import EventLog
 from sai3ssh.controller.oplog import OpLogFetch
+from sai3ssh.controller.rundir import RunDirectory
 from sai3ssh.errors import AgentError, LinkLost
-from sai3ssh.model import Host
-from sai3ssh.oplog import COLUMNS, Record, frame, pack, segment_name
+from sai3ssh.model import Host, Plan, Stage, StageKind, Target, assign
+from sai3ssh.oplog import COLUMNS, TABLE, Record, frame, pack, segment_name
 from sai3ssh.protocol import encode_record
 from sai3ssh.results import oplog as results
+from sai3ssh.results.journal import AgentJournal, AgentStage
 from sai3ssh.transport import Channel, Command, LocalTransport
 from sai3ssh.transport.local import LocalConnection
 
@@ -223,3 +228,94 @@ def test_a_conversion_that_is_left_leaves_no_table(tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         results.convert(list(tmp_path.glob("*.seg")), "a", tmp_path / "t", stop=lambda: True)
     assert not (tmp_path / "t").exists()
+
+
+# --- after a run -------------------------------------------------------------------------------------------------------------------------
+
+
+class Ended:
+    """A run that has ended, whose agents' op-logs wait on their hosts."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hosts = [Host(name, name, connection="local") for name in ("a", "b")]
+        stage = Stage("s", StageKind.EXECUTE, 1, 1.0)
+        plan = Plan("r", "test", Target("file"), (), (stage,), agents=("a", "b"), op_log_bytes=1 << 30)
+        self.directory = RunDirectory.create(path, plan, assign((), plan.agents), self.hosts, None)
+        self.broken: dict[str, Exception] = {}
+        self.said: list[str] = []
+        self.note("journal_complete", agent="a")
+        self.note("journal_complete", agent="b")
+        monkeypatch.setattr(op_logs, "OpLogFetch", self._fetch)
+
+    def _fetch(self, host: Host, run_id: str, agent: str, parts: Path, archive: Path, **_: object) -> object:
+        def run() -> list[Path]:
+            if agent in self.broken:
+                raise self.broken[agent]
+            parts.mkdir(exist_ok=True)
+            return [write(parts, 0, [[get(1, 1), get(2, 1, error="reset")]])]
+
+        return SimpleNamespace(run=run)
+
+    def note(self, event: str, **fields: object) -> None:
+        log = EventLog(self.directory.events)
+        log.append(event, **fields)
+        log.close()
+
+    def fetch(self) -> list[str]:
+        return op_logs.fetch(self.directory, Path("unused"), self.said.append)
+
+    def told(self) -> dict[str, dict[str, object]]:
+        return {event["agent"]: event for event in self.directory.history() if event["event"] == "op_log"}
+
+
+@pytest.fixture
+def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    return Ended(tmp_path, monkeypatch)
+
+
+def test_op_logs_that_cannot_be_fetched_are_told_of_and_fetched_later(ended: Ended) -> None:
+    ended.broken["b"] = LinkLost("the host is away")
+    assert ended.fetch() == ["a", "b"]
+    assert (ended.told()["a"]["records"], ended.told()["a"]["error"]) == (2, None)
+    assert (ended.told()["b"]["records"], ended.told()["b"]["error"]) == (None, "the host is away")
+    place = ended.directory.path / "agents"
+    assert [path.name for path in place.glob("*/*")] == [TABLE]
+    content = results_of.write(ended.directory.path).content
+    assert [line.partition(";")[0] for line in results.op_log_lines(content)] == ["op-log of b was not fetched: the host is away"]
+    ended.broken.clear()
+    assert ended.fetch() == ["b"]
+    assert results.op_log_lines(results_of.write(ended.directory.path).content) == []
+    assert ended.fetch() == []
+
+
+def test_a_disk_of_the_controller_that_is_full_is_told_of(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(op_logs, "convert", full)
+    ended.fetch()
+    assert "No space left on device" in str(ended.told()["a"]["error"])
+
+
+def test_of_an_agent_whose_journal_is_not_whole_no_op_log_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Ended(tmp_path, monkeypatch)
+    lines = [line for line in ended.directory.events.read_text().splitlines(keepends=True) if '"b"' not in line]
+    ended.directory.events.write_text("".join(lines))
+    ended.fetch()
+    assert (ended.told()["a"]["error"], ended.told()["b"]["error"]) == (None, "its journal is not whole")
+
+
+def test_what_an_op_log_lacks_is_counted() -> None:
+    agent = AgentJournal("a")
+    stage = agent.stages[0] = AgentStage(end={"op_log": {"written": 80, "dropped": 10}})
+    stage.data.second_ops["get"] = 70
+    stage.warmup.second_ops["get"] = 25
+    stage.data.errors["get", "reset"] = 5
+    event = {"event": "op_log", "agent": "a", "records": 80, "error": None}
+    found = results.op_log(agent, [event])
+    assert {name: found[name] for name in ("counted", "written", "dropped", "lost")} == {
+        "counted": 100, "written": 80, "dropped": 10, "lost": 10,
+    }  # fmt: skip
+    (line,) = results.op_log_lines({"op_log": {"a": found}})
+    assert line == "op-log of a lacks 20 of 100 operations: 10 dropped, 10 lost with workers that died or in damaged blocks"
+    assert results.op_log(agent, [])["lost"] is None
