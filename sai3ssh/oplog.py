@@ -19,6 +19,7 @@ from sai3ssh.model import OPERATIONS
 
 SEGMENT = re.compile(r"oplog-s(\d{3})-w(\d{4})-i(\d{4})-n(\d{5})\.seg")
 """Stage, worker, its incarnation, number: in a run directory of an agent their order by name is the order by time of one worker."""
+TRACE = re.compile(r"replay-s(\d{3})-w(\d{4})\.trace")
 TABLE = "oplog.tsv.zst"
 """What becomes of an agent's segments in the run directory."""
 COLUMNS = (
@@ -69,6 +70,11 @@ def segment_name(stage: int, worker: int, incarnation: int, number: int) -> str:
     return f"oplog-s{stage:03d}-w{worker:04d}-i{incarnation:04d}-n{number:05d}.seg"
 
 
+def trace_name(stage: int, worker: int) -> str:
+    """The file name of what one worker replays in a stage: frames like those of a segment, times in ns from the start of the trace."""
+    return f"replay-s{stage:03d}-w{worker:04d}.trace"
+
+
 def pack(records: Sequence[Record], wall_ns: int, stage: int, worker: int) -> Tuple[bytes, int]:
     """A block, not yet compressed, and its earliest start in wall time. `wall_ns` brings the records' clock into wall time."""
     ops, uris, keys, sizes, starts, ends, firsts, errors, listed = zip(*records)
@@ -112,7 +118,7 @@ def unpack(data: bytes, found: Frame) -> List[Row]:
     """The rows of a frame, in the order in which the operations ended. Raises ValueError when they are not what was written."""
     if zlib.crc32(data) != found.crc:
         raise ValueError("the checksum of a frame differs")
-    block = zlib.decompress(data)
+    block = zlib.decompressobj().decompress(data, _MOST)
     line, _, rest = block.partition(b"\n")
     head = json.loads(line)
     n = head["n"]

@@ -21,10 +21,11 @@ from sai3ssh.agent.mix import MixWork, put_format
 from sai3ssh.agent.oplog import LoggedRecorder, OpLog
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.putpool import PutPool
+from sai3ssh.agent.replay import ReplayWork
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
-from sai3ssh.model import Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.model import Assignment, Intervals, Plan, Population, Replay, SizeSpec, Stage, StageKind, from_json
 from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
@@ -50,12 +51,14 @@ class Worker:
         self._incarnation: int = init["incarnation"]
         plan = self._plan
         uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
+        uris += [s.replay.target for s in plan.stages if s.replay is not None]
         self._engine: Engine = make_engine(plan.target, uris[0] if uris else "", init["credentials"], plan.deadlines, plan.retry)
         self._uri = uris[0] if uris else ""
         for uri in uris:
             self._engine.root(uri)
         writing = (StageKind.PREPARE, StageKind.CLEANUP)
-        self._writes = any(s.kind in writing or any(o.kind == "put" for o in s.operations) for s in plan.stages)
+        puts = [o.kind for s in plan.stages for o in s.operations] + [op for s in plan.stages if s.replay for op in s.replay.operations]
+        self._writes = "put" in puts or any(s.kind in writing for s in plan.stages)
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None
@@ -173,6 +176,8 @@ class Worker:
                 lane=(self._index, self._active(stage)),
                 pools=self._pools,
             )
+        if stage.replay is not None:
+            return self._make_replay(stage, stage.replay, order, recorder, start_ns)
         if stage.kind is StageKind.CLEANUP:
             self._pools.clear()
         target = plan.target.endpoint_url or self._uri
@@ -194,6 +199,27 @@ class Worker:
             target=target,
             unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
         )
+
+    def _make_replay(self, stage: Stage, spec: Replay, order: Dict[str, Any], recorder: Recorder, start_ns: int) -> ReplayWork:
+        end_ns = start_ns + int((stage.duration_s or 0.0) * 1e9)
+        if stage.duration_s is not None:
+            recorder.tail_from_ns = end_ns
+        try:
+            return ReplayWork(
+                self._engine,
+                spec,
+                order["directory"],
+                recorder,
+                place=(order["stage"], self._index),
+                seed=f"{self._plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}",
+                limits=self._plan.error_limits,
+                start_ns=start_ns,
+                begin_ns=time.monotonic_ns(),
+                end_ns=end_ns,
+                notice=lambda text: send({"notice": text}),
+            )
+        except (OSError, ValueError) as error:
+            raise AgentError(f"the trace of worker {self._index} cannot be read: {error}") from error
 
     def _make_pacer(self, stage: Stage, start_ns: int, seed: str) -> Union[Pacer, Ramp, None]:
         """An open loop's schedule, in which the share of the rate is that of the concurrency, or a closed loop's ramp."""

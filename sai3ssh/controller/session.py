@@ -612,7 +612,7 @@ class Session:
     def _watch_stage(self) -> None:
         """Repeats COMMIT to whom it has not reached, and knows how long the stage can last."""
         stage = self.plan.stages[self.stage]
-        timed = stage.kind is StageKind.EXECUTE
+        timed = stage.duration_s is not None
         retry = self.plan.retry
         longest_s = self.plan.deadlines.total_s * (retry.max_retries + 1) + retry.max_delay_s * retry.max_retries
         limit_s = longest_s * self.plan.turns(stage) + self._options.overrun_s

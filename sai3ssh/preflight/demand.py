@@ -52,6 +52,8 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
         for spec in stage.operations:
             if spec.weight:
                 operations.setdefault(spec.target, set()).add(spec.kind)
+        if stage.replay is not None:
+            operations.setdefault(stage.replay.target, set()).update(stage.replay.operations)
         does = {StageKind.PREPARE: "put", StageKind.CLEANUP: "delete", StageKind.VERIFY: "get"}.get(stage.kind)
         for name in stage.populations if does else ():
             operations.setdefault(plan.population(name).target, set()).add(str(does))

@@ -193,6 +193,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
         "kind": spec.kind.value,
         "seconds": seconds,
         "warmup_s": warmup_s,
+        "trace_operations": spec.replay.records if spec.replay is not None else None,
         "start_spread_ms": _start_spread_ms(inputs, index, parts),
         "operations": operations(total, seconds),
         "agents": {
@@ -209,7 +210,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
             for agent_id, part in parts.items()
             if agent_id in spans
         },
-        "full_strength": _full_strength(inputs, parts) if spec.kind is StageKind.EXECUTE else None,
+        "full_strength": _full_strength(inputs, parts) if spec.duration_s is not None else None,
         "unreadable": sum(part.unreadable.count for part in parts.values()) if spec.kind is StageKind.VERIFY else None,
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .files import Results
 from .limits import limit_lines
 from .oplog import op_log_lines
-from .tables import full_strength_lines, lost_lines, skipped_lines
+from .tables import full_strength_lines, lost_lines, replay_lines, skipped_lines
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def summary(results: Results) -> Summary:
             *skipped_lines(content),
             *lost_lines(content),
             *full_strength_lines(content),
+            *replay_lines(content),
             *limit_lines(content),
             *op_log_lines(content),
         ),

@@ -41,6 +41,7 @@ def comments(content: Json) -> list[str]:
         *(f"# {line}" for line in skipped_lines(content)),
         *(f"# {line}" for line in lost_lines(content)),
         *(f"# {line}" for line in full_strength_lines(content)),
+        *(f"# {line}" for line in replay_lines(content)),
         *(f"# {line}" for line in limit_lines(content)),
         *(f"# {line}" for line in op_log_lines(content)),
     ]
@@ -74,6 +75,20 @@ def full_strength_lines(content: Json) -> list[str]:
             rates = ", ".join(f"{op} {rate:,.1f} ops/s" for op, rate in window["ops_per_s"].items())
             lines.append(
                 f"full strength {stage['name']}: {window['seconds']} of {stage['seconds']:.0f} s" + (f", {rates}" if rates else "")
+            )
+    return lines
+
+
+def replay_lines(content: Json) -> list[str]:
+    """One line for each replay that did not come to the end of its trace."""
+    lines = []
+    for stage in content["stages"]:
+        wanted = stage.get("trace_operations")
+        done = sum(figures["ops"] + sum(figures["errors"].values()) for figures in stage["operations"].values())
+        if wanted is not None and done < wanted:
+            share = 100 * done / wanted
+            lines.append(
+                f"replay {stage['name']}: {done:,} of {wanted:,} operations ({share:.1f} %); the others had not begun in their time"
             )
     return lines
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..controller.events import Event, Heartbeat, LinkDown, LinkUp, Records
-from ..model import AgentState, Plan, StageKind
+from ..model import AgentState, Plan
 
 Json = dict[str, Any]
 LATE_S = 3.0
@@ -134,7 +134,7 @@ class Board:
         stage = self.plan.stages[self.stage]
         if not self.stage_running:
             return 0.0
-        if stage.kind is StageKind.EXECUTE:
+        if stage.duration_s is not None:
             return min(1.0, (self.clock_s() - self.stage_since_s) / (stage.duration_s or 1.0))
         return self.done / self.planned if self.planned else 0.0
 
@@ -145,8 +145,8 @@ class Board:
         elapsed_s = self.clock_s() - self.stage_since_s
         if not self.stage_running:
             return None
-        if stage.kind is StageKind.EXECUTE:
-            return max(0.0, (stage.duration_s or 0.0) - elapsed_s)
+        if stage.duration_s is not None:
+            return max(0.0, stage.duration_s - elapsed_s)
         return elapsed_s * (self.planned - self.done) / self.done if self.done and self.planned else None
 
     def totals(self) -> tuple[float, float, int]:

@@ -39,7 +39,7 @@ ONLY_IN = {
     "pydantic": ("config/",),
     "yaml": ("config/",),
     "junitparser": ("preflight/",),
-    "zstandard": ("results/oplog.py",),
+    "zstandard": ("results/oplog.py", "trace.py"),
     "pexpect": (),
 }
 ON_HOSTS = {"agent", *SHARED}
