@@ -373,7 +373,7 @@ class Supervisor:
             # Only wall time, which can be wrong, says how long ago an earlier boot was.
             self._begin_lease(stage.start_clock_ns)
         self._check_lease()
-        self._planned += stage.done if stage.stage.kind is not StageKind.EXECUTE else 0
+        self._planned += stage.done if stage.in_ledger else 0
         self._lost = (now_ns, cause)
         if past.started:
             self._timer("second", (stage.next_second_ns - state.clock_ns()) / 1e9, self._second)

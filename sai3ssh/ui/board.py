@@ -120,13 +120,22 @@ class Board:
 
     @property
     def done(self) -> int:
-        """Objects of the running prepare or cleanup that are known to be done."""
+        """Objects of the running prepare or cleanup that are known to be done, or operations of a replay that have begun."""
         return sum(row.done for row in self.rows.values())
 
     @property
     def planned(self) -> int:
-        """Objects of the running prepare or cleanup."""
+        """Objects of the running prepare or cleanup, or operations of a replay."""
+        trace = self.plan.stages[self.stage].replay
+        if trace is not None:
+            return trace.records
         return sum(row.planned for row in self.rows.values())
+
+    @property
+    def progress(self) -> str:
+        """How many are done, in words; empty for a stage that only has a duration."""
+        things = "objects" if self.plan.stages[self.stage].replay is None else "operations"
+        return f"{self.done:,} of {self.planned:,} {things}" if self.planned else ""
 
     @property
     def fraction(self) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,7 +23,7 @@ name: logged
 target: {target}
 concurrency: 4
 workers: 2
-io_rate: {{iops: 2000}}
+io_rate: {{iops: 800}}
 error_handling: {{max_total_errors: 0, error_rate_threshold: 0}}
 distributed: {{start_delay: 500ms}}
 {more}
@@ -86,7 +88,20 @@ def check(stage: dict[str, Any], mine: list[dict[str, str]]) -> None:
             assert figures["latency_us"]["max"] * 1000 == durations[-1]
 
 
-def test_results_and_op_log_agree(bench: Bench) -> None:
+def replay(bench: Bench, *options: str) -> dict[str, Any]:
+    """The results of the command `replay` of all op-logs of the run, to another directory."""
+    logs = [str(path) for path in sorted(bench.run.glob("agents/*/oplog.tsv.zst"))]
+    results = bench.directory / "replayed"
+    target = ["--target", f"file://{bench.directory}/other/", "--remap", f"file://{bench.directory}/target/="]
+    command = [sys.executable, "-m", "sai3ssh.cli", "replay", *logs, *target, "-i", str(bench.inventory), "--results-dir", str(results)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (run,) = results.iterdir()
+    content: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return content
+
+
+def test_results_and_op_log_agree_and_the_op_log_can_be_replayed(bench: Bench) -> None:
     process = bench.start("--op-log", "--json", text=WORKLOAD)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -107,3 +122,23 @@ def test_results_and_op_log_agree(bench: Bench) -> None:
         told_of = content["op_log"][agent]
         assert (told_of["written"], told_of["dropped"], told_of["lost"]) == (told_of["counted"], 0, 0) == (len(log), 0, 0)
     assert not list(bench.run.glob("agents/*/oplog.parts"))
+    check_replay(bench)
+
+
+def check_replay(bench: Bench) -> None:
+    expected: Counter[tuple[str, bool]] = Counter()
+    moved: Counter[str] = Counter()
+    for agent in AGENTS:
+        for row in rows(bench.run, agent):
+            expected[row["op"].lower(), not row["error"]] += 1
+            moved[row["op"].lower()] += int(row["bytes"])
+    content = replay(bench, "--closed")
+    assert content["verdict"] == "COMPLETE"
+    (stage,) = content["stages"]
+    assert (stage["kind"], stage["trace_operations"]) == ("replay", sum(expected.values()))
+    found = {(op, True): figures["ops"] for op, figures in stage["operations"].items()}
+    found |= {(op, False): sum(figures["errors"].values()) for op, figures in stage["operations"].items() if figures["errors"]}
+    # What was read after it was deleted fails again, and everything else is there when it is its turn.
+    assert found == dict(expected)
+    assert {op: figures["bytes"] for op, figures in stage["operations"].items()} == moved
+    assert all(sum(op["ops"] for op in part["operations"].values()) > 0 for part in stage["agents"].values())

@@ -24,6 +24,7 @@ from sai3ssh.oplog import COLUMNS, TABLE, Record, frame, pack, segment_name
 from sai3ssh.protocol import encode_record
 from sai3ssh.results import oplog as results
 from sai3ssh.results.journal import AgentJournal, AgentStage
+from sai3ssh.results.tables import replay_lines
 from sai3ssh.transport import Channel, Command, LocalTransport
 from sai3ssh.transport.local import LocalConnection
 
@@ -319,3 +320,10 @@ def test_what_an_op_log_lacks_is_counted() -> None:
     (line,) = results.op_log_lines({"op_log": {"a": found}})
     assert line == "op-log of a lacks 20 of 100 operations: 10 dropped, 10 lost with workers that died or in damaged blocks"
     assert results.op_log(agent, [])["lost"] is None
+
+
+def test_a_replay_that_did_not_come_to_its_end_is_told_of() -> None:
+    stages = [
+        {"name": "r", "trace_operations": wanted, "operations": {"get": {"ops": 70, "errors": {"reset": 5}}}} for wanted in (100, 75, None)
+    ]
+    assert replay_lines({"stages": stages}) == ["replay r: 75 of 100 operations (75.0 %); the others had not begun in their time"]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sai3ssh.controller.events import Heartbeat, LinkDown, LinkUp, Records
 from sai3ssh.errors import LinkLost
-from sai3ssh.model import AgentState, Plan, Stage, StageKind, Target
+from sai3ssh.model import AgentState, Plan, Replay, Stage, StageKind, Target
 from sai3ssh.ui.board import Board
 from sai3ssh.ui.views import LiveView, describe, latency, progress_line
 
@@ -130,3 +130,13 @@ def test_what_is_decided_about_lost_agents_is_said_in_a_line_each() -> None:
     words = ["round 2", "7 agents are left", "h3 belong to the others", "CUT_OFF", "after 12 s", "3600 s", "outlive the cleanup"]
     for event, word in zip(events, words, strict=True):
         assert word in (describe(event) or ""), event
+
+
+def test_a_replay_shows_how_far_the_trace_is() -> None:
+    spec = Replay("s3://b/", ("get",), 4000, 0, 0, None)
+    plan = Plan("r", "n", Target("s3"), (), (Stage("replay", StageKind.REPLAY, 1, replay=spec),))
+    found = Board.of(plan, ["a", "b"], Clock())
+    found.on_log({"event": "stage_started", "stage": 0, "name": "replay"})
+    for name in ("a", "b"):
+        found.on_event(Heartbeat(name, 0.0, {"stage": 0, "done": 500, "planned": 0}))
+    assert progress_line(found).startswith("replay 25 % | 1,000 of 4,000 operations | ")
