@@ -30,7 +30,7 @@ CLOSE_S = 5.0
 
 
 class OpLog:
-    """The log of one worker in one stage. `add` appends a record and is cheap; `flush` at least each second; `close` at the end."""
+    """The log of one worker in one stage: append to `records`, `flush` at BLOCK of them and at least each second, `close` at the end."""
 
     def __init__(self, directory: str, stage: int, worker: int, incarnation: int, max_bytes: int) -> None:
         """`max_bytes` is what this worker may have on the disk over the whole run, with what is there already."""
@@ -41,7 +41,7 @@ class OpLog:
         self._number = 0
         self._left = max_bytes - _on_disk(directory, worker)
         # One offset, so that what is a duration in the log is one in the histograms too.
-        self._wall_ns = time.time_ns() - time.monotonic_ns()
+        self._wall_ns = _wall_offset_ns()
         self._blocks: Deque[Tuple[bytes, int, int]] = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -183,6 +183,15 @@ class LoggedRecorder(Recorder):
         self._records.append((task.op, task.root.uri, task.key, size, task.start_ns, time.monotonic_ns(), -1, error_class, 0))
         if len(self._records) >= BLOCK:
             self._log.flush()
+
+
+def _wall_offset_ns() -> int:
+    """What brings CLOCK_MONOTONIC into wall time: by the closest pair of readings, as a process can be kept waiting between two."""
+    pairs = []
+    for _ in range(5):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        pairs.append((after - before, wall - (before + after) // 2))
+    return min(pairs)[1]
 
 
 def _on_disk(directory: str, worker: int) -> int:

@@ -29,19 +29,18 @@ class Trace:
 
     def __init__(self, path: str) -> None:
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 (open as long as the worker is)
-        self._frames: Deque[Frame] = collections.deque(frames(self._file, os.fstat(self._file.fileno()).st_size))
+        self._frames = frames(self._file, os.fstat(self._file.fileno()).st_size)
+        self._ahead: Deque[Frame] = collections.deque()
         self._rows: Deque[_Row] = collections.deque()
-        self.left = sum(frame.records for frame in self._frames)
 
     def skip(self, rows: int, before_ns: int) -> int:
         """Leaves out the first so many rows, and all that were due before; how many these are. Called once, before `next`."""
         skipped = 0
-        ahead = self._frames
-        while len(ahead) > 1 and (skipped + ahead[0].records <= rows or ahead[1].earliest_ns < before_ns):
+        ahead = self._ahead
+        while self._look(2) and (skipped + ahead[0].records <= rows or ahead[1].earliest_ns < before_ns):
             skipped += ahead.popleft().records
-        self.left -= skipped
         while self._fill() and (skipped < rows or self._rows[0][0] < before_ns):
-            self.next()
+            self._rows.popleft()
             skipped += 1
         return skipped
 
@@ -51,12 +50,27 @@ class Trace:
 
     def next(self) -> _Row:
         """Takes it."""
-        self.left -= 1
         return self._rows.popleft()
 
+    def rest(self) -> int:
+        """How many rows there are after those that were taken. Nothing can be taken any more."""
+        return len(self._rows) + sum(frame.records for frame in (*self._ahead, *self._frames))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _look(self, count: int) -> bool:
+        while len(self._ahead) < count:
+            frame = next(self._frames, None)
+            if frame is None:
+                return False
+            self._ahead.append(frame)
+        return True
+
     def _fill(self) -> bool:
-        if not self._rows and self._frames:
-            frame = self._frames.popleft()
+        if not self._rows and self._look(1):
+            frame = self._ahead.popleft()
             self._file.seek(frame.offset)
             rows = unpack(self._file.read(frame.length), frame)
             self._rows.extend((row.start_ns, _OP[row.op], row.key, row.bytes) for row in rows)
@@ -126,7 +140,7 @@ class ReplayWork(MixWork):
             return None
         speed = self._speed
         if speed is not None and now_ns >= self._end_ns:
-            left = self._trace.left + self._waiting + len(self._ready)
+            left = self._trace.rest() + self._waiting + len(self._ready)
             if left:
                 self._notice(f"replay: {left:,} operations had not begun when the stage ended; the target or the concurrency is too small")
             self.finished = True
@@ -209,6 +223,7 @@ class ReplayWork(MixWork):
 
     def result(self) -> Dict[str, Any]:
         """Nothing: what was put has the names of the trace, and is not cleaned up."""
+        self._trace.close()
         return {}
 
 

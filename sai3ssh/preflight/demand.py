@@ -69,6 +69,7 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
     found = []
     for uri, kinds in operations.items():
         objects, size = share_bytes(plan, assignment, uri)
+        size += sum(stage.replay.put_bytes for stage in plan.stages if stage.replay and stage.replay.target == uri) // assignment.agents
         found.append({"uri": uri, **common, "operations": sorted(kinds), "write_bytes": size, "objects": objects})
     return found
 

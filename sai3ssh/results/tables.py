@@ -86,10 +86,8 @@ def replay_lines(content: Json) -> list[str]:
         wanted = stage.get("trace_operations")
         done = sum(figures["ops"] + sum(figures["errors"].values()) for figures in stage["operations"].values())
         if wanted is not None and done < wanted:
-            share = 100 * done / wanted
-            lines.append(
-                f"replay {stage['name']}: {done:,} of {wanted:,} operations ({share:.1f} %); the others had not begun in their time"
-            )
+            share = f"{done:,} of {wanted:,} operations ({100 * done / wanted:.1f} %)"
+            lines.append(f"replay {stage['name']}: {share}; the others came too late, or were lost with a worker")
     return lines
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import tempfile
 import unittest
+from unittest import mock
 
 from sai3ssh.agent import metrics, replay, traces
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, Root
@@ -57,7 +58,7 @@ class Case(unittest.TestCase):
             end_ns=end_ms * MS,
             notice=self.notices.append,
         )
-        self.addCleanup(lambda: work._trace._file.close())
+        self.addCleanup(work.result)
         return work
 
     def keys(self, work, now_ms):
@@ -136,7 +137,7 @@ class Order(Case):
         self.addCleanup(setattr, replay, "HELD", held)
         work = self.work([(0, PUT, "k")] * 9 + [(0, GET, "free")], speed=None)
         (first,) = self.keys(work, 0)
-        self.assertEqual((work._waiting, work._trace.left), (3, 6))
+        self.assertEqual(work._waiting, 3)
         work.done(first, 1, 5)
         self.assertEqual(len(self.keys(work, 1)), 1)
 
@@ -183,11 +184,13 @@ class Successor(Case):
     def test_frames_that_are_left_out_are_not_unpacked(self):
         write(os.path.join(self.directory, "t"), self.ROWS)
         trace = Trace(os.path.join(self.directory, "t"))
-        self.addCleanup(trace._file.close)
-        self.assertEqual((trace.skip(9, 0), trace.peek()[2], trace.left), (9, "k9", 11))
+        self.addCleanup(trace.close)
+        with mock.patch.object(replay, "unpack", wraps=replay.unpack) as unpacked:
+            self.assertEqual((trace.skip(9, 0), trace.peek()[2], trace.rest()), (9, "k9", 11))
+        self.assertEqual(unpacked.call_count, 1)
         other = Trace(os.path.join(self.directory, "t"))
-        self.addCleanup(other._file.close)
-        self.assertEqual((other.skip(0, 10**12), other.peek(), other.left), (20, None, 0))
+        self.addCleanup(other.close)
+        self.assertEqual((other.skip(0, 10**12), other.peek(), other.rest()), (20, None, 0))
 
 
 class Uploads(Case):

@@ -326,4 +326,6 @@ def test_a_replay_that_did_not_come_to_its_end_is_told_of() -> None:
     stages = [
         {"name": "r", "trace_operations": wanted, "operations": {"get": {"ops": 70, "errors": {"reset": 5}}}} for wanted in (100, 75, None)
     ]
-    assert replay_lines({"stages": stages}) == ["replay r: 75 of 100 operations (75.0 %); the others had not begun in their time"]
+    assert replay_lines({"stages": stages}) == [
+        "replay r: 75 of 100 operations (75.0 %); the others came too late, or were lost with a worker"
+    ]

@@ -17,7 +17,7 @@ import sai3ssh
 from sai3ssh.config import compile_plan, load
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Finding, Level
-from sai3ssh.model import Assignment, Host, Plan, Ranges
+from sai3ssh.model import Assignment, Host, Plan, Ranges, Replay, Stage, StageKind
 from sai3ssh.preflight import FLEET, Report, check_skip, parse_ports, preflight_failed, write_junit
 from sai3ssh.preflight.demand import demand
 from sai3ssh.preflight.examine import _fold
@@ -235,6 +235,9 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     assert found["journal_bytes"] == 1300 * 1024 + 65536
     assert (found["op_log_bytes"], demand(replace(plan, op_log_bytes=7), assignments[0])["op_log_bytes"]) == (0, 7)
     assert found["open_files"] == 64 // 4 + 64
+    trace = Stage("r", StageKind.REPLAY, 4, replay=Replay("s3://bucket/other/", ("put",), 9, 7000, 9))
+    (other,) = demand(replace(plan, stages=(trace,)), assignments[0])["storage"]
+    assert (other["uri"], other["operations"], other["write_bytes"]) == ("s3://bucket/other/", ["put"], 3500)
     ranged = replace(plan, target=replace(plan.target, ranges=Ranges(max_concurrent=10)))
     assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64
     storage = {one["uri"]: one for one in found["storage"]}
