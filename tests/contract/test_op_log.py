@@ -82,10 +82,10 @@ def check(stage: dict[str, Any], mine: list[dict[str, str]]) -> None:
         assert Counter(row["error"] for row in of_op if row["error"]) == figures["errors"], op
         durations = sorted(int(row["duration_ns"]) for row in well)
         for name, rank in RANKS.items() if durations else ():
-            exact = durations[max(0, -(-len(durations) * int(rank * 100) // 10_000) - 1)]
+            exact = durations[max(0, -(-len(durations) * round(rank * 100) // 10_000) - 1)]
             assert figures["latency_us"][name] * 1000 == pytest.approx(exact, rel=0.008), (op, name)
         if durations:
-            assert figures["latency_us"]["max"] * 1000 == durations[-1]
+            assert round(figures["latency_us"]["max"] * 1000) == durations[-1]
 
 
 def replay(bench: Bench, *options: str) -> dict[str, Any]:
