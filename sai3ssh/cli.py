@@ -79,6 +79,7 @@ def run(
     background: Annotated[
         bool, typer.Option("--detach", help="Steer the run in the background; this command returns once the agents are released.")
     ] = False,
+    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
     skip: Skip = None,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
@@ -93,6 +94,8 @@ def run(
     hosts = inventories.load(_sources(inventory), limit)
     if reconnect_timeout is not None:
         loaded.keys.distributed.reconnect_timeout = reconnect_timeout
+    if op_log:
+        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
@@ -135,6 +138,51 @@ def run(
     if repeat == 1:
         raise typer.Exit(once(create()))
     raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
+
+
+@app.command()
+def replay(
+    traces: Annotated[list[Path], typer.Argument(help="Traces in sai3-bench's format: .tsv, .zst, .gz.", show_default=False)],
+    target: Annotated[str, typer.Option(help="Where to: s3://bucket/prefix/ or file:///directory/.", show_default=False)],
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    results_dir: ResultsDir = RESULTS_DIR,
+    speed: Annotated[float, typer.Option(min=0.001, help="So many times as fast as the trace.")] = 1.0,
+    closed: Annotated[bool, typer.Option("--closed", help="One operation after the other, whatever their times.")] = False,
+    remap: Annotated[
+        list[str] | None, typer.Option(help="FROM=TO: names that begin with FROM get TO below the target instead.", show_default=False)
+    ] = None,
+    put_first: Annotated[bool, typer.Option("--prepare", help="Put first what the trace reads before it writes it.")] = False,
+    settings: Annotated[
+        Path | None, typer.Option(help="Workload file with s3, engine, deadlines, error_handling, distributed.", show_default=False)
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Operations in flight per agent.", show_default="16")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: replay.", show_default=False)] = None,
+    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
+    as_json: AsJson = False,
+    live: Live = True,
+    skip: Skip = None,
+) -> None:
+    """Replay a trace of operations on all hosts of an inventory: ours (oplog.tsv.zst) or sai3-bench's."""
+    from . import bundle, config, preflight, replaying, steering
+    from . import inventory as inventories
+    from .config import credentials
+    from .errors import ConfigError
+
+    if closed and speed != 1.0:
+        raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
+    loaded = config.replay_settings(settings, target, name=name, concurrency=concurrency)
+    if op_log:
+        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+    hosts = inventories.load(_sources(inventory), limit)
+    secret = credentials.find(loaded, os.environ)
+    archive = bundle.build(_cache_dir())
+    for notice in loaded.notices:
+        err(f"notice: {notice}")
+    wanted = replaying.Wanted(traces, replaying.remaps(remap or ()), None if closed else speed, put_first)
+    look = preflight.Options(archive, credentials=secret, skip=preflight.check_skip(skip or ()), patience_s=60.0)
+    directory = replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json)
+    raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
 
 
 @app.command()

@@ -75,6 +75,7 @@ class StageKind(str, enum.Enum):
     EXECUTE = "execute"
     CLEANUP = "cleanup"
     VERIFY = "verify"
+    REPLAY = "replay"
 
 
 class AgentState(str, enum.Enum):
@@ -254,6 +255,24 @@ class Steady:
 
 
 @dataclasses.dataclass(frozen=True)
+class Replay:
+    """What a replay stage does: the rows of a trace, of which each worker of each agent has a file of its own (agent/replay.py)."""
+
+    target: str
+    """All keys are below it."""
+    operations: Tuple[str, ...]
+    """The kinds that the trace has."""
+    records: int
+    """Rows, over all agents."""
+    put_bytes: int
+    """What the rows put, over all agents."""
+    largest_bytes: int
+    """The largest object."""
+    speed: Optional[float] = 1.0
+    """An operation begins at its time in the trace, divided by this; None: when another one has ended."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage. All agents enter it together."""
 
@@ -262,7 +281,7 @@ class Stage:
     concurrency: int
     """Operations in flight per agent, split over its workers."""
     duration_s: Optional[float] = None
-    """execute only."""
+    """execute, and a replay with a speed."""
     warmup_s: float = 0.0
     """execute only: the first seconds, measured apart and not in the results."""
     operations: Tuple[OperationSpec, ...] = ()
@@ -278,6 +297,8 @@ class Stage:
     """cleanup only: at most so many objects are deleted with one request."""
     steady: Optional[Steady] = None
     """execute only: ends the stage, on all agents at once, when all of them together are steady; duration_s is the latest end."""
+    replay: Optional[Replay] = None
+    """replay only. Its duration_s is None unless it has a speed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,6 +468,8 @@ class Plan:
     """Each operation's latency is also counted by its parts, where the engine knows them."""
     spreads: Tuple[Spread, ...] = ()
     """How each agent uses the target's endpoints, in the order of `agents`; empty where there is one."""
+    op_log_bytes: Optional[int] = None
+    """Each operation is written down, by an agent at most so many bytes, compressed; None: none is."""
 
     @property
     def lingers(self) -> bool:
@@ -461,6 +484,8 @@ class Plan:
         populations += [self.population(op.population) for op in stage.operations if op.population]
         put = [op.size.max for op in stage.operations if op.size] + [p.size.max for p in populations if stage.kind is StageKind.PREPARE]
         get = [p.size.max for p in populations if stage.kind is not StageKind.PREPARE]
+        if stage.replay is not None:
+            put, get = [stage.replay.largest_bytes], [stage.replay.largest_bytes]
         most = 1
         if self.target.multipart is not None:
             part = self.target.multipart

@@ -130,6 +130,8 @@ def steer(
     if stop_reason is not None:
         controller.interrupt(stop_reason)
     code = finish(controller, view, as_json=as_json, summary=summary)
+    if not controller.left:
+        fetch_op_logs(directory, archive, as_json=as_json)
     if controller.left:
         # At once: the interpreter's own end would wait for threads that wait for hosts.
         sys.stdout.flush()
@@ -198,6 +200,27 @@ def conclude(directory: RunDirectory, *, as_json: bool, tell: Callable[..., None
     if not as_json:
         show(directory)
     return code
+
+
+def fetch_op_logs(directory: RunDirectory, archive: Path, *, as_json: bool) -> None:
+    """After the verdict: the op-logs, when the plan wants them, and what the results say of them."""
+    from . import op_logs, results
+    from .results.oplog import op_log_lines
+
+    asked = op_logs.fetch(directory, archive, err)
+    if not asked:
+        return
+    written = results.write(directory.path)
+    if as_json:
+        for line in op_logs.as_json(directory, asked):
+            out(line)
+        return
+    for agent in asked:
+        log = written.content["op_log"][agent]
+        if log["file"] is not None:
+            out(f"op-log: {log['written']:,} operations in {directory.path / log['file']}")
+    for line in op_log_lines(written.content):
+        err(f"sai3ssh: {line}")
 
 
 def show(directory: RunDirectory) -> None:
@@ -279,7 +302,9 @@ def resume(directory: RunDirectory, archive: Path, *, as_json: bool, **options: 
     if any(event["event"] == "collected" for event in history):
         # Only the results were missing.
         directory.take()
-        return conclude(directory, as_json=as_json, tell=lambda **fields: append(directory, "run_ended", **fields))
+        code = conclude(directory, as_json=as_json, tell=lambda **fields: append(directory, "run_ended", **fields))
+        fetch_op_logs(directory, archive, as_json=as_json)
+        return code
     return steer(directory, archive, as_json=as_json, **options)
 
 
@@ -379,10 +404,10 @@ def attach(directory: RunDirectory, *, as_json: bool, live: bool, interrupt: boo
 
 
 def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
-    """Fetches the journals that were out of reach when a run ended, and revises its verdict."""
+    """Fetches the journals that were out of reach when a run ended, and revises its verdict; op-logs, too."""
     import json
 
-    from . import results
+    from . import op_logs, results
     from .controller.collect import collect as fetch
 
     directory.take()
@@ -399,6 +424,7 @@ def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
     for one in found:
         how = "whole" if one.whole else f"{one.bytes:,} bytes more, still {one.state}" if one.state else f"not reached: {one.error}"
         err(f"{one.agent}: {how}")
+    asked = op_logs.fetch(directory, archive, err)
     written = results.write(directory.path)
     code = before["exit_code"] if before["exit_code"] == INTERRUPTED else written.verdict.exit_code
     if any(one.whole for one in found):
@@ -414,6 +440,8 @@ def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
         written = results.write(directory.path)
     if as_json:
         out(json.dumps([{**vars(one), "error": str(one.error) if one.error else None} for one in found]))
+        for line in op_logs.as_json(directory, asked):
+            out(line)
     else:
         show(directory)
     return code

@@ -33,6 +33,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     follow = verbs.add_parser("follow", help="one controller's window: commands in, frames out")
     follow.add_argument("--nonce", required=True)
     follow.add_argument("--state")
+    op_log = verbs.add_parser("oplog", help="the op-log of a run that has ended, as frames")
+    op_log.add_argument("--nonce", required=True)
+    op_log.add_argument("--state")
+    op_log.add_argument("--from", dest="first", default="", metavar="SEGMENT", help="what comes before it is there already")
+    op_log.add_argument("--offset", type=int, default=0, metavar="B", help="and so many bytes of it")
+    op_log.add_argument("run_id")
+    op_log.add_argument("agent_id")
     supervise = verbs.add_parser("supervise", help="one run (started by the daemon)")
     supervise.add_argument("directory")
     verbs.add_parser("work", help="one worker (started by a supervisor)")
@@ -70,6 +77,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         from sai3ssh.agent import follow as window
 
         return window.main(arguments.state, arguments.nonce)
+    if arguments.verb == "oplog":
+        from sai3ssh.agent import oplog_send
+
+        a = arguments
+        return oplog_send.main(a.state, a.nonce, a.run_id, a.agent_id, a.first, a.offset)
     if arguments.verb == "supervise":
         from sai3ssh.agent import supervisor
 

@@ -125,7 +125,7 @@ class Crew:
             fields["puts"] = self._puts(index, incarnation, stage, reader.names - share.names)
             self._ledger.puts += fields["puts"]
             fields["names"] = share.names = reader.names
-        else:
+        elif stage.in_ledger:
             redo = max(0, stage.finished(index) - share.recorded - share.redone)
             share.redone += redo
             stage.redo(redo)

@@ -19,7 +19,7 @@ import time
 import uuid
 from typing import Any, Dict, List, Optional
 
-from sai3ssh.agent import state
+from sai3ssh.agent import state, traces
 from sai3ssh.agent.recovery import replay
 from sai3ssh.agent.release import Release
 from sai3ssh.agent.rotation import Keep, Rotation
@@ -102,7 +102,8 @@ class Daemon:
     def __init__(self, directory: str, halts: bool = False) -> None:
         self._dir = directory
         self._halts = halts
-        shutil.rmtree(os.path.join(directory, REMOVED), ignore_errors=True)
+        for name in (REMOVED, traces.DIRECTORY):
+            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
         self._runs: Dict[str, Run] = {path: Run(path, halts) for _, _, path in state.runs(directory)}
         self._halting = False
         self._lock = threading.Lock()
@@ -199,6 +200,8 @@ class Daemon:
             return {}
         if verb == "submit":
             return self._submit(message)
+        if verb == "trace":
+            return traces.take(self._dir, message)
         if verb == "plan":
             with open(os.path.join(self._find(message).directory, "plan.json"), encoding="ascii") as file:
                 stored = json.load(file)
@@ -237,8 +240,10 @@ class Daemon:
                     )
                 self._pass_credentials(run, message.get("credentials"))
                 return {"epoch": earlier["epoch"]["epoch"]}
+            traces.check(self._dir, plan, assignment.agent_id)
             try:
                 os.makedirs(path, mode=0o750)  # for the group of a deployed agent; a user's own state directory lets nobody in
+                traces.move(self._dir, key.run_id, assignment.agent_id, path)
                 epoch = {
                     "epoch": uuid.uuid4().hex,
                     "run_id": plan.run_id,

@@ -14,7 +14,7 @@ first bytes. The supervisor reads slots when it writes histograms, not each seco
 from __future__ import annotations
 
 import array
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Split, Task
@@ -39,7 +39,7 @@ class Layout:
 
     def __init__(self, plan: Plan, stage: Stage, index: int) -> None:
         """Of the agent with that index."""
-        kinds = {op.kind for op in stage.operations} if stage.kind is StageKind.EXECUTE else {_KINDS[stage.kind]}
+        kinds = {op.kind for op in stage.operations} if stage.kind is StageKind.EXECUTE else _kinds_of(stage)
         self.operations = [op for op, name in enumerate(OPERATIONS) if name in kinds]
         self.keys: List[Key] = []
         if plan.timing_splits:
@@ -69,6 +69,11 @@ class Layout:
             if key[0] == "endpoints":
                 result[key[1]][key[2]] = self.at(phase, key)
         return result
+
+
+def _kinds_of(stage: Stage) -> Set[str]:
+    """The kinds of operation of a stage that has no mix."""
+    return set(stage.replay.operations) if stage.replay is not None else {_KINDS[stage.kind]}
 
 
 class Count:

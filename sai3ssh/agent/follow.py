@@ -25,7 +25,7 @@ from sai3ssh.protocol import MAX_DATA, PROTOCOL, Json, decode_record, encode_con
 SILENCE_S = 30.0
 RETRY_S = 0.1
 CONNECT_S = 10.0
-DAEMON_VERBS = ("runs", "plan", "submit", "credentials", "stop", "forget")
+DAEMON_VERBS = ("runs", "plan", "submit", "trace", "credentials", "stop", "forget")
 RUN_VERBS = ("claim", "arm", "commit", "end", "adopt", "finish")
 
 

@@ -54,8 +54,16 @@ class Published:
         """Objects of prepare, verify or cleanup finished so far."""
         return self._base_done + sum(map(self.finished, range(len(self.readers)))) - self._redone
 
+    @property
+    def in_ledger(self) -> bool:
+        """Whether what is finished is recorded object by object, so that what is not can be done again."""
+        return self.stage.kind in _PER_OBJECT
+
     def finished(self, worker: int) -> int:
-        """Objects of prepare, verify or cleanup that a worker and those before it have finished, those included that were done again."""
+        """Objects of prepare, verify or cleanup that a worker and those before it have finished, those included that were done again; of a
+        replay the rows that have begun."""
+        if self.stage.kind is StageKind.REPLAY:
+            return self.readers[worker].names
         op = _PER_OBJECT.get(self.stage.kind)
         return 0 if op is None else self.readers[worker].completed(op) + self.readers[worker].not_found
 
@@ -75,7 +83,7 @@ class Published:
             reader.late_ns()  # of the time before, which is told as lost
         self._base_done, self._base_redone = past.recorded_before, past.redone_before
         self._listed = past.listed
-        if not self.stage.operations:
+        if self.in_ledger:
             # What had been done and was not recorded is done again.
             self._redone = sum(map(self.finished, range(len(self.readers)))) - past.recorded
         for phase, told in past.told.items():

@@ -377,7 +377,7 @@ class Supervisor:
             # Only wall time, which can be wrong, says how long ago an earlier boot was.
             self._begin_lease(stage.start_clock_ns)
         self._check_lease()
-        self._planned += stage.done if stage.stage.kind is not StageKind.EXECUTE else 0
+        self._planned += stage.done if stage.in_ledger else 0
         self._lost = (now_ns, cause)
         if past.started:
             self._timer("second", (stage.next_second_ns - state.clock_ns()) / 1e9, self._second)
@@ -393,6 +393,7 @@ class Supervisor:
                 "start_clock_ns": stage.start_clock_ns,
                 "end_clock_ns": stage.end_clock_ns,
                 "metrics": self._metrics(stage.index, worker.index),
+                "directory": self._dir,
                 "ranges": share.left(self._ledger.finished.get(stage.index, {})),
                 "owned": {name: list(ranges) for name, ranges in self._ledger.read(stage.stage).items()},
                 "puts": self._puts,
@@ -465,8 +466,21 @@ class Supervisor:
                 "totals": stage.stage_totals(),
                 "redone": stage.redone,
                 "made": {"puts": puts, "deleted": deleted},
+                **self._op_log(stage),
             },
         )
+
+    def _op_log(self, stage: Published) -> Json:
+        """What became of the stage's op-log, as the workers say that ended; what was dropped is told in words, too."""
+        if self._plan.op_log_bytes is None:
+            return {}
+        logs = [worker.ended["op_log"] for worker in self._crew.members if worker.ended and "op_log" in worker.ended]
+        dropped = sum(log["dropped"] for log in logs)
+        if dropped:
+            why = "; ".join(sorted({log["why"] for log in logs if log["dropped"]}))
+            text = f"op-log: {dropped} operations of stage {stage.stage.name} are not in it: {why}"
+            self._journal.append("notice", {"level": "warning", "text": text})
+        return {"op_log": {"written": sum(log["written"] for log in logs), "dropped": dropped}}
 
     def _after_stage(self) -> None:
         self._release.stage_ended()

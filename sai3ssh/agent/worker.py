@@ -23,13 +23,15 @@ from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.mix import MixWork, mkdir_format, put_format
+from sai3ssh.agent.oplog import LoggedRecorder, OpLog
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.pinning import pin
 from sai3ssh.agent.putpool import PutPool
+from sai3ssh.agent.replay import ReplayWork
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
-from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, Replay, SizeSpec, Stage, StageKind, from_json
 from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
@@ -59,6 +61,7 @@ class Worker:
         if plan.pin_workers:
             pin(self._index)
         uris = [p.target for p in plan.populations] + [o.target for s in plan.stages for o in s.operations]
+        uris += [s.replay.target for s in plan.stages if s.replay is not None]
         # No two neighbours, among an agent's workers or among agents, begin at the same endpoint.
         spread, offset = plan.spread_of(self._assignment.index), self._assignment.index + self._index
         self._engine: Engine = make_engine(
@@ -69,10 +72,12 @@ class Worker:
         for uri in uris:
             self._engine.root(uri)
         writing = (StageKind.PREPARE, StageKind.CLEANUP)
-        self._writes = any(s.kind in writing or any(o.kind in (*NAMING, "mkdir") for o in s.operations) for s in plan.stages)
+        done = [o.kind for s in plan.stages for o in s.operations] + [op for s in plan.stages if s.replay for op in s.replay.operations]
+        self._writes = any(kind in (*NAMING, "mkdir") for kind in done) or any(s.kind in writing for s in plan.stages)
         self._objects = {p.name: Objects(self._engine, p) for p in plan.populations}
         self._buffer = b""
         self._work: Optional[Work] = None
+        self._log: Optional[OpLog] = None
         self._stop_reason: Optional[str] = None
         self._queue: List[Dict[str, Any]] = []
         self._pools: List[PutPool] = []
@@ -116,6 +121,7 @@ class Worker:
                 self._work.stop()
             elif "tick" in message:
                 self._report_finished()
+                self._flush_log()
             elif "end" in message:
                 self._end_at(message["end"])
             else:
@@ -133,7 +139,11 @@ class Worker:
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
         layout = Layout(self._plan, stage, self._assignment.index)
-        recorder = DetailRecorder(cells, layout) if layout.keys else Recorder(cells)
+        log = self._log = self._open_log(order)
+        if log is not None:
+            recorder: Recorder = LoggedRecorder(cells, layout, log)
+        else:
+            recorder = DetailRecorder(cells, layout) if layout.keys else Recorder(cells)
         work = self._work = self._make_work(stage, order, recorder, start_ns)
         concurrency = self._share(stage)
         self._engine.compare(1.0 if stage.kind is StageKind.VERIFY else self._plan.target.verify_reads)
@@ -145,13 +155,20 @@ class Worker:
                 self._engine.run(work, concurrency, 0, self.on_control)
             drained_ns = state.clock_ns()
         finally:
-            self._work = None
+            self._work = self._log = None
+            logged = {} if log is None else {"op_log": log.close()}
         self._report_finished(work)
         if not work.stopped and isinstance(self._engine, FileEngine):
             self._sweep(self._engine, order.get("swept", {}))
-        send({"ended": {**work.result(), "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
+        send({"ended": {**work.result(), **logged, "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
+
+    def _open_log(self, order: Dict[str, Any]) -> Optional[OpLog]:
+        """The op-log of this worker's part of a stage; None where the plan wants none."""
+        if self._plan.op_log_bytes is None:
+            return None
+        return OpLog(order["directory"], order["stage"], self._index, self._incarnation, self._plan.op_log_bytes // self._workers)
 
     def _sweep(self, engine: FileEngine, swept: Dict[str, Any]) -> None:
         """Removes the empty ones of the directories that objects of a cleanup were in. The last one to come finds them empty."""
@@ -202,6 +219,8 @@ class Worker:
                 lane=(self._index, self._active(stage)),
                 pools=self._pools,
             )
+        if stage.replay is not None:
+            return self._make_replay(stage, stage.replay, order, recorder, start_ns)
         if stage.kind is StageKind.CLEANUP:
             self._pools.clear()
         target = plan.target.endpoint_url or self._uri
@@ -224,6 +243,27 @@ class Worker:
             target=target,
             unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
         )
+
+    def _make_replay(self, stage: Stage, spec: Replay, order: Dict[str, Any], recorder: Recorder, start_ns: int) -> ReplayWork:
+        end_ns = start_ns + int((stage.duration_s or 0.0) * 1e9)
+        if stage.duration_s is not None:
+            recorder.tail_from_ns = end_ns
+        try:
+            return ReplayWork(
+                self._engine,
+                spec,
+                order["directory"],
+                recorder,
+                place=(order["stage"], self._index),
+                seed=f"{self._plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}",
+                limits=self._plan.error_limits,
+                start_ns=start_ns,
+                begin_ns=time.monotonic_ns(),
+                end_ns=end_ns,
+                notice=lambda text: send({"notice": text}),
+            )
+        except (OSError, ValueError) as error:
+            raise AgentError(f"the trace of worker {self._index} cannot be read: {error}") from error
 
     def _make_pacer(self, stage: Stage, start_ns: int, seed: str) -> Union[Pacer, Ramp, None]:
         """An open loop's schedule, in which the share of the rate is that of the concurrency, or a closed loop's ramp."""
@@ -253,6 +293,13 @@ class Worker:
         if finished:
             unreadable = work.take_unreadable() if isinstance(work, VerifyWork) else {}
             send({"finished": finished, "unreadable": unreadable})
+
+    def _flush_log(self) -> None:
+        if self._log is not None:
+            self._log.flush()
+            text = self._log.complaint()
+            if text is not None:
+                send({"notice": text})
 
 
 def send(message: Dict[str, Any]) -> None:

@@ -8,9 +8,22 @@ from ..errors import ConfigError
 from . import units
 from .compile import compile_plan
 from .describe import Description, describe
+from .replay import replay_settings, replay_stage, replaying
 from .workload import Workload, load
 
-__all__ = ["Description", "Workload", "compile_plan", "describe", "example_path", "load", "seconds", "sizes"]
+__all__ = [
+    "Description",
+    "Workload",
+    "compile_plan",
+    "describe",
+    "example_path",
+    "load",
+    "replay_settings",
+    "replay_stage",
+    "replaying",
+    "seconds",
+    "sizes",
+]
 
 
 def seconds(text: str, option: str) -> float:

@@ -54,9 +54,16 @@ LEASE_HEARTBEATS = 5
 
 
 def compile_plan(
-    workload: Workload, run_id: str, hosts: Sequence[Host], *, failure_policy: str | None = None, needs_credentials: bool = False
+    workload: Workload,
+    run_id: str,
+    hosts: Sequence[Host],
+    *,
+    failure_policy: str | None = None,
+    needs_credentials: bool = False,
+    replay: Sequence[Stage] = (),
 ) -> tuple[Plan, list[Assignment]]:
-    """The plan of a run and one assignment per agent, in the order of the hosts. `failure_policy` goes before the file's.
+    """The plan of a run and one assignment per agent, in the order of the hosts. `failure_policy` goes before the file's; `replay` are the
+    stages where they are those of a trace.
 
     Raises ConfigError that names every contradiction with file, line and column, and InventoryError when distributed.agents names an
     unknown host.
@@ -66,13 +73,13 @@ def compile_plan(
     builder = _Builder(keys, problems)
     populations = builder.populations()
     mix = builder.mix(populations)
-    stages = builder.stages(populations, mix)
-    uris = [p.target for p in populations] + [o.target for o in mix]
+    stages = list(replay) or builder.stages(populations, mix)
+    uris = [p.target for p in populations] + [o.target for o in mix] + [stage.replay.target for stage in stages if stage.replay]
     endpoints = builder.endpoints(uris)
     target = builder.target(uris, endpoints)
     cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
-    chosen = _choose(keys, hosts)
+    chosen = choose(keys, hosts)
     builder.check_parts(mix, populations, len(chosen))
     policy = builder.policy(failure_policy, len(chosen))
     loss, loss_s = builder.controller_loss()
@@ -109,11 +116,12 @@ def compile_plan(
         agents=tuple(host.name for host in chosen),
         timing_splits=keys.timing_splits and target.engine == "s3",
         spreads=(endpoints.spreads if keys.distributed.agents else endpoints.spreads * len(chosen)) if target.endpoints else (),
+        op_log_bytes=keys.op_log_max_bytes if keys.op_log_path else None,
     )
     return plan, assign(plan.populations, plan.agents)
 
 
-def _choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:
+def choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:
     """The hosts that distributed.agents names, or all."""
     if not keys.distributed.agents:
         return list(hosts)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind, Steady
+from ..model import Assignment, OperationSpec, Plan, Population, Stage, Steady
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -85,6 +85,9 @@ def _operation(op: OperationSpec) -> str:
 
 
 def _pace(stage: Stage) -> str:
+    if stage.replay is not None:
+        how = "one after the other" if stage.replay.speed is None else f"at {stage.replay.speed:g} times its speed"
+        return f"trace of {stage.replay.records:,} operations, {how}"
     rate = stage.io_rate
     open_loop = [f"open loop, {rate.iops:,g} operations/s per agent, {rate.distribution}"] if rate else []
     ramp = [f"ramp of {stage.ramp_s:g} s"] if stage.ramp_s else []
@@ -98,6 +101,10 @@ def _until_steady(steady: Steady) -> str:
     return f"until steady: {limits}{confirmed}, at least {steady.min_duration_s:g} s"
 
 
+def _operations(stage: Stage, objects: int) -> int:
+    return stage.replay.records if stage.replay is not None else objects
+
+
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:
     """The figures of a plan."""
     agents = len(assignments)
@@ -107,8 +114,8 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.name,
             stage.kind.value,
             stage.concurrency,
-            stage.duration_s if stage.duration_s is not None else objects / agents / ASSUMED_OPS_PER_S,
-            stage.kind is StageKind.EXECUTE,
+            stage.duration_s if stage.duration_s is not None else _operations(stage, objects) / agents / ASSUMED_OPS_PER_S,
+            stage.duration_s is not None,
             tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
             _pace(stage),
         )

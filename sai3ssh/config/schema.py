@@ -389,6 +389,10 @@ class WorkloadKeys(Section):
     dynamic_put_pool: bool = False
     timing_splits: bool = True
     multi_endpoint: MultiEndpoint | None = None
+    op_log_path: str | None = None
+    """Any text switches the op-log on; its place is in the run directory."""
+    op_log_max_bytes: Annotated[Size, Field(ge=1024**2)] = 4 * 1024**3
+    """Compressed, on each agent."""
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
 
@@ -397,8 +401,7 @@ NOT_YET = {
     "args", "backoff_duration", "barrier", "barrier_sync",
     "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
     "concurrency_override", "enable_metadata_cache", "env",
-    "expected_objects", "expected_tasks", "force_overwrite", "max_duration",
-    "op_log_path", "optional",
+    "expected_objects", "expected_tasks", "force_overwrite", "max_duration", "optional",
     "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
     "skip_verification", "target_override", "timeout_secs", "volumes",
 }  # fmt: skip

@@ -69,6 +69,11 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
     if distributed.partition_overlap is not None and distributed.path_selection in ("random", "exclusive"):
         line = problems.line(("distributed", "partition_overlap"))
         notices.append(f"line {line}: partition_overlap has no effect with path_selection {distributed.path_selection}")
+    if keys.op_log_path:
+        line = problems.line(("op_log_path",))
+        notices.append(f"line {line}: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not {keys.op_log_path}")
+    elif "op_log_max_bytes" in keys.model_fields_set:
+        notices.append(f"line {problems.line(('op_log_max_bytes',))}: op_log_max_bytes has no effect without op_log_path (or --op-log)")
     return Workload(str(file), keys, tuple(notices), found)
 
 

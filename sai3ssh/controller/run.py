@@ -38,6 +38,7 @@ from .link import Link, LinkOptions, Subscription
 from .mirror import Mirror
 from .rundir import RunDirectory
 from .session import Options, Session
+from .uploads import upload
 from .witness import gateway_answers
 
 TICK_S = 0.2
@@ -248,6 +249,8 @@ class RunController:
         elif command["cmd"] == "credentials":
             command["credentials"] = self._credentials
         try:
+            if command["cmd"] == "submit":
+                upload(self._links[effect.agent], self.directory.traces(effect.agent), self._plan.run_id, effect.agent)
             ok = self._links[effect.agent].request(command, effect.timeout_s)
         except Transient as error:
             self._queue.put(Unanswered(effect.agent, effect.tag, error))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..model import Assignment, Host, Plan, from_json, to_json
+from ..oplog import TRACE
 from ..protocol import Json
 from .eventlog import read
 
@@ -142,6 +143,10 @@ class RunDirectory:
     def mirror(self, agent_id: str) -> Path:
         """The mirror of an agent's journal."""
         return self.path / "agents" / agent_id / "journal.ndjson"
+
+    def traces(self, agent_id: str) -> list[Path]:
+        """What an agent replays: a file for each stage and worker."""
+        return sorted(path for path in (self.path / "agents" / agent_id).glob("replay-*") if TRACE.fullmatch(path.name))
 
     # --- the controller that has it ----------------------------------------------------------------------------------------------------
 

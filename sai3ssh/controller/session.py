@@ -644,7 +644,7 @@ class Session:
         self._note_start()
         self._ending.look(self.active, self._now, self._start_delay_s)
         stage = self.plan.stages[self.stage]
-        timed = stage.kind is StageKind.EXECUTE
+        timed = stage.duration_s is not None
         retry = self.plan.retry
         longest_s = self.plan.deadlines.total_s * (retry.max_retries + 1) + retry.max_delay_s * retry.max_retries
         limit_s = longest_s * self.plan.turns(stage) + self._options.overrun_s

@@ -71,6 +71,8 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
         for spec in stage.operations:
             if spec.weight:
                 operations.setdefault(spec.target, set()).update(("get", "put") if spec.kind == "copy" else (spec.kind,))
+        if stage.replay is not None:
+            operations.setdefault(stage.replay.target, set()).update(stage.replay.operations)
         does = {StageKind.PREPARE: "put", StageKind.CLEANUP: "delete", StageKind.VERIFY: "get"}.get(stage.kind)
         for name in stage.populations if does else ():
             operations.setdefault(plan.population(name).target, set()).add(str(does))
@@ -87,6 +89,7 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
     found = []
     for uri, kinds in operations.items():
         objects, size = share_bytes(plan, assignment, uri)
+        size += sum(stage.replay.put_bytes for stage in plan.stages if stage.replay and stage.replay.target == uri) // assignment.agents
         entry = {"uri": uri, **common, "operations": sorted(kinds), "write_bytes": size, "objects": objects}
         spread = plan.spread_of(assignment.index)
         for position in spread.positions if spread is not None else ():
@@ -102,6 +105,7 @@ def demand(plan: Plan, assignment: Assignment) -> Mapping[str, Any]:
     """The `plan` of the agent's input."""
     return {
         "journal_bytes": journal_bytes(plan),
+        "op_log_bytes": plan.op_log_bytes or 0,
         "open_files": open_files(plan),
         "memory_bytes": memory_bytes(plan),
         "counters_bytes": max(Layout(plan, stage, assignment.index).total for stage in plan.stages) * 8,

@@ -234,7 +234,8 @@ def _both(first: Json, second: Json) -> Json:
         totals[op] = _sum(totals[op], entry) if op in totals else entry
     made = {"puts": first["made"]["puts"] + second["made"]["puts"], "deleted": {**first["made"]["deleted"], **second["made"]["deleted"]}}
     redone = first.get("redone", 0) + second.get("redone", 0)
-    return {**second, "start_clock_ns": first["start_clock_ns"], "totals": totals, "made": made, "redone": redone}
+    logged = {"op_log": _sum(first["op_log"], second["op_log"])} if "op_log" in first and "op_log" in second else {}
+    return {**second, **logged, "start_clock_ns": first["start_clock_ns"], "totals": totals, "made": made, "redone": redone}
 
 
 def _sum(a: Json, b: Json) -> Json:

@@ -15,6 +15,7 @@ from .endpoints import endpoint_figures
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
 from .network import controller, network
+from .oplog import op_log
 from .splits import split_figures
 from .steady import duration_ns, leave_out_what_is_late, steadiness, steady_lines
 from .verdict import AgentFacts, coverage_of, judge
@@ -93,6 +94,7 @@ def merge(inputs: Inputs) -> Json:
         "stages": stages,
         "network": {agent_id: network(agent_id, events) for agent_id in agents},
         "controller": controller(events),
+        "op_log": {agent_id: op_log(agent, events) for agent_id, agent in agents.items()} if plan.op_log_bytes is not None else None,
         "hosts": {agent_id: agent.epoch["host"] if agent.epoch else None for agent_id, agent in agents.items()},
         "notices": {agent_id: agent.notices for agent_id, agent in agents.items() if agent.notices},
     }
@@ -206,6 +208,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
         "seconds": seconds,
         "warmup_s": warmup_s,
         "steady": steadiness(inputs.plan, inputs.agents, inputs.events, index),
+        "trace_operations": spec.replay.records if spec.replay is not None else None,
         "start_spread_ms": _start_spread_ms(inputs, index, parts),
         "operations": operations(total, seconds, inputs.plan.target.endpoints),
         "agents": {
@@ -224,7 +227,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
             for agent_id, part in parts.items()
             if agent_id in spans
         },
-        "full_strength": _full_strength(inputs, parts) if spec.kind is StageKind.EXECUTE else None,
+        "full_strength": _full_strength(inputs, parts) if spec.duration_s is not None else None,
         "unreadable": sum(part.unreadable.count for part in parts.values()) if spec.kind is StageKind.VERIFY else None,
     }
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from .endpoints import EndpointLine, endpoint_lines, slowest_lines
 from .files import Results
 from .limits import limit_lines
+from .oplog import op_log_lines
 from .splits import split_lines
-from .tables import full_strength_lines, lost_lines, skipped_lines
+from .tables import full_strength_lines, lost_lines, replay_lines, skipped_lines
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def summary(results: Results) -> Summary:
             *full_strength_lines(content),
             *slowest_lines(content),
             *split_lines(content),
+            *replay_lines(content),
             *limit_lines(content),
+            *op_log_lines(content),
         ),
         endpoint_lines(content),
     )

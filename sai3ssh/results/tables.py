@@ -9,6 +9,7 @@ from ..histogram import Histogram
 from ..model import BUCKET_LABELS
 from .journal import AgentJournal
 from .limits import limit_lines
+from .oplog import op_log_lines
 
 Json = dict[str, Any]
 RESULT_COLUMNS = (
@@ -27,7 +28,7 @@ ALL_INDEX = {"META": 97, "GET": 98, "PUT": 99}
 
 def comments(content: Json) -> list[str]:
     """The lines that every table begins with: run, verdict, reasons, what of the verdict was revised, what preflight skipped, lost time,
-    full-strength windows, what limited the clients."""
+    full-strength windows, what limited the clients, what the op-logs lack."""
     agents = content["agents"]
     revised = [
         f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
@@ -40,7 +41,9 @@ def comments(content: Json) -> list[str]:
         *(f"# {line}" for line in skipped_lines(content)),
         *(f"# {line}" for line in lost_lines(content)),
         *(f"# {line}" for line in full_strength_lines(content)),
+        *(f"# {line}" for line in replay_lines(content)),
         *(f"# {line}" for line in limit_lines(content)),
+        *(f"# {line}" for line in op_log_lines(content)),
     ]
 
 
@@ -73,6 +76,18 @@ def full_strength_lines(content: Json) -> list[str]:
             lines.append(
                 f"full strength {stage['name']}: {window['seconds']} of {stage['seconds']:.0f} s" + (f", {rates}" if rates else "")
             )
+    return lines
+
+
+def replay_lines(content: Json) -> list[str]:
+    """One line for each replay that did not come to the end of its trace."""
+    lines = []
+    for stage in content["stages"]:
+        wanted = stage.get("trace_operations")
+        done = sum(figures["ops"] + sum(figures["errors"].values()) for figures in stage["operations"].values())
+        if wanted is not None and done < wanted:
+            share = f"{done:,} of {wanted:,} operations ({100 * done / wanted:.1f} %)"
+            lines.append(f"replay {stage['name']}: {share}; the others came too late, or were lost with a worker")
     return lines
 
 

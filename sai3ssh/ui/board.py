@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..controller.events import Event, Heartbeat, LinkDown, LinkUp, Records
-from ..model import AgentState, Plan, StageKind
+from ..model import AgentState, Plan
 
 Json = dict[str, Any]
 LATE_S = 3.0
@@ -125,13 +125,22 @@ class Board:
 
     @property
     def done(self) -> int:
-        """Objects of the running prepare or cleanup that are known to be done."""
+        """Objects of the running prepare or cleanup that are known to be done, or operations of a replay that have begun."""
         return sum(row.done for row in self.rows.values())
 
     @property
     def planned(self) -> int:
-        """Objects of the running prepare or cleanup."""
+        """Objects of the running prepare or cleanup, or operations of a replay."""
+        trace = self.plan.stages[self.stage].replay
+        if trace is not None:
+            return trace.records
         return sum(row.planned for row in self.rows.values())
+
+    @property
+    def progress(self) -> str:
+        """How many are done, in words; empty for a stage that only has a duration."""
+        things = "objects" if self.plan.stages[self.stage].replay is None else "operations"
+        return f"{self.done:,} of {self.planned:,} {things}" if self.planned else ""
 
     @property
     def fraction(self) -> float:
@@ -139,7 +148,7 @@ class Board:
         stage = self.plan.stages[self.stage]
         if not self.stage_running:
             return 0.0
-        if stage.kind is StageKind.EXECUTE:
+        if stage.duration_s is not None:
             return min(1.0, (self.clock_s() - self.stage_since_s) / (self.ends_s or stage.duration_s or 1.0))
         return self.done / self.planned if self.planned else 0.0
 
@@ -150,8 +159,8 @@ class Board:
         elapsed_s = self.clock_s() - self.stage_since_s
         if not self.stage_running:
             return None
-        if stage.kind is StageKind.EXECUTE:
-            return max(0.0, (self.ends_s or stage.duration_s or 0.0) - elapsed_s)
+        if stage.duration_s is not None:
+            return max(0.0, (self.ends_s or stage.duration_s) - elapsed_s)
         return elapsed_s * (self.planned - self.done) / self.done if self.done and self.planned else None
 
     @property

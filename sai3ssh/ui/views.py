@@ -174,8 +174,8 @@ def progress_line(board: Board) -> str:
     """The state of the stage in one line."""
     ops, mib, errors = board.totals()
     parts = [f"{board.plan.stages[board.stage].name} {100 * board.fraction:.0f} %"]
-    if board.planned:
-        parts.append(f"{board.done:,} of {board.planned:,} objects")
+    if board.progress:
+        parts.append(board.progress)
     parts.append(f"{ops:,.0f} ops/s, {mib:,.1f} MiB/s")
     eta_s = board.eta_s
     if eta_s is not None:
@@ -242,7 +242,7 @@ class LiveView:
             return Group(line)
         line.append(f"   {ops:,.0f} ops/s   {mib:,.1f} MiB/s")
         eta_s = board.eta_s
-        tail = f" {100 * board.fraction:5.1f} %" + (f"  {board.done:,} of {board.planned:,} objects" if board.planned else "")
+        tail = f" {100 * board.fraction:5.1f} %" + (f"  {board.progress}" if board.progress else "")
         tail += f"  {board.at_most}{duration(eta_s)} left" if eta_s is not None else ""
         bar = Table.grid(padding=0)
         bar.add_row(ProgressBar(total=1.0, completed=board.fraction, width=max(10, min(60, self._console.width - len(tail) - 2))), tail)

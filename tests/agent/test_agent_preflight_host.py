@@ -326,6 +326,8 @@ class Agent(Case):
     def test_disk(self):
         self.expect(spool.disk(self.look(), 0), Level.OK, f"free in {self.directory}")
         whole = os.statvfs(self.directory)
+        op_log = spool.disk(self.look(), 0, whole.f_blocks * whole.f_frsize)
+        self.expect(op_log, Level.WARNING, "the op-log", "can lose operations", "op_log_max_bytes")
         self.expect(spool.disk(self.look(), whole.f_blocks * whole.f_frsize), Level.FAILURE, "that this plan sets aside", "agent_state_dir")
         found = self.look()
         found.directory = "/proc"

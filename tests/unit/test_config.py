@@ -478,8 +478,13 @@ BAD = {
         ":11:1: verify_reads: expected a share such as 0.95 or 95%, found 'some'; true is all, false none",
     ),
     "key that is not supported yet": (
-        GOOD + "op_log_path: /tmp/x\n",
-        ":11:1: op_log_path: a key of sai3-bench that is not supported yet",
+        GOOD + "prepare_strategy: parallel\n",
+        ":11:1: prepare_strategy: a key of sai3-bench that is not supported yet",
+    ),
+    "op-log without a path": (GOOD + "op_log_path: 7\n", ":11:1: op_log_path: Input should be a valid string, found 7"),
+    "op-log of nothing": (
+        GOOD + "op_log_path: x\nop_log_max_bytes: 4KiB\n",
+        ":12:1: op_log_max_bytes: Input should be greater than or equal to 1048576, found '4KiB'",
     ),
     "more coverage than there is": (
         GOOD + "distributed: {min_coverage: 95}\n",
@@ -732,6 +737,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: (p.target.endpoints, p.spreads),
         (("http://a:1", "http://b:1", "http://c:1"), (Spread((0, 1), "least_connections"), Spread((2, 0)))),
     ),
+    "op_log_path": ({"op_log_path": "/tmp/x.tsv.zst"}, lambda p: p.op_log_bytes, 4 << 30),
+    "op_log_max_bytes": ({"op_log_path": "x", "op_log_max_bytes": "100MiB"}, lambda p: p.op_log_bytes, 100 << 20),
     "target_outage_timeout": ({"target_outage_timeout": "90s"}, lambda p: p.target_outage_timeout_s, 90.0),
     "deadlines": (
         {"deadlines": {"connect": 1, "first_byte": "2s", "total": "3s"}},
@@ -1091,6 +1098,12 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
     path.write_text(GOOD + "distributed: {shared_filesystem: false, tree_creation_mode: isolated}\n")
     for notice, key in zip(config.load(path).notices, ("shared_filesystem", "tree_creation_mode"), strict=True):
         assert notice.startswith(f"line 11: {key} has no effect: "), notice
+    path.write_text(GOOD + "op_log_max_bytes: 1GiB\n")
+    assert config.load(path).notices == ("line 11: op_log_max_bytes has no effect without op_log_path (or --op-log)",)
+    path.write_text(GOOD + "op_log_path: /tmp/x\n")
+    assert config.load(path).notices == (
+        "line 11: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not /tmp/x",
+    )
     path.write_text(GOOD + "processes: 4\n")
     assert config.load(path).notices == ("line 11: processes has no effect: one worker process per core is the rule here; set workers",)
 

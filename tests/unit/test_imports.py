@@ -12,7 +12,7 @@ import pytest
 import sai3ssh
 
 ROOT = Path(sai3ssh.__file__).parent
-SHARED = {"__init__", "errors", "findings", "model", "protocol", "histogram", "dataset"}
+SHARED = {"__init__", "errors", "findings", "model", "oplog", "protocol", "histogram", "dataset"}
 MAY_IMPORT = {
     "agent": SHARED | {"agent"},
     "bundle": SHARED,
@@ -41,6 +41,7 @@ ONLY_IN = {
     "pydantic": ("config/",),
     "yaml": ("config/",),
     "junitparser": ("preflight/",),
+    "zstandard": ("results/oplog.py", "trace.py"),
     "pexpect": (),
 }
 ON_HOSTS = {"agent", *SHARED}

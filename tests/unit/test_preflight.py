@@ -17,7 +17,7 @@ import sai3ssh
 from sai3ssh.config import compile_plan, load
 from sai3ssh.errors import ConfigError
 from sai3ssh.findings import Finding, Level
-from sai3ssh.model import Assignment, Host, OperationSpec, Plan, Ranges, Spread, Target
+from sai3ssh.model import Assignment, Host, OperationSpec, Plan, Ranges, Replay, Spread, Stage, StageKind, Target
 from sai3ssh.preflight import FLEET, Report, check_skip, parse_ports, preflight_failed, write_junit
 from sai3ssh.preflight.demand import demand
 from sai3ssh.preflight.examine import _fold
@@ -233,7 +233,11 @@ def test_what_a_plan_asks_of_a_host(tmp_path: Path) -> None:
     found = demand(plan, assignments[0])
     # prepare and cleanup are budgeted with 600 s each, as the agent does.
     assert found["journal_bytes"] == 1300 * 1536 + 65536
+    assert (found["op_log_bytes"], demand(replace(plan, op_log_bytes=7), assignments[0])["op_log_bytes"]) == (0, 7)
     assert found["open_files"] == 64 // 4 + 64
+    trace = Stage("r", StageKind.REPLAY, 4, replay=Replay("s3://bucket/other/", ("put",), 9, 7000, 9))
+    (other,) = demand(replace(plan, stages=(trace,)), assignments[0])["storage"]
+    assert (other["uri"], other["operations"], other["write_bytes"]) == ("s3://bucket/other/", ["put"], 3500)
     ranged = replace(plan, target=replace(plan.target, ranges=Ranges(max_concurrent=10)))
     assert demand(ranged, assignments[0])["open_files"] == 64 // 4 * 10 + 64
     direct = replace(plan, populations=tuple(replace(p, target="direct:///d/") for p in plan.populations))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sai3ssh.controller.events import Heartbeat, LinkDown, LinkUp, Records
 from sai3ssh.errors import LinkLost
-from sai3ssh.model import AgentState, Plan, Stage, StageKind, Steady, Target
+from sai3ssh.model import AgentState, Plan, Replay, Stage, StageKind, Steady, Target
 from sai3ssh.ui.board import Board
 from sai3ssh.ui.views import LiveView, describe, latency, progress_line
 
@@ -151,3 +151,13 @@ def test_a_stage_that_may_end_early_is_shown_with_its_latest_end_until_its_end_i
     )
     board.on_log({"event": "stage_ended", "stage": 0, "name": "mixed"})
     assert board.at_most
+
+
+def test_a_replay_shows_how_far_the_trace_is() -> None:
+    spec = Replay("s3://b/", ("get",), 4000, 0, 0, None)
+    plan = Plan("r", "n", Target("s3"), (), (Stage("replay", StageKind.REPLAY, 1, replay=spec),))
+    found = Board.of(plan, ["a", "b"], Clock())
+    found.on_log({"event": "stage_started", "stage": 0, "name": "replay"})
+    for name in ("a", "b"):
+        found.on_event(Heartbeat(name, 0.0, {"stage": 0, "done": 500, "planned": 0}))
+    assert progress_line(found).startswith("replay 25 % | 1,000 of 4,000 operations | ")

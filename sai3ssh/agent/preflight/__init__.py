@@ -118,7 +118,7 @@ def _check_agent(sheet: Sheet, found: Optional[service.Service], needs: Needs) -
     if found is None:
         return
     usable = sheet.ask("host.agent", lambda: service.agent(found)) is not Level.FAILURE
-    sheet.ask("host.disk", lambda: spool.disk(found, needs.journal_bytes))
+    sheet.ask("host.disk", lambda: spool.disk(found, needs.journal_bytes, needs.op_log_bytes))
     sheet.ask("host.shm", lambda: spool.shared_memory(found, len(os.sched_getaffinity(0)), needs.counters_bytes))
     sheet.ask("host.open_files", lambda: service.open_files(found, needs.open_files))
     if usable:  # else those runs are named as what is in the way already

@@ -50,6 +50,8 @@ class Needs:
     storage: Tuple[Storage, ...] = ()
     counters_bytes: int = 0
     """Of shared memory for one worker in one stage, where that is more than what every run needs."""
+    op_log_bytes: int = 0
+    """At most; what does not fit is dropped."""
 
 
 @dataclass(frozen=True)

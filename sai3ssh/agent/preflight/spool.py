@@ -22,8 +22,8 @@ MIN_INODES = 100
 _METRICS_BYTES = metrics.TOTAL * 8
 
 
-def disk(service: Service, journal_bytes: int) -> Finding:
-    """host.disk: room for the journal of this plan in the state directory, and that it can be written to."""
+def disk(service: Service, journal_bytes: int, op_log_bytes: int = 0) -> Finding:
+    """host.disk: room for the journal of this plan in the state directory, and that it can be written to; room for its op-log, too."""
     path = service.directory
     found = os.statvfs(path)
     free, inodes = found.f_bavail * found.f_frsize, found.f_favail
@@ -52,6 +52,14 @@ def disk(service: Service, journal_bytes: int) -> Finding:
     if free - journal_bytes < MIN_FREE_BYTES:
         need = f"{size(journal_bytes + MIN_FREE_BYTES)}: the journal and {size(MIN_FREE_BYTES)} for everybody else"
         return warning(f"{size(free)} free in {path}", need, remedy, **values)
+    if free - journal_bytes - op_log_bytes < MIN_FREE_BYTES:
+        return warning(
+            f"{size(free)} free in {path}: the op-log, which may take {size(op_log_bytes)}, can lose operations",
+            f"{size(journal_bytes + op_log_bytes + MIN_FREE_BYTES)}: journal, op-log, and {size(MIN_FREE_BYTES)} for everybody else",
+            f"{remedy}; or set op_log_max_bytes to what is needed",
+            op_log_bytes=op_log_bytes,
+            **values,
+        )
     return ok(f"{size(free)} free in {path}", **values)
 
 
