@@ -155,7 +155,6 @@ MUTANTS = (
         "not agent.told_end and agent.up:",
         "not agent.told_end and agent.up and self._course.start_controller_ns:",
     ),
-    Mutant("an end is forgotten after a crash", "agent/recovery.py", '    "ending": _set("ending"),\n', ""),
     Mutant("an offset off by one after a resume", "controller/mirror.py", "self.size += len(line)", "self.size += len(line) - 1"),
     Mutant(
         "a torn end of a mirror stays", "controller/mirror.py", "self._file.truncate(self.size)\n\n    def _check", "pass\n\n    def _check"

@@ -322,3 +322,15 @@ def test_an_agent_that_knows_of_the_end_and_hangs_is_given_up_long_before_the_pl
     world.run(limit_s=3600)
     assert "no end 1277 s after its end was set" in (world.session.abort_reason or "")
     assert world.now - began_s < 1500
+
+
+def test_whose_supervisor_dies_between_the_command_and_the_end_goes_on_to_that_end() -> None:
+    world = World(Faults(seed=2), AGENTS, [300.0], steady=STEADY)
+    while len(endings(world)) < AGENTS:
+        world.advance(0.05)
+    world.agents[1].kill_supervisor(0.5)
+    world.run(limit_s=3600)
+    (decided,) = world.events("steady")
+    (began_s,) = [at_s for stage, at_s in world.agents[1].starts if stage == 1]
+    (ended_s,) = [at_s for at_s, log in world.log if log.event == "stage_ended" and log.fields["stage"] == 1]
+    assert ended_s - began_s < decided["duration_ns"] / 1e9 + 2.0
