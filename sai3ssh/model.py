@@ -311,6 +311,13 @@ class Retry:
     multiplier: float = 2.0
     jitter: float = 0.25
 
+    def delay_s(self, attempt: int) -> float:
+        """The delay, without jitter, after so many attempts that were made again; for any number of them."""
+        try:
+            return min(self.max_delay_s, self.initial_delay_s * self.multiplier**attempt)
+        except OverflowError:
+            return self.max_delay_s
+
 
 @dataclasses.dataclass(frozen=True)
 class Deadlines:

@@ -12,6 +12,7 @@ from sai3ssh.model import (
     Plan,
     Population,
     Ranges,
+    Retry,
     SizeSpec,
     Stage,
     StageKind,
@@ -107,3 +108,10 @@ class Classes(unittest.TestCase):
 
 if __name__ == "__main__":
     unittest.main()
+
+
+class RetryCase(unittest.TestCase):
+    def test_delays_grow_to_the_longest_one_and_stay_there_however_often_it_is_tried(self):
+        retry = Retry(10**6, 0.1, 5.0, 2.0)
+        self.assertEqual([retry.delay_s(attempt) for attempt in (0, 1, 2, 5, 6)], [0.1, 0.2, 0.4, 3.2, 5.0])
+        self.assertEqual({retry.delay_s(attempt) for attempt in (1023, 1024, 10**6)}, {5.0})

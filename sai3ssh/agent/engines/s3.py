@@ -481,8 +481,7 @@ class S3Engine:
         now = perf_counter_ns()
         if found.error_class in RETRYABLE and task.attempt < self._retry.max_retries:
             retry = self._retry
-            delay_s = min(retry.max_delay_s, retry.initial_delay_s * retry.multiplier**task.attempt)
-            delay_s *= 1 + retry.jitter * (2 * self._rng.random() - 1)
+            delay_s = retry.delay_s(task.attempt) * (1 + retry.jitter * (2 * self._rng.random() - 1))
             task.attempt += 1
             self._ties += 1
             heapq.heappush(self._waiting, (now + int(delay_s * 1e9), self._ties, task))

@@ -180,5 +180,5 @@ class ThreadedEngine:
 
 def retry_delay_s(retry: Retry, attempt: int, rng: random.Random) -> float:
     """How long to wait before making attempt number `attempt` + 1 again: exponential, with jitter."""
-    delay_s = min(retry.max_delay_s, retry.initial_delay_s * retry.multiplier**attempt)
+    delay_s = retry.delay_s(attempt)
     return delay_s * (1 + retry.jitter * (2 * rng.random() - 1))
