@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TypedDict
+from urllib.parse import urlsplit
 
 from .. import dataset
 from ..errors import InventoryError
@@ -71,6 +72,9 @@ def compile_plan(
     keys = workload.keys
     problems = Problems(workload.document)
     builder = _Builder(keys, problems)
+    builder.check_target()
+    # All else would be wrong for the same reason.
+    problems.raise_if_any()
     populations = builder.populations()
     mix = builder.mix(populations)
     stages = list(replay) or builder.stages(populations, mix)
@@ -155,13 +159,26 @@ class _Builder:
         self._problems = problems
         self._target = keys.target or implied_target(keys)
 
+    def check_target(self) -> None:
+        """Notes a target that is none, and paths that are relative to no target."""
+        target = self._target
+        if target is not None:
+            wrong = check_uri(target)
+            if wrong:
+                self._problems.add(("target",), wrong)
+            return
+        paths: list[tuple[str, Path_]] = [
+            (entry.base_uri, ("prepare", "ensure_objects", n, "base_uri")) for n, entry in enumerate(self._keys.prepare.ensure_objects)
+        ]
+        paths += [(op.path, ("workload", n, "path")) for n, op in enumerate(self._keys.workload)]
+        for path, where in paths:
+            if "://" not in path:
+                self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write a whole URI")
+
     def _uri(self, path: str, where: Path_) -> str:
         """An absolute URI of a path that is relative to target."""
         if "://" not in path:
-            if self._target is None:
-                self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write a whole URI")
-                return "file:///unknown/"
-            path = self._target.rstrip("/") + "/" + path.lstrip("/")
+            path = (self._target or "").rstrip("/") + "/" + path.lstrip("/")
         wrong = check_uri(path)
         if wrong:
             self._problems.add(where, wrong)
@@ -436,11 +453,28 @@ class _Builder:
                 self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}")
             names.add(stage.name)
             result.append(self._stage(stage, (*where, n), populations, mix))
-            changes = [earlier for earlier in result if earlier.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
-            if result[-1].kind is StageKind.VERIFY and changes and changes[-1].kind is StageKind.CLEANUP:
-                text = f"nothing is left to verify after the cleanup stage {changes[-1].name!r}; give verify a smaller order"
-                self._problems.add((*where, n), text)
+        self._check_order(result, [(*where, n) for n, _ in given])
+        orders: dict[int, str] = {}
+        for n, stage in given:
+            if stage.order is not None and stage.order in orders:
+                text = f"stages {orders[stage.order]!r} and {stage.name!r} both have order {stage.order}; which one is first?"
+                self._problems.add((*where, n, "order"), text)
+            elif stage.order is not None:
+                orders[stage.order] = stage.name
         return result
+
+    def _check_order(self, stages: Sequence[Stage], where: Sequence[Path_]) -> None:
+        """What a stage reads must be there: not removed before it, nor prepared after it."""
+        for n, stage in enumerate(stages):
+            verb = "verify" if stage.kind is StageKind.VERIFY else "read" if any(op.population for op in stage.operations) else ""
+            changes = [earlier for earlier in stages[:n] if earlier.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
+            late = [later for later in stages[n:] if later.kind is StageKind.PREPARE]
+            if verb and changes and changes[-1].kind is StageKind.CLEANUP:
+                text = f"nothing is left to {verb} after the cleanup stage {changes[-1].name!r}; give {stage.kind.value} a smaller order"
+                self._problems.add(where[n], text)
+            elif verb and late and not changes:
+                text = f"what stage {stage.name!r} is to {verb} is prepared after it; give {late[0].name} a smaller order"
+                self._problems.add(where[n], text)
 
     def _stage(self, stage: StageKeys, where: Path_, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> Stage:
         keys = self._keys
@@ -562,7 +596,7 @@ class _Builder:
         url, several = (endpoints.addresses[0], ()) if len(endpoints.addresses) == 1 else (s3.endpoint_url, tuple(endpoints.addresses))
         dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
         path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (bool(url or several) or dotted))
-        if s3.endpoint_url is not None and not s3.endpoint_url.startswith(("http://", "https://")):
+        if s3.endpoint_url is not None and not _is_endpoint(s3.endpoint_url):
             self._problems.add(("s3", "endpoint_url"), f"expected http://host:port or https://host, found {s3.endpoint_url!r}")
         given = [name for name in ("sign_payload", "profile", "credentials_file") if getattr(s3, name)]
         if s3.anonymous and given:
@@ -652,6 +686,14 @@ def _batched(keys: WorkloadKeys) -> Iterator[Path_]:
         for n, stage in enumerate(stages):
             if stage.delete_batch > 1:
                 yield *where, n, "delete_batch"
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _size(law: SizeLaw) -> SizeSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from ..errors import ConfigError
 
 Path_ = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+MERGE = "tag:yaml.org,2002:merge"
+DEEPEST = 50
+"""Levels of a file that a person may have written."""
 
 
 @dataclass
@@ -58,50 +62,104 @@ class Problems:
 
 def read(file: Path, environ: Mapping[str, str] = os.environ) -> Document:
     """The document; raises ConfigError on what is no YAML mapping, on duplicate keys and on unset variables."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the workload file: {reason}", file=str(file)) from error
+    text = _text(file)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "cannot be parsed"
-        raise ConfigError(
-            f"not valid YAML: {problem}", file=str(file), line=mark.line + 1 if mark else None, column=mark.column + 1 if mark else None
-        ) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", file=str(file)) from error
+        raise _not_yaml(error, text, str(file)) from error
+    except RecursionError as error:
+        raise ConfigError("not valid YAML: brackets within brackets without end", file=str(file)) from error
     document = Document(str(file), None)
     problems = Problems(document)
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError("expected a mapping of keys such as target, duration, workload; found something else", file=str(file), line=1)
+        found = "a list" if isinstance(node, yaml.SequenceNode) else repr(node.value[:40]) if node is not None and node.value else "nothing"
+        raise ConfigError(f"expected a mapping of keys such as target, duration, workload; found {found}", file=str(file), line=1)
     document.data = _build(node, (), document, problems, environ)
     problems.raise_if_any()
     return document
 
 
+def _text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the workload file: {error.strerror}", file=str(file)) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        reason = f"cannot read the workload file: it is not UTF-8 text (byte {data[error.start]:#04x})"
+        raise ConfigError(reason, file=str(file), line=line, remedy="Save it as UTF-8") from error
+
+
+def _not_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
+    """Where, what, and in what it stands when that began in another line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return ConfigError(f"not valid YAML: the character U+{ord(text[error.position]):04X}; remove it", file=file, line=line)
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return ConfigError(f"not valid YAML: {error}", file=file)
+    mark, outer = error.problem_mark or error.context_mark, error.context_mark
+    problem = error.problem or error.context or "cannot be parsed"
+    if error.context and outer and mark and outer.line != mark.line:
+        problem += f" ({error.context} that begins in line {outer.line + 1})"
+    problem += next((hint for sign, hint in _HINTS.items() if sign in problem), "")
+    return ConfigError(
+        f"not valid YAML: {problem}", file=file, line=mark.line + 1 if mark else None, column=mark.column + 1 if mark else None
+    )
+
+
+_HINTS = {
+    "'\\t'": "; indent with spaces, not with tabs",
+    "another document": "; a workload file is one document: remove the --- and what follows",
+    "undefined alias": "; an anchor (&name) must come before it",
+}
+
+
+def _pairs(node: yaml.MappingNode, merging: int = 0) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+    """Keys and values, and whether they come from a merge (<<); those last."""
+    merges = [value for key, value in node.value if key.tag == MERGE]
+    yield from ((key, value, merging > 0) for key, value in node.value if key.tag != MERGE)
+    for value in merges if merging < DEEPEST else ():
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if isinstance(source, yaml.MappingNode):
+                yield from _pairs(source, merging + 1)
+            else:
+                yield yaml.ScalarNode(MERGE, "<<", source.start_mark, source.end_mark), source, False
+
+
 def _build(node: yaml.Node, path: Path_, document: Document, problems: Problems, environ: Mapping[str, str]) -> Any:
     document.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
+    if len(path) > DEEPEST:
+        problems.add(path, f"more than {DEEPEST} levels: an alias (*) within what it stands for?")
+        return None
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node, merged in _pairs(node):
+            if not isinstance(key_node, yaml.ScalarNode):
+                document.marks[*path, "?"] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+                problems.add((*path, "?"), "a key is plain text; found a list or a mapping in its place")
+                continue
             key = str(key_node.value)
             below = (*path, key)
             if key in result:
+                if merged:
+                    continue
                 first = document.marks[below][0]
                 document.marks[*path, f"{key} (again)"] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
                 problems.add((*path, f"{key} (again)"), f"key {key!r} is given twice, first in line {first}")
                 continue
             document.marks[below] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            if key_node.tag == MERGE:
+                problems.add(below, "<< takes the keys of a mapping (<<: *name), or of a list of mappings; found something else")
+                continue
             result[key] = _build(value_node, below, document, problems, environ)
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, n), document, problems, environ) for n, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     if "${" not in node.value:
-        return yaml.SafeLoader("").construct_object(node)
+        return _scalar(node, path, problems)
 
     def substitute(match: re.Match[str]) -> str:
         value: str | None = environ.get(match[1], match[2])
@@ -111,5 +169,21 @@ def _build(node: yaml.Node, path: Path_, document: Document, problems: Problems,
         return value
 
     text = _VARIABLE.sub(substitute, node.value)
+    if node.style is not None or "\n" in text or ": " in text:
+        return text
     # A substituted value is typed as if it had been written there, unless the author quoted it.
-    return yaml.safe_load(text) if node.style is None and "\n" not in text and ": " not in text else text
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        problems.add(path, f"what the environment gives for {node.value} is no value of YAML; put it in quotes")
+        return None
+
+
+def _scalar(node: yaml.ScalarNode, path: Path_, problems: Problems) -> Any:
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError, KeyError):
+        value = node.value if len(node.value) <= 40 else f"{node.value[:40]}..."
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        problems.add(path, f"{value!r} cannot be read as {kind}; correct it, or put it in quotes without a tag")
+        return None

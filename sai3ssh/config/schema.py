@@ -20,6 +20,15 @@ DedupFactor = Annotated[float, Field(ge=1, le=dataset.MOST["dedup_factor"])]
 CompressFactor = Annotated[float, Field(ge=1, le=dataset.MOST["compress_factor"])]
 DeleteBatch = Annotated[int, Field(ge=1, le=1000)]
 MAX_OBJECT = 5 * 1024**4
+MAX_OBJECTS = 10**12
+NAME = r"^[A-Za-z0-9_.-]{1,40}$"
+CONTROLLER_LOSS = r"^(continue|stop|stop_after: *\S+)$"
+ACCOUNT = r"^[a-z0-9]{3,24}$"
+PATTERNS = {
+    ACCOUNT: "3 to 24 lower-case letters and digits",
+    NAME: "1 to 40 letters, digits, '_', '.' and '-'",
+    CONTROLLER_LOSS: "continue, stop or 'stop_after: 10m'",
+}
 
 
 class Section(BaseModel):
@@ -162,7 +171,7 @@ class EnsureObjects(Section):
     """An entry of prepare.ensure_objects."""
 
     base_uri: str
-    count: Annotated[Count, Field(ge=0)] = 0
+    count: Annotated[Count, Field(ge=0, le=MAX_OBJECTS)] = 0
     """0 only with prepare.directory_structure, which says it."""
     min_size: Size | None = None
     max_size: Size | None = None
@@ -267,7 +276,7 @@ class CloudParts(Section):
 class Azure(CloudParts):
     """azure: how az:// targets are reached."""
 
-    account: Annotated[str, Field(pattern=r"^[a-z0-9]{3,24}$")] | None = None
+    account: Annotated[str, Field(pattern=ACCOUNT)] | None = None
 
 
 class Gcs(CloudParts):
@@ -316,7 +325,7 @@ class AgentKeys(Section):
 class StageKeys(Section):
     """A stage, with its own fields beside name or under config."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     type: Literal["prepare", "execute", "cleanup", "verify", "validation"]
     """validation is sai3-bench's word for verify."""
     order: int | None = None
@@ -353,7 +362,7 @@ class Distributed(Section):
     agent_retry_delay_s: Annotated[Duration, Field(gt=0)] = 10.0
     reassign_on_loss: bool = True
     min_coverage: Share = 1.0
-    on_controller_loss: Annotated[str, Field(pattern=r"^(continue|stop|stop_after: *\S+)$")] = "continue"
+    on_controller_loss: Annotated[str, Field(pattern=CONTROLLER_LOSS)] = "continue"
     path_selection: Literal["random", "partitioned", "exclusive", "weighted"] = "random"
     partition_overlap: Share | None = None
     stages: list[StageKeys] = []
@@ -362,7 +371,7 @@ class Distributed(Section):
 class WorkloadKeys(Section):
     """The whole file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "run"
+    name: Annotated[str, Field(pattern=NAME)] = "run"
     target: str | None = None
     duration: Annotated[Duration, Field(gt=0)] = 60.0
     concurrency: Annotated[int, Field(ge=1, le=65536)] = 16

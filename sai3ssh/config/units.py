@@ -9,15 +9,26 @@ _SIZE = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", 1):
     _SIZE |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}i": 1024**_power, f"{_letter}ib": 1024**_power}
 _DURATION = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_S = 10 * 366 * 86400.0
 _NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+
+
+def shown(value: object) -> str:
+    """A value as its author wrote it, more or less."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value) if isinstance(value, (str, int, float, list, dict)) else f"'{value}'"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _parse(value: object, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"expected {what} such as {example}, found {value!r}")
+        raise ValueError(f"expected {what} such as {example}, found {shown(value)}")
     match = _NUMBER.match(str(value))
     if match is None or match[2].lower() not in units:
-        raise ValueError(f"expected {what} such as {example}, found {value!r}")
+        raise ValueError(f"expected {what} such as {example}, found {shown(value)}")
     return float(match[1].replace(",", "").replace("_", "")) * units[match[2].lower()]
 
 
@@ -25,20 +36,23 @@ def size(value: object) -> int:
     """Bytes: 4096, '4KiB', '8MB', '1.5GB', '1k', '1Ki'. Raises ValueError."""
     found = _parse(value, _SIZE, "a size", "4096, 64KiB or 8MB")
     if found != math.floor(found):
-        raise ValueError(f"expected a whole number of bytes, found {value!r}")
+        raise ValueError(f"expected a whole number of bytes, found {shown(value)}")
     return int(found)
 
 
 def duration(value: object) -> float:
     """Seconds: 60, '60s', '5m', '2h', '1d', '250ms'. Raises ValueError."""
-    return _parse(value, _DURATION, "a duration", "90, 60s, 5m or 2h")
+    found = _parse(value, _DURATION, "a duration", "90, 60s, 5m or 2h")
+    if found > LONGEST_S:
+        raise ValueError(f"expected a duration of at most 10 years, found {shown(value)}")
+    return found
 
 
 def count(value: object) -> int:
     """A whole number: 1000000, '1,000,000', '1_000_000'. Raises ValueError."""
     found = _parse(value, {"": 1}, "a whole number", "1000000 or 1,000,000")
     if found != math.floor(found):
-        raise ValueError(f"expected a whole number, found {value!r}")
+        raise ValueError(f"expected a whole number, found {shown(value)}")
     return int(found)
 
 
@@ -56,7 +70,7 @@ def share(value: object) -> float:
     else:
         found = _parse(value, {"": 1.0}, "a share", "0.95 or 95%")
     if found > 1:
-        raise ValueError(f"expected a share of at most 1 (100%), found {value!r}")
+        raise ValueError(f"expected a share of at most 1 (100%), found {shown(value)}")
     return found
 
 

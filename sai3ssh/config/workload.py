@@ -13,9 +13,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from . import document as documents
+from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
-from .schema import NO_MEANING, NOT_YET, SECRET, WorkloadKeys
+from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
@@ -74,6 +75,10 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
         notices.append(f"line {line}: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not {keys.op_log_path}")
     elif "op_log_max_bytes" in keys.model_fields_set:
         notices.append(f"line {problems.line(('op_log_max_bytes',))}: op_log_max_bytes has no effect without op_log_path (or --op-log)")
+    stages = keys.stages or distributed.stages
+    if stages and keys.prepare.ensure_objects and all(stage.type != "prepare" for stage in stages):
+        line = problems.line(("prepare", "ensure_objects"))
+        notices.append(f"line {line}: no stage is of type prepare: the objects of ensure_objects must be there already")
     return Workload(str(file), keys, tuple(notices), found)
 
 
@@ -122,10 +127,20 @@ def _message(item: Any, path: Path_) -> str:
         return f"unknown key {location[-1]!r}; {hint}"
     if kind == "missing":
         return f"{name}: the key {location[-1]!r} is missing"
+    found = f", found {units.shown(item['input'])}"
     if kind == "literal_error":
-        return f"{name}: expected {item['ctx']['expected']}, found {item['input']!r}"
-    text = item["msg"].removeprefix("Value error, ")
-    return f"{name}: {text}" + ("" if kind == "value_error" else f", found {item['input']!r}")
+        return f"{name}: expected {item['ctx']['expected']}{found}"
+    if kind == "value_error":
+        return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+    if kind == "model_type":
+        return f"{name}: expected a mapping of keys ({', '.join(sorted(_keys_at(location)))}){found}"
+    if kind == "list_type":
+        return f"{name}: expected a list, with a - before each entry{found}"
+    if kind == "string_type":
+        return f"{name}: expected text{found}" + ("" if item["input"] is None else "; put it in quotes")
+    if kind == "string_pattern_mismatch":
+        return f"{name}: expected {PATTERNS[item['ctx']['pattern']]}{found}"
+    return f"{name}: {item['msg']}{found}"
 
 
 def _keys_at(location: tuple[str | int, ...]) -> Iterator[str]:
@@ -145,8 +160,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def check_uri(uri: str) -> str | None:
     """What is wrong with a target URI, or None."""
     scheme, mark, rest = uri.partition("://")
+    if any(ord(character) < 32 for character in uri):
+        return f"a path has no control characters, found {uri!r}"
     if not mark:
-        return f"expected a URI such as s3://bucket/prefix/ or file:///path/, found {uri!r}"
+        remedy = f"; write file://{uri}" if uri.startswith("/") else ""
+        return f"expected a URI such as s3://bucket/prefix/ or file:///path/, found {uri!r}{remedy}"
     if scheme in ("file", "direct"):
         return (
             None

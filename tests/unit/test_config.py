@@ -190,7 +190,10 @@ BAD = {
     "boto3 with az": (AZ + "engine: boto3\n", ":4:1: engine: boto3 needs s3:// targets; az:// has one engine, obstore: remove it"),
     "range_engine with az": (AZ + "range_engine: {enabled: true}\n", ":4:1: range_engine needs s3:// targets"),
     "no URL for azure": (AZ + "azure: {endpoint_url: h:1}\n", ":4:9: expected http://host:port or https://host, found 'h:1'"),
-    "no name of an account": (AZ + "azure: {account: My-Account}\n", ":4:9: azure.account: "),
+    "no name of an account": (
+        AZ + "azure: {account: My-Account}\n",
+        ":4:9: azure.account: expected 3 to 24 lower-case letters and digits, found 'My-Account'",
+    ),
     "azure's key in the file": (AZ + "azure: {account_key: a2V5}\n", ":4:9: account_key: no secrets in workload files"),
     "token in the file": (AZ.replace("az:", "gs:") + "gcs: {bearer_token: x}\n", ":4:7: bearer_token: no secrets in workload files"),
     "account with gs": (AZ.replace("az:", "gs:") + "gcs: {account: acc}\n", "unknown key 'account'"),
@@ -399,7 +402,7 @@ BAD = {
         GOOD + "page_cache_mode: never\n",
         ":11:1: page_cache_mode: expected 'auto', 'sequential', 'random', 'dontneed' or 'normal', found 'never'",
     ),
-    "fsync as yes or no": (GOOD + "fsync: true\n", ":11:1: fsync: expected 'none', 'file' or 'directory', found True"),
+    "fsync as yes or no": (GOOD + "fsync: true\n", ":11:1: fsync: expected 'none', 'file' or 'directory', found true"),
     "s3 section for files": (changed(target="file:///tmp/x/"), "s3 has no meaning for file:// targets"),
     "boto3 for files": (changed(target="file:///tmp/x/", s3=None, engine="boto3"), "engine: boto3 needs s3:// targets"),
     "unknown engine": (GOOD + "engine: fast\n", ":11:1: engine: expected 'native' or 'boto3', found 'fast'"),
@@ -481,7 +484,7 @@ BAD = {
         GOOD + "prepare_strategy: parallel\n",
         ":11:1: prepare_strategy: a key of sai3-bench that is not supported yet",
     ),
-    "op-log without a path": (GOOD + "op_log_path: 7\n", ":11:1: op_log_path: Input should be a valid string, found 7"),
+    "op-log without a path": (GOOD + "op_log_path: 7\n", ":11:1: op_log_path: expected text, found 7; put it in quotes"),
     "op-log of nothing": (
         GOOD + "op_log_path: x\nop_log_max_bytes: 4KiB\n",
         ":12:1: op_log_max_bytes: Input should be greater than or equal to 1048576, found '4KiB'",
@@ -623,6 +626,67 @@ BAD = {
     ),
     "splits in words": (GOOD + "timing_splits: some\n", ":11:1: timing_splits: Input should be a valid boolean, found 'some'"),
     "jitter above one": (GOOD + "error_handling: {retry_jitter_factor: 2}\n", ":11:18: error_handling.retry_jitter_factor: "),
+    "nothing at all": ("", ":1: expected a mapping of keys such as target, duration, workload; found nothing"),
+    "only a comment": ("# to be written\n", "; found nothing"),
+    "a sentence": ("hello\n", "; found 'hello'"),
+    "two documents": (GOOD + "---\n" + GOOD, ":11:1: not valid YAML: but found another document"),
+    "tabs": (GOOD.replace("  ensure", "\tensure"), "cannot start any token; indent with spaces, not with tabs"),
+    "a bracket that is not closed": (GOOD.replace("weight: 70}", "weight: 70"), "(while parsing a flow mapping that begins in line 9)"),
+    "a key without a space": (GOOD.replace("duration: ", "duration:"), "(while scanning a simple key that begins in line 2)"),
+    "an alias of nothing": (GOOD + "seed: *n\n", ":11:7: not valid YAML: found undefined alias 'n'; an anchor (&name) must come before it"),
+    "an alias within itself": ("workload: &a [*a]\n", "more than 50 levels: an alias (*) within what it stands for?"),
+    "brackets without end": ("workload: " + "[" * 2000, "not valid YAML: brackets within brackets without end"),
+    "merge of no mapping": (GOOD + "<<: [5]\n", ":11:6: << takes the keys of a mapping"),
+    "a list as a key": ("? [a, b]\n: 1\n" + GOOD, ":1:3: a key is plain text; found a list or a mapping in its place"),
+    "an unknown tag": (GOOD + "seed: !!python/name:os.system 5\n", ":11:1: '5' cannot be read as python/name:os.system; correct it"),
+    "a tag that does not fit": (GOOD + "seed: !!int ten\n", ":11:1: 'ten' cannot be read as int; correct it"),
+    "a date that is none": (GOOD + "seed: 2020-13-45\n", ":11:1: '2020-13-45' cannot be read as timestamp; correct it"),
+    "a number of many digits": (
+        GOOD + f"seed: {'9' * 5000}\n",
+        "9999...' cannot be read as int",
+    ),
+    "a variable that is no value": (
+        GOOD + "seed: ${S:-@}\n",
+        ":11:1: what the environment gives for ${S:-@} is no value of YAML",
+    ),
+    "a control character": (GOOD + "name: a\x07b\n", ":11: not valid YAML: the character U+0007; remove it"),
+    "a mapping for a list": (
+        GOOD + "stages: {p: prepare}\n",
+        "stages: expected a list, with a - before each entry, found {'p'",
+    ),
+    "text for a mapping": (
+        GOOD + "stages: [prepare]\n",
+        ":11:10: stages.0: expected a mapping of keys (concurrency, delete_batch, duration, ",
+    ),
+    "a value that is missing": (GOOD.replace("30s", ""), ":2:1: duration: expected a duration such as 90, 60s, 5m or 2h, found nothing"),
+    "a switch for a duration": (GOOD.replace("30s", "yes"), "or 2h, found true"),
+    "a number for text": (GOOD + "name: 2026\n", ":11:1: name: expected text, found 2026; put it in quotes"),
+    "a name with spaces": (GOOD + "name: my run\n", "name: expected 1 to 40 letters, digits, '_', '.' and '-', found 'my run'"),
+    "a loss that means nothing": (
+        GOOD + "distributed: {on_controller_loss: die}\n",
+        "on_controller_loss: expected continue, stop or 'stop_after: 10m', found 'die'",
+    ),
+    "too many objects": (GOOD.replace("count: 1000", "count: 99999999999999999999"), "less than or equal to"),
+    "a duration of ages": (GOOD.replace("30s", "99999999d"), ":2:1: duration: expected a duration of at most 10 years, found '99999999d'"),
+    "a port that is none": (GOOD.replace(":9000", ":99999"), ":4:6: expected http://host:port or https://host, found"),
+    "a control character in a path": (GOOD.replace("path: new/", 'path: "a\\0/"'), ":10:15: a path has no control characters, found"),
+    "target without a bucket": (GOOD.replace("s3://bench-bucket/run/", "s3://"), ":1:1: '' cannot be the name of a bucket"),
+    "read after cleanup": (
+        GOOD + "stages: [{name: a, type: prepare}, {name: b, type: cleanup}, {name: c, type: execute}]\n",
+        ":11:62: nothing is left to read after the cleanup stage 'b'; give execute a smaller order",
+    ),
+    "read before prepare": (
+        GOOD + "stages: [{name: a, type: execute}, {name: b, type: prepare}]\n",
+        ":11:10: what stage 'a' is to read is prepared after it; give b a smaller order",
+    ),
+    "verify before prepare": (
+        GOOD + "stages: [{name: a, type: verify, order: 2}, {name: b, type: prepare, order: 3}]\n",
+        ":11:10: what stage 'a' is to verify is prepared after it; give b a smaller order",
+    ),
+    "two stages of one order": (
+        GOOD + "stages: [{name: a, type: prepare, order: 1}, {name: b, type: execute, order: 1}]\n",
+        "stages 'a' and 'b' both have order 1; which one is first?",
+    ),
 }
 
 
@@ -633,6 +697,51 @@ def test_mistakes_are_named_with_their_place(name: str, tmp_path: Path) -> None:
         compiled(text, tmp_path)
     assert expected in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "w.yml"))
+
+
+def test_a_target_that_is_wrong_is_one_problem_in_its_own_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(GOOD.replace("s3://bench-bucket", "ftp://bench-bucket"), tmp_path)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/w.yml:1:1: scheme ftp:// is not supported (s3://, file://, direct://, az:// and gs:// are)"
+    ]
+
+
+@pytest.mark.parametrize("write", [lambda t: b"\xef\xbb\xbf" + t.encode(), lambda t: t.replace("\n", "\r\n").encode()], ids=["bom", "crlf"])
+def test_files_of_other_systems_are_read(write: Any, tmp_path: Path) -> None:
+    (tmp_path / "w.yml").write_bytes(write(GOOD))
+    assert config.load(tmp_path / "w.yml").keys == config.load(_file(GOOD, tmp_path)).keys
+
+
+def _file(text: str, tmp_path: Path) -> Path:
+    (tmp_path / "plain.yml").write_text(text)
+    return tmp_path / "plain.yml"
+
+
+def test_the_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "w.yml").write_bytes(GOOD.encode() + "name: Gr\u00fcn\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"w\.yml:11: cannot read .*: it is not UTF-8 text \(byte 0xfc\)\. Save it as UTF-8"):
+        config.load(tmp_path / "w.yml")
+
+
+def test_merged_keys_are_there_and_go_after_those_that_are_written(tmp_path: Path) -> None:
+    merged = """workload:
+  - &put {op: put, path: new/, weight: 30, size_spec: 4KiB}
+  - {<<: *put, path: other/}
+  - {weight: 1, <<: [{path: third/, weight: 2}, *put]}
+"""
+    plan = compiled(GOOD[: GOOD.index("workload")] + merged, tmp_path)
+    found = [(op.target.rpartition("run/")[2], op.weight) for op in plan.stages[1].operations]
+    assert found == [("new/", 30), ("other/", 30), ("third/", 1)]
+    with pytest.raises(ConfigError, match=r"w\.yml:9:32: workload\.1\.weight"):
+        compiled(GOOD[: GOOD.index("workload")] + merged.replace("weight: 30", "weight: -1"), tmp_path)
+
+
+def test_objects_that_no_stage_prepares_are_noticed(tmp_path: Path) -> None:
+    stages = "stages: [{name: a, type: execute}]\n"
+    notices = config.load(_file(GOOD + stages, tmp_path)).notices
+    assert notices == ("line 6: no stage is of type prepare: the objects of ensure_objects must be there already",)
+    assert not config.load(_file(GOOD + stages.replace("[", "[{name: p, type: prepare}, "), tmp_path)).notices
 
 
 def test_all_problems_are_reported_together_in_the_order_of_the_file(tmp_path: Path) -> None:
