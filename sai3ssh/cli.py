@@ -677,6 +677,9 @@ def main() -> None:
         # Whoever read our output is gone; nothing more can be said, not even by the interpreter's own flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(USAGE)
+    except OSError as error:
+        err(f"sai3ssh: {error.filename}: {error.strerror}" if error.filename else f"sai3ssh: {error}")
+        sys.exit(USAGE)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,14 @@ def conclude(directory: RunDirectory, *, as_json: bool, tell: Callable[..., None
     """Writes the results of a run that is over, tells the verdict as its last event and shows the summary; the exit code."""
     from . import results
 
-    written = results.write(directory.path)
+    try:
+        written = results.write(directory.path)
+    except OSError as error:
+        name = directory.path.name
+        raise Permanent(
+            f"the results of run {name} cannot be written: {error.strerror}",
+            remedy=f"All journals that could be had are here: make room, then `sai3ssh resume {name}` writes them",
+        ) from error
     stopped = any(event["event"] == "stop_requested" for event in directory.history())
     code = INTERRUPTED if stopped else written.verdict.exit_code
     tell(verdict=written.verdict.value, reasons=list(written.reasons), exit_code=code)
@@ -238,10 +245,22 @@ def ask_to_leave(directory: RunDirectory) -> None:
     pid = directory.controller()
     if pid is None:
         return
-    os.kill(pid, signal.SIGUSR1)
+    _signal(pid, signal.SIGUSR1)
     deadline = time.monotonic() + HANDOVER_S
     while directory.controller() is not None and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """Signals a controller; one that has just ended needs none."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise ConfigError(
+            f"process {pid} cannot be signalled: {error.strerror}", remedy="Ask who started it, or do this as that user"
+        ) from error
 
 
 def _say_what_runs(run_id: str, running: dict[str, str]) -> None:
@@ -390,7 +409,7 @@ def attach(directory: RunDirectory, *, as_json: bool, live: bool, interrupt: boo
         return int(over["exit_code"])
     # A second signal would make it leave at once, with agents that still run.
     if interrupt and pid is not None and not any(event["event"] == "stop_requested" for event in history):
-        os.kill(pid, signal.SIGINT)
+        _signal(pid, signal.SIGINT)
     last = _watch(directory, _view(directory, as_json=as_json, live=live), ("run_ended",))
     if last is None:
         err(f"left; run {directory.path.name} goes on")

@@ -18,7 +18,10 @@ class EventLog:
 
     def __init__(self, path: Path, wall_s: Callable[[], float] = time.time) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Permanent(f"{path} cannot be written: {error.strerror}", remedy="A run is steered by who may write there") from error
         self._cut_torn_line()
         self._wall_s = wall_s
 

@@ -152,7 +152,11 @@ class RunDirectory:
 
     def take(self) -> None:
         """Makes this process the run's controller on this machine until it ends, or `release`. Raises ConfigError when another one is."""
-        fd = os.open(self.path / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = self.path / "controller.lock"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}", remedy="A run is steered by who may write there") from error
         deadline = time.monotonic() + LOCK_S
         while not _locked(fd):
             if time.monotonic() > deadline:

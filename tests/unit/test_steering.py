@@ -1,0 +1,70 @@
+"""Commands about runs, where the operating system refuses something."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sai3ssh import cli, results, steering
+from sai3ssh.controller.eventlog import EventLog
+from sai3ssh.controller.rundir import RunDirectory
+from sai3ssh.errors import ConfigError, Permanent
+
+
+def refuses(number: int) -> Callable[..., Any]:
+    def call(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "somewhere")
+
+    return call
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """Of a run that some other process steers."""
+    monkeypatch.setattr(RunDirectory, "controller", lambda _: 4711)
+    return RunDirectory(tmp_path)
+
+
+def test_a_run_directory_that_cannot_be_taken_is_named(tmp_path: Path) -> None:
+    (tmp_path / "controller.lock").mkdir()
+    with pytest.raises(ConfigError, match=r"controller\.lock cannot be written: Is a directory"):
+        RunDirectory(tmp_path).take()
+
+
+def test_an_event_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "events.ndjson").mkdir()
+    with pytest.raises(Permanent, match=r"events\.ndjson cannot be written: Is a directory"):
+        EventLog(tmp_path / "events.ndjson")
+
+
+def test_a_controller_of_somebody_else_is_not_asked_to_leave(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering.os, "kill", refuses(errno.EPERM))
+    with pytest.raises(ConfigError, match="process 4711 cannot be signalled: Operation not permitted"):
+        steering.ask_to_leave(directory)
+    with pytest.raises(ConfigError, match="process 4711 cannot be signalled"):
+        steering.attach(directory, as_json=True, live=False, interrupt=True)
+
+
+def test_a_controller_that_has_just_ended_need_not_leave(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering.os, "kill", refuses(errno.ESRCH))
+    monkeypatch.setattr(steering, "HANDOVER_S", 0.0)
+    steering.ask_to_leave(directory)
+
+
+def test_results_that_do_not_fit_can_be_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "write", refuses(errno.ENOSPC))
+    with pytest.raises(Permanent, match=r"cannot be written: No space left on device.*make room, then `sai3ssh resume .*` writes them"):
+        steering.conclude(RunDirectory(tmp_path), as_json=True, tell=lambda **_: None)
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "app", lambda **_: refuses(errno.EACCES)())
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "sai3ssh: somewhere: Permission denied\n"
