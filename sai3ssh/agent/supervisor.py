@@ -597,13 +597,16 @@ class Supervisor:
         self._send_heartbeat()
 
     def _check_alone(self, controller: str) -> None:
-        """Refuses a claim while another controller is alive; who asked first and was only heard of lately is waited for."""
+        """Refuses a claim while another controller is alive that is in charge, or has asked before; who was heard of lately, but not since
+        this one asked, is waited for."""
         now_ns = state.clock_ns()
         silent_s = max(SILENT_S, 3 * self._plan.heartbeat_s)
         others = self._desk.controllers(now_ns - int(silent_s * 1e9))
         others.pop(controller, None)
         asked_ns = self._claims.setdefault(controller, now_ns)
         for other, alive_ns in sorted(others.items()):
+            if other != self._release.controller and self._claims.get(other, now_ns) >= asked_ns:
+                continue  # it came later: if each left the run to the other, nobody had it
             if alive_ns > asked_ns:
                 raise Superseded(
                     f"controller {other} is connected and steers this run",
