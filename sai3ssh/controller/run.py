@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ from .witness import gateway_answers
 
 TICK_S = 0.2
 LEAVE_S = 2.0
+"""For the threads of all links to end."""
 WITNESS_S = 2.0
 """How often the gateway is asked while no agent is reached."""
 TRAFFIC_S = 60.0
@@ -272,8 +274,11 @@ class RunController:
 
     def _close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + LEAVE_S
         for link in self._links.values():
-            link.stop(LEAVE_S)
+            link.stop(0.0)
+        for link in self._links.values():
+            link.stop(max(0.0, deadline - time.monotonic()))
         for mirror in self.mirrors.values():
             mirror.close()
         try:
