@@ -284,7 +284,9 @@ def series(create: Callable[[], RunDirectory], once: Callable[[RunDirectory], in
     done: list[Path] = []
     for number in range(count):
         if number and pause_s:
+            # Those of the run before would tell a controller that has ended.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(pause_s)
         directory = create()
         if not as_json:

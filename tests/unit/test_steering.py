@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,26 @@ def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, ca
         cli.main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == "sai3ssh: somewhere: Permission denied\n"
+
+
+def test_between_two_runs_of_a_series_signals_end_it(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[object] = []
+
+    def pause(_: float) -> None:
+        found.extend(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+        raise KeyboardInterrupt
+
+    def once(_: RunDirectory) -> int:
+        for number in before:
+            signal.signal(number, lambda *_: None)
+        return 0
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(steering.time, "sleep", pause)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            steering.series(lambda: directory, once, 2, 30.0, as_json=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert found == [signal.default_int_handler, signal.SIG_DFL]
