@@ -466,13 +466,14 @@ class _Builder:
     def _check_order(self, stages: Sequence[Stage], where: Sequence[Path_]) -> None:
         """What a stage reads must be there: not removed before it, nor prepared after it."""
         for n, stage in enumerate(stages):
-            verb = "verify" if stage.kind is StageKind.VERIFY else "read" if any(op.population for op in stage.operations) else ""
+            reads = any(op.population and op.weight for op in stage.operations)
+            verb = "verify" if stage.kind is StageKind.VERIFY else "read" if reads else ""
             changes = [earlier for earlier in stages[:n] if earlier.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
-            late = [later for later in stages[n:] if later.kind is StageKind.PREPARE]
+            late = [later for later in stages[n:] if later.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
             if verb and changes and changes[-1].kind is StageKind.CLEANUP:
                 text = f"nothing is left to {verb} after the cleanup stage {changes[-1].name!r}; give {stage.kind.value} a smaller order"
                 self._problems.add(where[n], text)
-            elif verb and late and not changes:
+            elif verb and late and late[0].kind is StageKind.PREPARE and not changes:
                 text = f"what stage {stage.name!r} is to {verb} is prepared after it; give {late[0].name} a smaller order"
                 self._problems.add(where[n], text)
 

@@ -17,8 +17,6 @@ Path_ = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 MERGE = "tag:yaml.org,2002:merge"
-DEEPEST = 50
-"""Levels of a file that a person may have written."""
 
 
 @dataclass
@@ -116,23 +114,26 @@ _HINTS = {
 }
 
 
-def _pairs(node: yaml.MappingNode, merging: int = 0) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+def _pairs(node: yaml.MappingNode, into: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
     """Keys and values, and whether they come from a merge (<<); those last."""
     merges = [value for key, value in node.value if key.tag == MERGE]
-    yield from ((key, value, merging > 0) for key, value in node.value if key.tag != MERGE)
-    for value in merges if merging < DEEPEST else ():
+    yield from ((key, value, bool(into)) for key, value in node.value if key.tag != MERGE)
+    for value in merges:
         for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            if isinstance(source, yaml.MappingNode):
-                yield from _pairs(source, merging + 1)
+            if isinstance(source, yaml.MappingNode) and source not in (*into, node):
+                yield from _pairs(source, (*into, node))
             else:
                 yield yaml.ScalarNode(MERGE, "<<", source.start_mark, source.end_mark), source, False
 
 
-def _build(node: yaml.Node, path: Path_, document: Document, problems: Problems, environ: Mapping[str, str]) -> Any:
+def _build(
+    node: yaml.Node, path: Path_, document: Document, problems: Problems, environ: Mapping[str, str], above: tuple[yaml.Node, ...] = ()
+) -> Any:
     document.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if len(path) > DEEPEST:
-        problems.add(path, f"more than {DEEPEST} levels: an alias (*) within what it stands for?")
+    if node in above:
+        problems.add(path, "an alias (*) within what it stands for has no end; remove it")
         return None
+    above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node, merged in _pairs(node):
@@ -151,12 +152,12 @@ def _build(node: yaml.Node, path: Path_, document: Document, problems: Problems,
                 continue
             document.marks[below] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if key_node.tag == MERGE:
-                problems.add(below, "<< takes the keys of a mapping (<<: *name), or of a list of mappings; found something else")
+                problems.add(below, "<< takes the keys of other mappings: <<: *name, or a list of those")
                 continue
-            result[key] = _build(value_node, below, document, problems, environ)
+            result[key] = _build(value_node, below, document, problems, environ, above)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_build(item, (*path, n), document, problems, environ) for n, item in enumerate(node.value)]
+        return [_build(item, (*path, n), document, problems, environ, above) for n, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     if "${" not in node.value:
         return _scalar(node, path, problems)
