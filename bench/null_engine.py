@@ -58,6 +58,7 @@ def mix(cells: memoryview, objects: int, end_ns: int, engine: NullEngine, worker
         {},
         Recorder(cells),
         put_format=f"put-w{worker}-%010d.dat",
+        mkdir_format="",
         seed=f"bench/{worker}",
         limits=ErrorLimits(0, 0.0, 1.0),
         end_ns=end_ns,

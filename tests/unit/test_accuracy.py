@@ -70,6 +70,7 @@ def measured(engine: LawEngine, seconds: float, concurrency: int, pacer: Pacer |
         {},
         Recorder(cells),
         put_format="",
+        mkdir_format="",
         seed="s",
         limits=ErrorLimits(0, 0.0, 1.0),
         end_ns=int(seconds * SECOND),
