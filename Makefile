@@ -16,7 +16,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 	$(BIN)/sai3ssh demo
 
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
-test: lint system ## everything: lint, types, unit, simulation, contract, and eight real hosts
+test: lint system .venv/azurite/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@echo "suites that run side by side; each prints when it is over"
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) agent simulation
 
