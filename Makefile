@@ -18,7 +18,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
 test: lint system .venv/azurite/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) agent simulation
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 	$(BIN)/python -m pytest --durations=5 tests/simulation
@@ -26,7 +26,7 @@ simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 unit: .venv/ready ## only the unit tests, and the agent's on other Pythons
 	$(BIN)/python -m pytest --durations=5 tests/unit
 
-# test_agent_recovery.py is run by tests/unit/test_agent_pythons.py, in the zipapp on the oldest Python.
+# tests/unit/test_agent_pythons.py runs all of them in the zipapp on the oldest Python, and the quick ones on all others: `make test` needs no more.
 agent: .venv/ready ## only the agent's own tests, with real processes and servers
 	$(BIN)/python -m pytest --durations=5 tests/agent --ignore=tests/agent/test_agent_recovery.py
 

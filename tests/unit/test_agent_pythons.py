@@ -12,7 +12,7 @@ import pytest
 from sai3ssh import bundle
 
 QUICK = "test_[!ae]*.py"
-"""All but the tests of whole agents and engines, with real daemons and servers: those run on the oldest Python, and on ours beside this."""
+"""All but the tests of whole agents and engines, with real daemons and servers: those run on the oldest Python."""
 NO_RECOVERY, RECOVERY = "test_*[!y].py", "test_*y.py"
 """test_agent_recovery.py takes minutes: it runs on the oldest Python, and apart."""
 
