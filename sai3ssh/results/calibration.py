@@ -42,7 +42,8 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
         spans = [(second["to_clock_ns"] - second["from_clock_ns"]) / 1e9 for second in seconds]
         used_s = sum(second["host"]["workers_cpu"][0] / 100 * span for second, span in zip(seconds, spans, strict=True))
         workers = max(second["host"]["workers_cpu"][1] for second in seconds)
-        size = sum(second["ops"].get(operation.kind, (0, 0))[1] for second in seconds) // count
+        # A second may have an operation without its bytes, which come a moment later.
+        size = round(sum(second["ops"].get(operation.kind, (0, 0))[1] for second in seconds) / count)
         cpu_us = used_s / count * 1e6
         if cpu_us <= 0:
             return None

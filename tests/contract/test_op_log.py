@@ -37,7 +37,6 @@ stages:
   - {{name: prepare, type: prepare}}
   - {{name: mix, type: execute, duration: 1500ms}}
   - {{name: cleanup, type: cleanup}}
-  - {{name: errors, type: execute, duration: 1s}}
 """
 
 
@@ -118,7 +117,6 @@ def test_results_and_op_log_agree_and_the_op_log_can_be_replayed(bench: Bench) -
         stages = {stage["index"]: stage["agents"][agent] for stage in content["stages"]}
         for index, (begin, end) in spans.items():
             check(stages[index], [row for row, start in zip(log, starts, strict=True) if begin <= start <= end])
-        assert sum(stages[3]["operations"]["get"]["errors"].values()) > 0
         told_of = content["op_log"][agent]
         assert (told_of["written"], told_of["dropped"], told_of["lost"]) == (told_of["counted"], 0, 0) == (len(log), 0, 0)
     assert not list(bench.run.glob("agents/*/oplog.parts"))
@@ -136,9 +134,9 @@ def check_replay(bench: Bench) -> None:
     assert content["verdict"] == "COMPLETE"
     (stage,) = content["stages"]
     assert (stage["kind"], stage["trace_operations"]) == ("replay", sum(expected.values()))
-    found = {(op, True): figures["ops"] for op, figures in stage["operations"].items()}
+    found = {(op, True): figures["ops"] for op, figures in stage["operations"].items() if figures["ops"]}
     found |= {(op, False): sum(figures["errors"].values()) for op, figures in stage["operations"].items() if figures["errors"]}
-    # What was read after it was deleted fails again, and everything else is there when it is its turn.
+    # Everything is there when it is its turn.
     assert found == dict(expected)
     assert {op: figures["bytes"] for op, figures in stage["operations"].items()} == moved
     assert all(sum(op["ops"] for op in part["operations"].values()) > 0 for part in stage["agents"].values())
