@@ -81,7 +81,7 @@ clean: ## remove what the other targets made here
 .venv/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "sai3ssh needs Python 3.11 or later: no such python3 is on PATH" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 

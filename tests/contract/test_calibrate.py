@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sai3ssh import bundle, calibrate
-from sai3ssh.demo import _end_agents
 from sai3ssh.model import Host
 from sai3ssh.results import calibration
+from tests.contract.agent_processes import end_agents
 
 
 def test_the_agents_own_workers_are_measured_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_the_agents_own_workers_are_measured_and_kept(tmp_path: Path, monkeypatc
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _end_agents(tmp_path)
+        end_agents(tmp_path)
     (run,) = (tmp_path / "runs").glob("calibrate-*")
     entry = found["here"]
     assert set(entry["figures"]) == {"get", "put"}

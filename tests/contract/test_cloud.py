@@ -14,6 +14,7 @@ import pytest
 from sai3ssh import bundle
 from tests.agent.s3_server import wait_for
 from tests.cloud_servers import Azurite, clean_environment, lacks_azurite
+from tests.contract.agent_processes import end_agents
 
 ALL = ("get", "put", "list", "stat", "delete")
 WORKLOAD = """
@@ -144,7 +145,10 @@ def test_a_run(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     keys = {"account": "AZURE_STORAGE_ACCOUNT", "account_key": "AZURE_STORAGE_KEY", "bearer_token": "GOOGLE_BEARER_TOKEN"}
     environment = {**clean_environment(), **{keys[name]: value for name, value in server.credentials().items()}}
     argv = [sys.executable, "-m", "sai3ssh.cli", "run", "w.yml", "-i", "hosts.yml", "--results-dir", "results", "--json", "--skip", "host"]
-    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    try:
+        done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    finally:
+        end_agents(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (run,) = (tmp_path / "results").iterdir()
     results = json.loads((run / "results.json").read_text())

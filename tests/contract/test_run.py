@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.agent_processes import end_agents, pids
 from tests.servers import Rclone
 
 AGENTS = ("left", "right")
@@ -93,13 +93,7 @@ class Bench:
 
     def pids(self, verb: str, agent: str = "") -> list[int]:
         """The agents' processes of a verb that belong to this directory."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = path.read_bytes().decode(errors="replace").split("\0")
-                if verb in words and any(word.startswith(str(self.directory / agent)) for word in words):
-                    found.append(int(path.parent.name))
-        return found
+        return pids(self.directory / agent, verb)
 
     def left_on_hosts(self) -> list[str]:
         """The runs that the agents still have."""
@@ -114,14 +108,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for process in found.processes:
         process.kill()
         process.communicate()
-    deadline = time.monotonic() + 10.0
-    while pids := [pid for verb in ("supervise", "serve", "follow") for pid in found.pids(verb)]:
-        assert time.monotonic() < deadline
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                # Workers are in the group of their supervisor.
-                os.killpg(pid, signal.SIGKILL)
-        time.sleep(0.02)
+    end_agents(tmp_path)
 
 
 def verdict(run: Path) -> str:
