@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 USAGE, UNREADY, SUPERSEDED, REGRESSED, INTERRUPTED = 2, 5, 6, 7, 130
 HANDOVER_S = 20.0
 """How long the controller that is taken over has to let go."""
+SHOWN = 5
+"""So many agents are named where there may be many."""
 BEGIN_S = 30.0
 """How long a controller in the background has for its first event."""
 
@@ -222,10 +224,10 @@ def fetch_op_logs(directory: RunDirectory, archive: Path, *, as_json: bool) -> N
         for line in op_logs.as_json(directory, asked):
             out(line)
         return
-    for agent in asked:
-        log = written.content["op_log"][agent]
-        if log["file"] is not None:
-            out(f"op-log: {log['written']:,} operations in {directory.path / log['file']}")
+    here = [log for agent in asked if (log := written.content["op_log"][agent])["file"] is not None]
+    if here:
+        place = here[0]["file"] if len(here) == 1 else f"agents/*/{Path(here[0]['file']).name}"
+        out(f"op-logs: {sum(log['written'] for log in here):,} operations in {directory.path / place}")
     for line in op_log_lines(written.content):
         err(f"sai3ssh: {line}")
 
@@ -440,6 +442,9 @@ def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
     contents = directory.contents()
     whole = {event["agent"] for event in history if event["event"] == "journal_complete"}
     missing = [(a.agent_id, host) for a, host in zip(contents.assignments, contents.hosts, strict=True) if a.agent_id not in whole]
+    if missing:
+        names = ", ".join(agent for agent, _ in missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+        err(f"fetching the journals of {names}; a host has {contents.steering.connect_timeout_s:.0f} s to answer")
     found = fetch(directory, missing, archive, contents.steering.connect_timeout_s)
     before = next(event for event in reversed(history) if event["event"] in ("run_ended", "verdict_revised"))
     for one in found:

@@ -35,7 +35,9 @@ class Loss:
 
     agent: str
     count: int
-    down_s: float
+    unreachable_s: float
+    """In all; of one that never came back, to the end of the log."""
+    back: bool
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ def summary(results: Results) -> Summary:
                     figures["errors"],
                 )
             )
-        rates = sorted((sum(op["ops_per_s"] for op in agent["operations"].values()), name) for name, agent in stage["agents"].items())
+        # Of an agent whose end of the stage is not here the rate is not known.
+        known = {name: agent for name, agent in stage["agents"].items() if agent["outcome"] is not None}
+        rates = sorted((sum(op["ops_per_s"] for op in agent["operations"].values()), name) for name, agent in known.items())
         if stage["kind"] == "execute" and len(rates) > 1:
             slowest[stage["name"]] = (rates[0][1], rates[0][0], rates[len(rates) // 2][0])
     losses = tuple(
-        Loss(agent, len(network["losses"]), sum(loss["down_s"] or 0.0 for loss in network["losses"]))
+        Loss(agent, len(network["losses"]), network["unreachable_s"], network["losses"][-1]["down_s"] is not None)
         for agent, network in content["network"].items()
         if network["losses"]
     )

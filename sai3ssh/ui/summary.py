@@ -43,7 +43,8 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
         console.print(gap, soft_wrap=True, highlight=False)
     for loss in summary.losses:
         times = "once" if loss.count == 1 else f"{loss.count} times"
-        text = f"link of {loss.agent}: lost {times}, {loss.down_s:.1f} s in all; nothing that it measured was lost"
+        gone = "" if loss.back else " and did not come back"
+        text = f"link of {loss.agent}: lost {times}{gone}, {loss.unreachable_s:.1f} s in all; nothing that it measured was lost"
         console.print(text if summary.verdict == "COMPLETE" else text.partition(";")[0], soft_wrap=True, highlight=False)
     for line in _links(links) if links else ():
         console.print(line, soft_wrap=True, highlight=False)

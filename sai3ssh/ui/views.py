@@ -82,7 +82,7 @@ def describe(event: Json) -> str | None:
         case "stage_ended":
             return f"stage {event['name']} ended on all agents"
         case "agent_failed" | "agent_lost":
-            return f"{agent}: {'FAILED' if event['event'] == 'agent_failed' else 'LOST'}: {event['error']}"
+            return f"{agent}: {'FAILED' if event['event'] == 'agent_failed' else 'LOST'}: {event['error'].removeprefix(f'{agent}: ')}"
         case "policy_round":
             return f"{agent}: unreachable for {event['down_s']:.0f} s, round {event['round']}: trying again"
         case "go_on_without":

@@ -529,7 +529,24 @@ def test_link_losses_are_told_and_change_nothing(tmp_path: Path) -> None:
     network = written.content["network"]["h1"]
     assert network["connects"] == 2
     assert [loss.items() <= found.items() for found in network["losses"]] == [True]
-    assert results.summary(written).losses[0].down_s == 2.0
+    assert results.summary(written).losses[0].unreachable_s == 2.0
+
+
+def test_an_agent_that_never_came_back_is_told_as_such_and_is_not_the_slowest(tmp_path: Path) -> None:
+    gone = FakeAgent("h3", 9)
+    gone.second(0, 1e6, count=1)
+    events = [
+        {"at": 3.0, "event": "link_down", "agent": "h3", "cause": "reset", "level": "warning"},
+        {"at": 15.0, "event": "agent_lost", "agent": "h3", "error": "h3: not reached"},
+    ]
+    path = tmp_path / "run"
+    written = write_run(path, [whole("h1", 5), whole("h2", 7), gone], *events, complete=False)
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(results.summary(written), path, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "link of h3: lost once and did not come back, 12.0 s in all\n" in said
+    assert "slowest agent in mix: h3" not in said
+    assert "slowest agent in mix: h" in said
 
 
 def test_torn_mirror_is_read_as_far_as_it_goes(tmp_path: Path) -> None:

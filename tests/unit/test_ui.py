@@ -161,3 +161,8 @@ def test_a_replay_shows_how_far_the_trace_is() -> None:
     for name in ("a", "b"):
         found.on_event(Heartbeat(name, 0.0, {"stage": 0, "done": 500, "planned": 0}))
     assert progress_line(found).startswith("replay 25 % | 1,000 of 4,000 operations | ")
+
+
+def test_an_agent_that_is_lost_is_named_once() -> None:
+    event = {"event": "agent_lost", "agent": "h6", "error": "h6: not reached for 12 s (reconnect_timeout)"}
+    assert describe(event) == "h6: LOST: not reached for 12 s (reconnect_timeout)"
