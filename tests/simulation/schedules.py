@@ -77,6 +77,13 @@ def draw(seed: int) -> World:
     if seed % 4 == 2:
         steady = Steady(pick.choice([5.0, 8.0]), 0.02, 0.05, pick.choice([5.0, 15.0]), pick.choice(["ops", "bytes"]), pick.choice([1, 3]))
         lengths = [pick.uniform(25.0, 120.0) for _ in range(pick.choice([1, 1, 2]))]
+    if seed % 16 in (9, 13):
+        # Commands that are stuck while a stage ends and is opened again: an old COMMIT comes when the new round is armed, or before that.
+        gone, *others = pick.sample(range(AGENTS), AGENTS)
+        faults = Faults(seed, lost_answers=0.3, quick=True, witness=True)
+        faults.cuts = [Cut(gone, pick.uniform(15.0, 40.0), 300.0)]
+        faults.cuts += [Cut(pick.choice(others), pick.uniform(12.0, 90.0), pick.uniform(0.05, 2.0)) for _ in range(20)]
+        lengths, policy = [], FailurePolicy("best_effort", attempts=1, delay_s=2.0, reconnect_timeout_s=60.0)
     return World(faults, AGENTS, lengths, options, policy, credentials=credentials, steady=steady)
 
 

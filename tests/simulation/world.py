@@ -583,8 +583,16 @@ class SimLink:
     def _break(self) -> None:
         self.drop()
         waiting, self.waiting = self.waiting, {}
+        self._keep_some(waiting)
         for effect in waiting.values():
             self.world.put(Unanswered(effect.agent, effect.tag, LinkLost("cut")))
+
+    def _keep_some(self, waiting: dict[int, Send | MeasureClock]) -> None:
+        """What had been sent can be stuck on the host, and arrive after later commands, or when another controller is in charge."""
+        for effect in waiting.values():
+            if isinstance(effect, Send) and self.world.random.random() < 0.5:
+                when = self.world.now + self.world.random.uniform(0.0, 60.0)
+                self.world.at(when, lambda effect=effect, now=self.world.now: self._arrive(-1, effect, now))  # type: ignore[misc]
 
     def drop(self) -> None:
         """The connection is gone."""
@@ -604,11 +612,7 @@ class SimLink:
         """The controller died: another one reads what is left of the mirror."""
         self.drop()
         self.subscribed, self.failed, self.renews_lease = False, False, True
-        # What the dead one had sent can be stuck somewhere, and arrive when another one is in charge.
-        for effect in self.waiting.values():
-            if isinstance(effect, Send) and self.world.random.random() < 0.5:
-                when = self.world.now + self.world.random.uniform(0.0, 60.0)
-                self.world.at(when, lambda effect=effect, now=self.world.now: self._arrive(-1, effect, now))  # type: ignore[misc]
+        self._keep_some(self.waiting)
         self.waiting.clear()
         # Also by whoever rebuilt the directory.
         synced = any(e["event"] == "journal_complete" and e["agent"] == self.agent.name for e in self.world.history)
