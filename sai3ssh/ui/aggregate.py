@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .summary import STYLE
-from .views import latency, short_names
+from .views import latency, print_whole
 
 Json = dict[str, Any]
 
@@ -26,13 +26,13 @@ def print_aggregate(content: Json, console: Console | None = None) -> None:
     for difference in content["plan_differences"]:
         console.print(Text(f"  different plans: {difference}", "yellow"), soft_wrap=True)
     if content["stages"]:
-        console.print(_figures(content))
-        console.print(_spreads(content))
-    console.print(_segments(content, console.width))
+        print_whole(console, _figures(content))
+        print_whole(console, _spreads(content))
+    print_whole(console, _segments(content))
 
 
 def _table(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for number, name in enumerate(names):
         table.add_column(name, justify="right" if number > 1 else "left", no_wrap=name != "errors")
     return table
@@ -66,16 +66,15 @@ def _spreads(content: Json) -> Table:
     return table
 
 
-def _segments(content: Json, width: int) -> Table:
+def _segments(content: Json) -> Table:
     table = _table("run", "verdict", "agents", "coverage", "ops/s (execute)")
-    names = short_names([segment["run_id"] for segment in content["segments"]], max(20, width - 55))
     for segment in content["segments"]:
         stages = [stage for stage in segment["stages"] if stage["kind"] == "execute"]
         ops = sum(figures["ops_per_s"] * stage["seconds"] for stage in stages for figures in stage["operations"].values())
         seconds = sum(stage["seconds"] for stage in stages)
         agents = segment["agents"]
         table.add_row(
-            names[segment["run_id"]],
+            segment["run_id"],
             Text(segment["verdict"] + ("" if segment["in_figures"] else ", left out"), STYLE[segment["verdict"]]),
             f"{agents['reported']} of {agents['expected']}",
             f"{100 * segment['coverage']:.2f} %",

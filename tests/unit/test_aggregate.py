@@ -313,3 +313,9 @@ def test_it_is_printed(three: tuple[list[Path], list[list[int]]], tmp_path: Path
     assert rows[1][6] == f"{100 * math.sqrt(((100 - 99) ** 2 + (37 - 99) ** 2 + (160 - 99) ** 2) / 2) / 99:.1f}"
     assert any(line.split()[:3] == ["r-bad", "FAILED,", "left"] for line in lines)
     assert all(len(line) <= width for line in lines[3:])
+
+
+def test_no_figure_is_cut_off_on_a_narrow_terminal(three: tuple[list[Path], list[list[int]]]) -> None:
+    out = io.StringIO()
+    print_aggregate(aggregate(three[0]), Console(file=out, width=50))
+    assert "\u2026" not in out.getvalue()
