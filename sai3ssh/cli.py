@@ -26,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RESULTS_DIR = Path("sai3ssh-runs")
+
 WorkloadFile = Annotated[Path, typer.Argument(help="Workload file (sai3-bench YAML).", show_default=False)]
 Inventory = Annotated[
     list[str] | None,
@@ -34,11 +36,25 @@ Inventory = Annotated[
 Limit = Annotated[str, typer.Option("--limit", "-l", help="Ansible host pattern.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where run directories go.")]
 Live = Annotated[bool, typer.Option("--live/--no-live", help="Live table when standard output is a terminal.")]
-Run = Annotated[str, typer.Argument(help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False)]
+
+
+def _known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For completion by the shell: the ids of the runs in the results directory, the newest first."""
+    directory = Path(ctx.params.get("results_dir") or RESULTS_DIR)
+    found = [path.parent for path in directory.glob(f"{incomplete}*/plan.json")]
+    return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False, autocompletion=_known_runs
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
-    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
+    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] | None,
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
 ]
 
@@ -52,8 +68,6 @@ Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
 ]
-
-RESULTS_DIR = Path("sai3ssh-runs")
 
 
 @app.command()
@@ -69,7 +83,7 @@ def run(
         float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
     ] = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
-    policy: Policy | None = None,
+    policy: Policy = None,
     go_on: Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")] = False,
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
@@ -625,6 +639,25 @@ def _play(
     if not as_json:
         print_outcome(progress)
     return UNREADY if any(row.failed for row in progress.rows.values()) else 0
+
+
+@app.command()
+def man(
+    install: Annotated[bool, typer.Option("--install", help="Put it where `man sai3ssh` finds it: ~/.local/share/man.")] = False,
+) -> None:
+    """Print the manual page of all commands, as `man -l -` reads it."""
+    from .manpage import page
+
+    text = page(typer.main.get_command(app))
+    if not install:
+        out(text.rstrip())
+        return
+    from platformdirs import user_data_path
+
+    path = user_data_path() / "man" / "man1" / "sai3ssh.1"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    out(f"{path} is there: man sai3ssh")
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:
