@@ -16,7 +16,7 @@ from .errors import RunError, Sai3sshError
 from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
-    from .config import Workload
+    from .config import Combination, Workload
     from .controller.rundir import RunDirectory
 
 app = typer.Typer(
@@ -95,25 +95,40 @@ def run(
     ] = False,
     op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
     skip: Skip = None,
+    series: Annotated[
+        Path | None,
+        typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
+    ] = None,
 ) -> None:
-    """Run a workload on all hosts of an inventory."""
+    """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
     from . import bundle, config, preflight, steering
     from . import inventory as inventories
+    from . import matrix as matrices
     from .config import credentials
     from .controller.rundir import RunDirectory, Steering, new_run_id
     from .errors import ConfigError
     from .results import calibration
 
-    loaded = config.load(workload)
+    combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    if reconnect_timeout is not None:
-        loaded.keys.distributed.reconnect_timeout = reconnect_timeout
-    if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+    for combination in combinations:
+        keys = combination.workload.keys
+        if reconnect_timeout is not None:
+            keys.distributed.reconnect_timeout = reconnect_timeout
+        if op_log:
+            keys.op_log_path = keys.op_log_path or "--op-log"
+    loaded = combinations[0].workload
+    of_matrix = bool(combinations[0].values)
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
+    if background and of_matrix:
+        raise ConfigError("a matrix cannot be run with --detach", remedy="Start the series in the background of your shell")
+    if series is not None and not of_matrix:
+        raise ConfigError(
+            f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
+        )
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
@@ -124,7 +139,8 @@ def run(
     for notice in loaded.notices:
         err(f"notice: {notice}")
 
-    def create() -> RunDirectory:
+    def create(of: Combination = combinations[0]) -> RunDirectory:
+        loaded = of.workload
         run_id = new_run_id(name or loaded.name)
         plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
         mine = [by_name[assignment.agent_id] for assignment in assignments]
@@ -149,6 +165,17 @@ def run(
     def once(directory: RunDirectory) -> int:
         return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
 
+    if of_matrix:
+        config.check_matrix(combinations, hosts, chosen)
+        if series is None:
+            found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
+        else:
+            found = matrices.Series.go_on(series, combinations)
+
+        def steer_again(directory: RunDirectory) -> int:
+            return steering.resume(directory, archive, as_json=as_json, live=live, credentials=secret)
+
+        raise typer.Exit(matrices.run(found, create, once, steer_again, repeat, pause_s, as_json=as_json))
     if repeat == 1:
         raise typer.Exit(once(create()))
     raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
