@@ -16,7 +16,7 @@ from . import document as documents
 from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
-from .matrix import expand
+from .matrix import expand, vary
 from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -74,6 +74,12 @@ def load_all(file: Path, environ: Mapping[str, str] = os.environ) -> list[Combin
     if len(combinations) > 1:
         problems.raise_if_any()
     return [Combination(values, _check(file, document, problems)) for values, document in combinations]
+
+
+def varied(workload: Workload, values: Mapping[str, Any]) -> Workload:
+    """The workload with other values of some keys, which are named as in a matrix. Raises ConfigError as load does."""
+    document = vary(workload.document, values, {})
+    return _check(Path(workload.file), document, Problems(document))
 
 
 def _check(file: Path, found: Document, earlier: Problems) -> Workload:
