@@ -441,6 +441,7 @@ def autotune(
     from . import inventory as inventories
     from .config import credentials
     from .controller.rundir import Steering, new_run_id
+    from .errors import ConfigError
     from .launch import Launch
 
     (loaded, values), *_ = [(one.workload, one.values) for one in config.load_all(workload)]
