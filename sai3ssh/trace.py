@@ -216,7 +216,7 @@ class Names:
             return f"has characters that no key can have here: {key!r}"
         if len(key) > LONGEST_KEY:
             return f"has a key of {len(key)} characters, at most {LONGEST_KEY} are allowed"
-        if self.target.startswith("file:") and not {"..", "."}.isdisjoint(key.split("/")):
+        if self.target.startswith(("file:", "direct:")) and not {"..", "."}.isdisjoint(key.split("/")):
             return "leads out of its directory ('.' or '..')"
         return None
 

@@ -121,10 +121,11 @@ def test_names_become_keys_below_the_target(tmp_path: Path) -> None:
     assert [key for _, _, key, _ in content(directory / trace_name(0, 0))] == ["new/x", "y", "new/", "other/z"]
 
 
-def test_no_key_leads_out_of_a_directory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["file:///d/", "direct:///d/"])
+def test_no_key_leads_out_of_a_directory(target: str, tmp_path: Path) -> None:
     path = file(tmp_path / "t", line(0, "DELETE", "b/../../etc/passwd"))
     with pytest.raises(ConfigError, match=r":2: DELETE .* leads out of its directory"):
-        spread([path], tmp_path, target="file:///d/")
+        spread([path], tmp_path, target=target)
 
 
 def test_each_object_has_one_worker_and_its_order(tmp_path: Path) -> None:
