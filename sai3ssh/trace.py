@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import zstandard
 
@@ -25,6 +25,7 @@ BLOCK = 128
 OPS = {"GET": "get", "PUT": "put", "LIST": "list", "STAT": "stat", "DELETE": "delete", "HEAD": "stat"}
 WRITES = ("put", "delete")
 LONGEST_KEY = 1024
+LONGEST_LINE = 64 * 1024
 
 
 class Row(NamedTuple):
@@ -91,15 +92,66 @@ def _open(path: Path) -> TextIO:
     file = path.open("rb")
     if mark != zstandard.FRAME_HEADER:
         return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="\n")
-    stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
-    return io.TextIOWrapper(io.BufferedReader(stream, 1 << 20), encoding="utf-8", errors="surrogateescape", newline="\n")
+    return io.TextIOWrapper(io.BufferedReader(_Zstd(file), 1 << 16), encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+class _Zstd(io.RawIOBase):
+    """What frames of zstd have in them. Raises EOFError where the last of them is not whole: the library's own reader says nothing."""
+
+    PIECE = 1024
+    """Read at once; no more than 32 MiB can be in it, as no block has more than 128 KiB in four bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rest = b""
+        self._ready = memoryview(b"")
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        """See RawIOBase."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See RawIOBase."""
+        while not self._ready:
+            data = self._rest or self._file.read(self.PIECE)
+            self._rest = b""
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("it is cut off: its last zstd frame is not whole")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._frame.decompress(data))
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+        n = min(len(buffer), len(self._ready))
+        buffer[:n] = self._ready[:n]
+        self._ready = self._ready[n:]
+        return n
+
+    def close(self) -> None:
+        """Closes the file, too."""
+        self._file.close()
+        super().close()
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Raises ConfigError on one that is no line of a trace."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
+            text = f"expected a line of a trace, found one of more than {LONGEST_LINE:,} characters"
+            raise ConfigError(text, file=str(path), line=number)
+        yield line
 
 
 def _read(path: Path) -> Iterator[Row]:
     """The rows of one file as they come; comments and empty lines are passed over."""
     number = 0
     try:
-        with _open(path) as lines:
+        with _open(path) as file:
+            lines = _lines(file, path)
             columns = _columns(path, next(lines, "").rstrip("\r\n").split("\t"))
             clock = _Clock()
             for number, line in enumerate(lines, 2):

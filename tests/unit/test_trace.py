@@ -37,6 +37,12 @@ def file(path: Path, *lines: str, head: str = HEAD) -> Path:
     return path
 
 
+def unended(data: bytes) -> bytes:
+    """What a writer of zstd has on the disk when it is killed after a flush."""
+    writer = zstandard.ZstdCompressor().compressobj()
+    return bytes(writer.compress(data) + writer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+
+
 BAD = {
     "another file": (lambda p: file(p, head="a,b,c\n"), ":1: the first line has no column op and file and bytes and start: found 'a,b,c'"),
     "nothing": (lambda p: file(p, head=""), ":1: the first line has no column op"),
@@ -53,6 +59,18 @@ BAD = {
     ),
     "a time without a zone": (lambda p: file(p, line(0).replace("Z", "")), ":2: start: expected a time"),
     "a torn archive": (lambda p: p.write_bytes(gzip.compress((HEAD + line(0) * 99).encode())[:-20]) and p, "cannot be read: "),
+    "a torn frame": (
+        lambda p: p.write_bytes(zstandard.compress((HEAD + line(0) * 99).encode())[:-4]) and p,
+        "cannot be read: it is cut off: its last zstd frame is not whole",
+    ),
+    "a frame that was never ended": (
+        lambda p: p.write_bytes(unended((HEAD + line(0) * 99).encode())) and p,
+        ":101: cannot be read: it is cut off",
+    ),
+    "a line without an end": (
+        lambda p: p.write_bytes(zstandard.compress(HEAD.encode() + bytes(1 << 24))) and p,
+        ":2: expected a line of a trace, found one of more than 65,536 characters",
+    ),
     "no file": (lambda p: p, "cannot be read: "),
     "an empty name": (lambda p: file(p, line(0, file="")), ":2: GET 's3://' names no object"),
     "a name with a bell": (lambda p: file(p, line(0, file="b/\a")), ":2: GET 's3://b/\\x07' has characters"),
@@ -85,7 +103,15 @@ def test_what_is_wrong_has_its_line(name: str, tmp_path: Path) -> None:
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda data: data,
+        gzip.compress,
+        zstandard.ZstdCompressor().compress,
+        lambda data: b"".join(zstandard.compress(data[at : at + 50]) for at in range(0, len(data), 50)),
+    ],
+)
 def test_formats_are_known_by_their_content(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.write_bytes(pack((HEAD + line(0) + "\n# a comment\n" + line(5, "HEAD", "b/x", size=0, error="http_404")).encode()))
