@@ -26,6 +26,10 @@ OPS = {"GET": "get", "PUT": "put", "LIST": "list", "STAT": "stat", "DELETE": "de
 WRITES = ("put", "delete")
 LONGEST_KEY = 1024
 LONGEST_LINE = 64 * 1024
+MOST_BYTES = 1 << 50
+"""No object of a trace is larger."""
+YEARS = range(1970, 2262)
+"""Their ns fit into 63 bits."""
 
 
 class Row(NamedTuple):
@@ -209,8 +213,8 @@ class _Clock:
         base = self._seconds.get(second + zone)
         if base is None:
             found = datetime.fromisoformat(second + ("+00:00" if zone == "Z" else zone))
-            if found.tzinfo is None:
-                raise ValueError("a time without a zone")
+            if found.tzinfo is None or found.year not in YEARS:
+                raise ValueError("a time without a zone, or of no clock")
             if len(self._seconds) > 1000:
                 self._seconds.clear()
             base = self._seconds[second + zone] = int(found.timestamp()) * 1_000_000_000
@@ -230,7 +234,9 @@ def _row(fields: list[str], columns: _Columns, number: int, clock: _Clock, path:
         raise ValueError(f"start: expected a time such as 2026-01-31T12:00:00.123456789Z, found {found!r}") from None
     size = fields[columns.bytes]
     if not (size.isascii() and size.isdigit()):
-        raise ValueError(f"bytes: expected a whole number, found {size!r}")
+        raise ValueError(f"bytes: expected a whole number, found {size[:40]!r}")
+    if len(size) > len(str(MOST_BYTES)) or int(size) > MOST_BYTES:
+        raise ValueError(f"bytes: expected {MOST_BYTES:,} at most, found {size[:40]}")
     endpoint = fields[columns.endpoint] if columns.endpoint >= 0 else ""
     name = fields[columns.file] if fields[columns.file].startswith(endpoint) else endpoint + fields[columns.file]
     return Row(start_ns, number, op, name, int(size), columns.error < 0 or not fields[columns.error], path)

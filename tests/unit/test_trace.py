@@ -53,6 +53,9 @@ BAD = {
     ),
     "a size in words": (lambda p: file(p, line(0).replace("\t10\t", "\tmany\t")), ":2: bytes: expected a whole number, found 'many'"),
     "a size below zero": (lambda p: file(p, line(0).replace("\t10\t", "\t-1\t")), ":2: bytes: expected a whole number, found '-1'"),
+    "a size beyond all": (lambda p: file(p, line(0, size=10**30)), ":2: bytes: expected 1,125,899,906,842,624 at most, found 1000"),
+    "a time before all": (lambda p: file(p, line(0).replace("2026", "1969")), ":2: start: expected a time such as"),
+    "a time after all": (lambda p: file(p, line(0), line(1).replace("2026", "9999")), ":3: start: expected a time such as"),
     "no time": (
         lambda p: file(p, line(0).replace("2026", "x")),
         ":2: start: expected a time such as 2026-01-31T12:00:00.123456789Z",
