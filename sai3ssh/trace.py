@@ -20,6 +20,8 @@ from .oplog import Frame, Record, frame, frames, pack, trace_name, unpack
 
 WINDOW = 100_000
 """Rows are put in the order of their starts as far as one is no further from its place than so many."""
+HELD = 1_000_000
+"""So many rows are in memory at most, some 350 MiB: with more files than have room for a window in it, each has a smaller one."""
 BLOCK = 128
 """Rows of a frame: a worker unpacks one between two operations."""
 OPS = {"GET": "get", "PUT": "put", "LIST": "list", "STAT": "stat", "DELETE": "delete", "HEAD": "stat"}
@@ -64,21 +66,22 @@ class Facts:
 
 def rows(paths: Sequence[Path]) -> Iterator[Row]:
     """All rows in the order of their starts. Raises ConfigError with file and line of what is wrong."""
-    return heapq.merge(*(_sorted(path) for path in paths))
+    window = min(WINDOW, HELD // len(paths))
+    return heapq.merge(*(_sorted(path, window) for path in paths))
 
 
-def _sorted(path: Path) -> Iterator[Row]:
+def _sorted(path: Path, window: int) -> Iterator[Row]:
     held: list[Row] = []
     last_ns = 0
     for row in _read(path):
         if row.start_ns < last_ns:
             raise ConfigError(
-                f"the operation starts {(last_ns - row.start_ns) / 1e9:.6f} s before one that is {WINDOW:,} lines above it",
+                f"the operation starts {(last_ns - row.start_ns) / 1e9:.6f} s before one that is {window:,} lines above it",
                 file=str(path),
                 line=row.line,
                 remedy="Sort the trace by start",
             )
-        if len(held) < WINDOW:
+        if len(held) < window:
             heapq.heappush(held, row)
             continue
         first = heapq.heappushpop(held, row)
@@ -287,33 +290,32 @@ def divide(paths: Sequence[Path], names: Names, directories: Sequence[Path], wor
     facts = Facts()
     agents = len(directories)
     files = [[_Writer(directory / trace_name(stage, worker)) for worker in range(workers)] for directory in directories]
-    try:
-        for row in rows(paths):
-            key = names.key(row)
-            if not facts.records:
-                facts.first_ns = row.start_ns
-            facts.records += 1
-            facts.span_ns = row.start_ns - facts.first_ns
-            facts.operations.add(row.op)
-            facts.largest_bytes = max(facts.largest_bytes, row.bytes)
-            if row.op == "put":
-                facts.put_bytes += row.bytes
-            number = zlib.crc32(key.encode("utf-8", "surrogateescape"))
-            files[number % agents][number // agents % workers].add(facts.span_ns, row.op, key, row.bytes, row.well)
-    finally:
-        for of_agent in files:
-            for file in of_agent:
-                file.close()
+    for row in rows(paths):
+        key = names.key(row)
+        if not facts.records:
+            facts.first_ns = row.start_ns
+        facts.records += 1
+        facts.span_ns = row.start_ns - facts.first_ns
+        facts.operations.add(row.op)
+        facts.largest_bytes = max(facts.largest_bytes, row.bytes)
+        if row.op == "put":
+            facts.put_bytes += row.bytes
+        number = zlib.crc32(key.encode("utf-8", "surrogateescape"))
+        files[number % agents][number // agents % workers].add(facts.span_ns, row.op, key, row.bytes, row.well)
+    for of_agent in files:
+        for file in of_agent:
+            file.end()
     if not facts.records:
         raise ConfigError("there is no operation in it", file=str(paths[0]))
     return facts
 
 
 class _Writer:
-    """A trace of one worker."""
+    """A trace of one worker. Its file is not kept open: all workers of all agents have more than a process may."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        path.write_bytes(b"")
+        self._path = path
         self._records: list[Record] = []
 
     def add(self, at_ns: int, op: str, key: str, size: int, well: bool) -> None:
@@ -321,15 +323,16 @@ class _Writer:
         if len(self._records) == BLOCK:
             self._write()
 
-    def close(self) -> None:
-        self._write()
-        self._file.close()
+    def end(self) -> None:
+        """Writes what is left."""
+        if self._records:
+            self._write()
 
     def _write(self) -> None:
-        if self._records:
-            block, earliest_ns = pack(self._records, 0, 0, 0)
-            self._file.write(frame(block, len(self._records), earliest_ns))
-            self._records.clear()
+        block, earliest_ns = pack(self._records, 0, 0, 0)
+        with self._path.open("ab") as file:
+            file.write(frame(block, len(self._records), earliest_ns))
+        self._records.clear()
 
 
 def missing_before(path: Path, out: Path) -> Facts:
@@ -349,14 +352,12 @@ def missing_before(path: Path, out: Path) -> Facts:
                         written.add(row.key)
     facts = Facts()
     writer = _Writer(out)
-    try:
-        for key, size in sizes.items():
-            writer.add(0, "put", key, size, True)
-            facts.records += 1
-            facts.put_bytes += size
-            facts.largest_bytes = max(facts.largest_bytes, size)
-    finally:
-        writer.close()
+    for key, size in sizes.items():
+        writer.add(0, "put", key, size, True)
+        facts.records += 1
+        facts.put_bytes += size
+        facts.largest_bytes = max(facts.largest_bytes, size)
+    writer.end()
     return facts
 
 
