@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Sequence
@@ -220,6 +221,41 @@ def test_a_damaged_frame_is_left_out_and_counted(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+    done = results.convert([path], "a", tmp_path / "t")
+    assert (done.records, done.damaged) == (1, 1)
+
+
+def lie(**head: object) -> bytes:
+    """A block of two records whose head says something else."""
+    line, _, rest = pack([get(1, 1), get(2, 1)], WALL_NS, 1, 0)[0].partition(b"\n")
+    return json.dumps({**json.loads(line), **head}).encode() + b"\n" + rest
+
+
+LIES = {
+    "no JSON": (b"x", 2),
+    "no head": (b"[]\n", 2),
+    "without records": (lie(n=0), 0),
+    "billions of records": (lie(n=1 << 31), 1 << 31),
+    "other records": (lie(n="2"), 2),
+    "no targets": (lie(uris=[]), 2),
+    "targets of another kind": (lie(uris=[7]), 2),
+    "a target without an end": (lie(uris=["x" * 5000]), 2),
+    "a target of several lines": (lie(uris=["s3://b/\n"]), 2),
+    "an error that is none": (lie(errors=["\t"]), 2),
+    "no stage": (lie(stage=None), 2),
+    "a time before all": (lie(wall_ns=-(1 << 62)), 2),
+    "a time after all": (lie(wall_ns=1 << 80), 2),
+    "an unknown operation": (lie().replace(b"\n\0", b"\n\x77"), 2),
+    "torn columns": (lie()[:-20], 2),
+    "what unpacks to gigabytes": (bytes(1 << 24), 2),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_host_that_writes_what_is_no_op_log_damages_only_its_own_frames(name: str, tmp_path: Path) -> None:
+    block, records = LIES[name]
+    path = write(tmp_path, 0, [[get(1, 1)]])
+    path.write_bytes(frame(block, records, WALL_NS) + path.read_bytes())
     done = results.convert([path], "a", tmp_path / "t")
     assert (done.records, done.damaged) == (1, 1)
 
