@@ -95,7 +95,7 @@ def run(
     if reconnect_timeout is not None:
         loaded.keys.distributed.reconnect_timeout = reconnect_timeout
     if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+        loaded = loaded.with_op_log()
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
@@ -173,7 +173,7 @@ def replay(
         raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
     loaded = config.replay_settings(settings, target, name=name, concurrency=concurrency)
     if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+        loaded = loaded.with_op_log()
     hosts = inventories.load(_sources(inventory), limit)
     secret = credentials.find(loaded, os.environ)
     archive = bundle.build(_cache_dir())

@@ -1222,6 +1222,8 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
         assert notice.startswith(f"line 11: {key} has no effect: "), notice
     path.write_text(GOOD + "op_log_max_bytes: 1GiB\n")
     assert config.load(path).notices == ("line 11: op_log_max_bytes has no effect without op_log_path (or --op-log)",)
+    switched_on = config.load(path).with_op_log()
+    assert (switched_on.notices, config.compile_plan(switched_on, "r", HOSTS)[0].op_log_bytes) == ((), 1 << 30)
     path.write_text(GOOD + "op_log_path: /tmp/x\n")
     assert config.load(path).notices == (
         "line 11: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not /tmp/x",
