@@ -114,12 +114,11 @@ def run(
 
     combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    for combination in combinations:
-        keys = combination.workload.keys
-        if reconnect_timeout is not None:
-            keys.distributed.reconnect_timeout = reconnect_timeout
-        if op_log:
-            keys.op_log_path = keys.op_log_path or "--op-log"
+    if op_log:
+        combinations = [replace(one, workload=one.workload.with_op_log()) for one in combinations]
+    if reconnect_timeout is not None:
+        for combination in combinations:
+            combination.workload.keys.distributed.reconnect_timeout = reconnect_timeout
     loaded = combinations[0].workload
     of_matrix = bool(combinations[0].values)
     if go_on and policy not in (None, "best_effort"):
@@ -203,7 +202,7 @@ def replay(
         raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
     loaded = config.replay_settings(settings, target, name=name, concurrency=concurrency)
     if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+        loaded = loaded.with_op_log()
     hosts = inventories.load(_sources(inventory), limit)
     secret = credentials.find(loaded, os.environ)
     archive = bundle.build(_cache_dir())
