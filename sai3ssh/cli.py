@@ -282,7 +282,7 @@ def init(
 ) -> None:
     """Write a commented workload file to begin with."""
     from . import config
-    from .config.starter import Choices, parse_mix, starter
+    from .config.starter import SCHEMA_FILE, Choices, modeline, parse_mix, starter
     from .errors import ConfigError
 
     config.seconds(duration, "--duration")
@@ -292,6 +292,8 @@ def init(
     if str(file) == "-":
         out(text.rstrip())
         return
+    if (file.parent / SCHEMA_FILE).is_file():
+        text = f"{modeline(SCHEMA_FILE)}\n{text}"
     try:
         with file.open("w" if force else "x", encoding="utf-8") as opened:
             opened.write(text)
@@ -300,6 +302,29 @@ def init(
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}", remedy="Choose another place") from error
     err(f"wrote {file}; next: sai3ssh validate {file}")
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; init names one beside its own, sai3ssh.schema.json.", show_default=False),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of workload files, with which editors complete, explain and check keys."""
+    from .config.json_schema import workload_schema
+    from .config.starter import modeline
+    from .errors import ConfigError
+
+    text = json.dumps(workload_schema(), indent=1)
+    if output is None:
+        out(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}", remedy="Choose another place") from error
+    err(f"wrote {output}; first line of a workload file in that directory: {modeline(output.name)}")
 
 
 @app.command()
