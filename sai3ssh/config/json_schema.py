@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class _Quantity:
 
     @property
     def forms(self) -> Json:
-        return {"anyOf": [{"minimum": 0, **self.number}, {_TEXT: self.name}], "examples": list(self.examples)}
+        return {"anyOf": [{_TEXT: self.name}, {"minimum": 0, **self.number}], "examples": list(self.examples)}
 
     @property
     def definition(self) -> Json:
@@ -109,6 +110,10 @@ class _Generator(GenerateJsonSchema):
         keys.pop("title")
         for key, value in keys["properties"].items():
             value["title"] = key
+            default = value.get("default")
+            if isinstance(default, (bool, int, float, str)):
+                # Editors offer a default, but do not show it.
+                value["description"] += f" Default: {default if isinstance(default, str) else json.dumps(default)}."
         keys["allOf"] = _conditions(cls, keys["properties"])
         if cls is StageKeys:
             return _stage(keys)

@@ -35,18 +35,20 @@ PATTERNS = {
 SCHEMES = ("s3", "file", "direct", "az", "gs", "gcs")
 
 
-def _like(pattern: str) -> Callable[..., Any]:
+def _like(pattern: str, expected: str) -> Callable[..., Any]:
     """What editors are told of a text; load() and compile_plan() look closer, and say more when it is wrong."""
-    return lambda *examples: Field(json_schema_extra={"pattern": pattern}, examples=list(examples))
+    extra: dict[str, Any] = {"pattern": pattern, "patternErrorMessage": f"expected {expected}"}
+    return lambda *examples: Field(json_schema_extra=extra, examples=list(examples))
 
 
 _uri = _like(
     "^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/|$)|(file|direct):///.|az://[a-z0-9](-?[a-z0-9]){2,62}(/|$)"
-    "|gc?s://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$))"
+    "|gc?s://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$))",
+    "a URI such as s3://bucket/prefix/ or file:///path/",
 )
-_path = _like(f"^(({'|'.join(SCHEMES)})://|(?!.*://))")
-_url = _like("^https?://[^/]")
-_endpoint = _like("^((https?|s3)://[^/]|file:///)")
+_path = _like(f"^(({'|'.join(SCHEMES)})://|(?!.*://))", "a path below target, or a whole URI")
+_url = _like("^https?://[^/]", "http://host:port or https://host")
+_endpoint = _like("^((https?|s3)://[^/]|file:///)", "http(s)://host:port, s3://host:port/bucket/ or file:///mnt/a/")
 
 
 class Section(BaseModel):
