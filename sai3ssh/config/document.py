@@ -14,9 +14,21 @@ import yaml
 from ..errors import ConfigError
 
 Path_ = tuple[str | int, ...]
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$(?:(?P<sign>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\{[^}]*\}?)")
+_SECRET = re.compile(r"(?i)secret|passw|token|credential|signature|(access|account|private|api)_?key|sas")
+"""Names of variables whose values are not shown."""
+_SHORTEST_SECRET = 4
 
 MERGE = "tag:yaml.org,2002:merge"
+
+
+@dataclass(frozen=True)
+class FromVariables:
+    """How a value that comes from variables stands in the file."""
+
+    text: str
+    given: tuple[str, ...]
+    """Names that the environment has; the others have their defaults."""
 
 
 @dataclass
@@ -26,12 +38,21 @@ class Document:
     file: str
     data: Any
     marks: dict[Path_, tuple[int, int]] = field(default_factory=dict)
+    variables: dict[Path_, FromVariables] = field(default_factory=dict)
+    """Values that come from ${NAME}: they are text, until a key wants something else."""
+    secrets: set[str] = field(default_factory=set)
 
     def where(self, path: Path_) -> tuple[int, int]:
         """Line and column of the path, or of what is nearest above it."""
         while path and path not in self.marks:
             path = path[:-1]
         return self.marks.get(path, (1, 1))
+
+    def discreet(self, text: str) -> str:
+        """The text without what secret variables had."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 class Problems:
@@ -43,7 +64,10 @@ class Problems:
 
     def add(self, path: Path_, message: str) -> None:
         """Notes a problem of the value at the path."""
-        self._found.append((self._document.where(path), message))
+        source = self._document.variables.get(path)
+        if source is not None:
+            message += f" ({source.text} in the file)"
+        self._found.append((self._document.where(path), self._document.discreet(message)))
 
     def line(self, path: Path_) -> int:
         """The line of the value at the path."""
@@ -72,7 +96,9 @@ def read(file: Path, environ: Mapping[str, str] = os.environ) -> Document:
     if not isinstance(node, yaml.MappingNode):
         found = "a list" if isinstance(node, yaml.SequenceNode) else repr(node.value[:40]) if node is not None and node.value else "nothing"
         raise ConfigError(f"expected a mapping of keys such as target, duration, workload; found {found}", file=str(file), line=1)
-    document.data = _build(node, (), document, problems, environ)
+    variables = _Variables(environ, document, problems)
+    document.data = _build(node, (), document, problems, variables)
+    variables.tell_unset()
     problems.raise_if_any()
     return document
 
@@ -102,6 +128,8 @@ def _not_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
     if error.context and outer and mark and outer.line != mark.line:
         problem += f" ({error.context} that begins in line {outer.line + 1})"
     problem += next((hint for sign, hint in _HINTS.items() if sign in problem), "")
+    if mark and text.splitlines()[mark.line : mark.line + 1] and text.splitlines()[mark.line][: mark.column + 1].endswith("${"):
+        problem += '; within { } and [ ] a variable is in quotes: "${NAME}"'
     return ConfigError(
         f"not valid YAML: {problem}", file=file, line=mark.line + 1 if mark else None, column=mark.column + 1 if mark else None
     )
@@ -127,7 +155,7 @@ def _pairs(node: yaml.MappingNode, into: tuple[yaml.Node, ...] = ()) -> Iterator
 
 
 def _build(
-    node: yaml.Node, path: Path_, document: Document, problems: Problems, environ: Mapping[str, str], above: tuple[yaml.Node, ...] = ()
+    node: yaml.Node, path: Path_, document: Document, problems: Problems, variables: _Variables, above: tuple[yaml.Node, ...] = ()
 ) -> Any:
     document.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
     if node in above:
@@ -154,30 +182,76 @@ def _build(
             if key_node.tag == MERGE:
                 problems.add(below, "<< takes the keys of other mappings: <<: *name, or a list of those")
                 continue
-            result[key] = _build(value_node, below, document, problems, environ, above)
+            result[key] = _build(value_node, below, document, problems, variables, above)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_build(item, (*path, n), document, problems, environ, above) for n, item in enumerate(node.value)]
+        return [_build(item, (*path, n), document, problems, variables, above) for n, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
-    if "${" not in node.value:
-        return _scalar(node, path, problems)
+    return variables.substituted(node, path) if "$" in node.value else _scalar(node, path, problems)
 
-    def substitute(match: re.Match[str]) -> str:
-        value: str | None = environ.get(match[1], match[2])
-        if value is None:
-            problems.add(path, f"environment variable {match[1]} is not set; set it, or give a default: ${{{match[1]}:-default}}")
-            return ""
-        return value
 
-    text = _VARIABLE.sub(substitute, node.value)
-    if node.style is not None or "\n" in text or ": " in text:
-        return text
-    # A substituted value is typed as if it had been written there, unless the author quoted it.
+class _Variables:
+    """${NAME} and ${NAME:-default}, in values and nowhere else; $$ is a $."""
+
+    def __init__(self, environ: Mapping[str, str], document: Document, problems: Problems) -> None:
+        self._environ, self._document, self._problems = environ, document, problems
+        self._unset: dict[str, list[Path_]] = {}
+
+    def substituted(self, node: yaml.ScalarNode, path: Path_) -> Any:
+        """The value: text, or nothing where all of it is empty and it is not in quotes."""
+        names: list[str] = []
+        given: list[str] = []
+        missing: list[str] = []
+
+        def value(match: re.Match[str]) -> str:
+            name, default = match["name"], match["default"]
+            if match["sign"]:
+                return "$"
+            if name is None:
+                text = f"{match[0]!r} is no variable; write ${{NAME}} or ${{NAME:-default}}, and $${{ where ${{ itself is meant"
+                self._problems.add(path, text)
+                return ""
+            names.append(name)
+            found = self._environ.get(name)
+            if found or (found is not None and default is None):
+                given.append(name)
+                if _SECRET.search(name) and len(found) >= _SHORTEST_SECRET:
+                    self._document.secrets.add(found)
+                return found
+            if default is None:
+                missing.append(name)
+            return default or ""
+
+        text = _VARIABLE.sub(value, node.value)
+        if not names:
+            return text if text != node.value else _scalar(node, path, self._problems)
+        for name in missing:
+            self._unset.setdefault(name, []).append(path)
+        if missing:
+            return None
+        self._document.variables[path] = FromVariables(node.value, tuple(given))
+        return None if node.style is None and typed(text) is None else text
+
+    def tell_unset(self) -> None:
+        """Notes each variable that is needed and not set, once."""
+        for name, paths in self._unset.items():
+            lines = sorted({self._problems.line(path) for path in paths[1:]} - {self._problems.line(paths[0])})
+            also = f" (also needed in line {', '.join(map(str, lines))})" if lines else ""
+            text = f"environment variable {name} is not set{also}; set it, or give a default: ${{{name}:-default}}"
+            self._problems.add(paths[0], text)
+
+
+def typed(text: str) -> Any:
+    """What the text would be if it had been written in the file: a number, a switch, nothing, or the text."""
     try:
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text) if _PLAIN.fullmatch(text) else text
     except (yaml.YAMLError, ValueError):
-        problems.add(path, f"what the environment gives for {node.value} is no value of YAML; put it in quotes")
-        return None
+        return text
+    return found if found is None or isinstance(found, (bool, int, float)) else text
+
+
+_PLAIN = re.compile(r"[\w.+~-]*")
+"""Text that can be a number, a switch or nothing."""
 
 
 def _scalar(node: yaml.ScalarNode, path: Path_, problems: Problems) -> Any:

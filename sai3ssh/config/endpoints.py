@@ -78,8 +78,12 @@ class Endpoints:
     def _s3(self, text: str, where: Path_) -> str | None:
         """The URL. Plain HTTP in s3://host:port, except for port 443."""
         found = _S3.fullmatch(text)
-        if found is None and _is_url(text):
-            return text.rstrip("/")
+        if found is None and text.startswith(("http://", "https://")):
+            wrong = check_url(text)
+            if wrong is None:
+                return text.rstrip("/")
+            self._problems.add(where, wrong)
+            return None
         if found is None or not 0 < int(found["port"]) < 65536:
             self._problems.add(where, f"expected s3://host:port/bucket/prefix/ or http(s)://host:port, found {text!r}")
             return None
@@ -114,10 +118,19 @@ class Endpoints:
                 return
 
 
-def _is_url(text: str) -> bool:
-    """Whether it is http(s)://host[:port][/path]."""
+def check_url(url: str) -> str | None:
+    """What is wrong with http(s)://host[:port][/path], or None. Does not tell what may be a secret."""
     try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.username
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            secret = parts.username or parts.password or parts.query or parts.fragment
+            text = (
+                "a URL has no user, password, query or fragment; credentials come from the environment, s3.profile or s3.credentials_file"
+            )
+            return text if secret else None
     except ValueError:  # of the port, or of brackets
-        return False
+        pass
+    return f"expected http://host:port or https://host, found {_SECRET_PARTS.sub('***', url)!r}"
+
+
+_SECRET_PARTS = re.compile(r"[^/@]+(?=@)|(?<=\?).+")

@@ -57,13 +57,7 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
     problems = Problems(found)
     notices: list[str] = []
     data = _sift(found.data, (), problems, notices)
-    keys = None
-    try:
-        keys = WorkloadKeys.model_validate(data)
-    except ValidationError as error:
-        for item in error.errors():
-            path = _path(item["loc"], found)
-            problems.add(path, _message(item, path))
+    keys = _validated(data, found, problems)
     problems.raise_if_any()
     assert keys is not None
     distributed = keys.distributed
@@ -80,6 +74,30 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
         line = problems.line(("prepare", "ensure_objects"))
         notices.append(f"line {line}: no stage is of type prepare: the objects of ensure_objects must be there already")
     return Workload(str(file), keys, tuple(notices), found)
+
+
+def _validated(data: Any, found: Document, problems: Problems) -> WorkloadKeys | None:
+    """The keys; None when something is wrong with them, which is noted. What comes from variables is text where a key wants text, else what
+    it would be if it had been written there."""
+    wrong: list[tuple[Any, Path_]] = []
+    for _ in range(2):
+        try:
+            return WorkloadKeys.model_validate(data)
+        except ValidationError as error:
+            wrong = [(item, _path(item["loc"], found)) for item in error.errors()]
+        for path in {path for _, path in wrong if path in found.variables}:
+            _retype(data, path)
+    for item, path in wrong:
+        problems.add(path, _message(item, path))
+    return None
+
+
+def _retype(data: Any, path: Path_) -> None:
+    """Makes what a text says of the text at the path."""
+    for part in path[:-1]:
+        data = data[part]
+    if isinstance(data[path[-1]], str):
+        data[path[-1]] = documents.typed(data[path[-1]])
 
 
 def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> Any:
@@ -120,6 +138,8 @@ def _path(location: tuple[str | int, ...], found: Document) -> Path_:
 def _message(item: Any, path: Path_) -> str:
     name = ".".join(str(part) for part in path) or "the file"
     kind, location = item["type"], item["loc"]
+    if kind == "extra_forbidden" and "${" in str(location[-1]):
+        return f"unknown key {location[-1]!r}: a variable stands for a value, not for a key"
     if kind == "extra_forbidden":
         known = list(_keys_at(location[:-1]))
         near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)

@@ -587,7 +587,7 @@ BAD = {
     "endpoint with a port that is none": (changed(s3=None, multi_endpoint={"endpoints": ["s3://a:99999/"]}), "expected s3://host:port/"),
     "endpoint URL with a port that is none": (
         changed(s3=None, multi_endpoint={"endpoints": ["http://a:x"]}),
-        "expected s3://host:port/bucket/prefix/ or http(s)://host:port, found 'http://a:x'",
+        "expected http://host:port or https://host, found 'http://a:x'",
     ),
     "copy at several endpoints": (
         changed(
@@ -648,7 +648,7 @@ BAD = {
     ),
     "a variable that is no value": (
         GOOD + "seed: ${S:-@}\n",
-        ":11:1: what the environment gives for ${S:-@} is no value of YAML",
+        ":11:1: seed: Input should be a valid integer, found '@' (${S:-@} in the file)",
     ),
     "a control character": (GOOD + "name: a\x07b\n", ":11: not valid YAML: the character U+0007; remove it"),
     "a mapping for a list": (
@@ -1268,11 +1268,77 @@ def test_a_range_engine_that_is_switched_off_changes_nothing(tmp_path: Path) -> 
     assert compiled(changed(range_engine={"enabled": False, "chunk_size": "1MiB"}), tmp_path) == compiled(GOOD, tmp_path)
 
 
-def test_variables_are_replaced_and_typed(tmp_path: Path) -> None:
-    text = GOOD.replace("concurrency: 8", "concurrency: ${N}").replace("bench-bucket", "${B:-fallback}")
-    plan = compiled(text, tmp_path, N="12")
-    assert plan.stages[0].concurrency == 12
-    assert plan.populations[0].target == "s3://fallback/run/data/"
+VARIABLES: dict[str, tuple[str, dict[str, str], Any, Any]] = {
+    "a number": (GOOD.replace("concurrency: 8", "concurrency: ${N}"), {"N": "12"}, lambda p: p.stages[0].concurrency, 12),
+    "a number in quotes, within { }": (GOOD.replace("70", '"${N}"'), {"N": "12"}, lambda p: p.stages[1].operations[0].weight, 12),
+    "a number with a fraction": (
+        GOOD.replace("weight: 30", "weight: 1, dedup_factor: '${N}'"),
+        {"N": "1.5"},
+        lambda p: p.stages[1].operations[1].dedup_factor,
+        1.5,
+    ),
+    "a switch": (GOOD + "pin_workers: ${P}\n", {"P": "true"}, lambda p: p.pin_workers, True),
+    "a share or a switch": (GOOD + "verify_reads: ${P}\n", {"P": "yes"}, lambda p: p.target.verify_reads, 1.0),
+    "a switch for a section": (GOOD + "steady: ${P}\n", {"P": "no"}, lambda p: p.stages[1].steady, None),
+    "text that looks like a number": (GOOD + "name: ${N}\n", {"N": "2026"}, lambda p: p.name, "2026"),
+    "a part of a URI": (GOOD.replace("bench-bucket", "${B:-fallback}"), {}, lambda p: p.populations[0].target, "s3://fallback/run/data/"),
+    "several in a value": (GOOD.replace("30s", "${N}${U:-m}"), {"N": "2"}, lambda p: p.stages[1].duration_s, 120.0),
+    "a count, a size": (
+        GOOD.replace("count: 1000, size_spec: 4KiB", "count: '${N}', size_spec: '${S}'"),
+        {"N": "1,000", "S": "8"},
+        lambda p: (p.populations[0].count, p.populations[0].size.max),
+        (1000, 8),
+    ),
+    "entries of lists": (
+        GOOD.replace(GOOD.splitlines()[3], "multi_endpoint:\n  endpoints:\n    - ${A}\n    - http://b:${P}"),
+        {"A": "http://a:1", "P": "5"},
+        lambda p: p.target.endpoints,
+        ("http://a:1", "http://b:5"),
+    ),
+    "deep in a stage": (
+        GOOD + "stages: [{name: p, type: prepare}, {name: x, order: '${N}', config: {type: execute, duration: '${D}'}}]\n",
+        {"N": "5", "D": "7"},
+        lambda p: p.stages[1].duration_s,
+        7.0,
+    ),
+    "the default of an empty one": (GOOD.replace("30s", "${D:-9s}"), {"D": ""}, lambda p: p.stages[1].duration_s, 9.0),
+    "nothing": (GOOD.replace(GOOD.splitlines()[3], "s3:\n  endpoint_url: ${E:-}"), {}, lambda p: p.target.endpoint_url, None),
+    "an escaped one": (GOOD.replace("data/", "'$${N}$$/'"), {"N": "12"}, lambda p: p.populations[0].target, "s3://bench-bucket/run/${N}$/"),
+    "a $ alone": (GOOD.replace("data/", "$N/"), {"N": "12"}, lambda p: p.populations[0].target, "s3://bench-bucket/run/$N/"),
+    "comments": (GOOD.replace("30s", "30s  # ${UNSET}, ${"), {}, lambda p: p.name, "run"),
+    "what looks like YAML": (
+        GOOD.replace("data/", "'${N}/'"),
+        {"N": "[a, b] # {c: d}"},
+        lambda p: p.populations[0].target,
+        "s3://bench-bucket/run/[a, b] # {c: d}/",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_variables_are_replaced_everywhere_and_are_what_the_key_wants(name: str, tmp_path: Path) -> None:
+    text, environ, look, expected = VARIABLES[name]
+    assert look(compiled(text, tmp_path, **environ)) == expected
+
+
+def test_each_variable_that_is_not_set_is_named_once_with_all_its_lines(tmp_path: Path) -> None:
+    text = GOOD.replace("concurrency: 8", "concurrency: ${N}").replace("30s", "${N}") + "seed: ${N}\nname: ${M}\n"
+    with pytest.raises(ConfigError) as caught:
+        compiled(text, tmp_path)
+    assert str(caught.value).replace(str(tmp_path), "").splitlines() == [
+        "/w.yml:2:1: environment variable N is not set (also needed in line 3, 11); set it, or give a default: ${N:-default}",
+        "/w.yml:12:1: environment variable M is not set; set it, or give a default: ${M:-default}",
+    ]
+
+
+def test_messages_have_no_secrets(tmp_path: Path) -> None:
+    text = GOOD.replace("concurrency: 8", "concurrency: ${MY_TOKEN}") + "name: a ${OTHER}\n"
+    with pytest.raises(ConfigError) as caught:
+        compiled(text.replace("http://127", "http://user:hush@127"), tmp_path, MY_TOKEN="hush-hush", OTHER="hush-hush!")
+    with pytest.raises(ConfigError) as again:
+        compiled(GOOD.replace("http://127", "http://user:hush-hush@127"), tmp_path)
+    assert "hush" not in f"{caught.value} {again.value}"
+    assert "a URL has no user, password, query or fragment" in str(again.value)
 
 
 def test_assignments_are_a_partition(tmp_path: Path) -> None:

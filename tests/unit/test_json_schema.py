@@ -145,6 +145,7 @@ def test_that_is_most_of_what_it_can_know() -> None:
     [
         GOOD.replace("concurrency: 8", "concurrency: ${N:-8}"),
         GOOD.replace("op: get", "op: '${OP}'"),
+        GOOD.replace("weight: 70", 'weight: "${W}"'),
         GOOD.replace("s3://bench-bucket/run/", "${TARGET}"),
         GOOD.replace("30s", "${MINUTES}m"),
         GOOD + "verify_reads: ${V}\npin_workers: ${P:-true}\nsteady: ${S}\n",
