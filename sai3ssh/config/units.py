@@ -78,7 +78,7 @@ def rate(value: object) -> float:
 def share(value: object) -> float:
     """A part of a whole, 0 to 1: 0.95, '95%', '99.5 %'. Raises ValueError."""
     if isinstance(value, str) and value.rstrip().endswith("%"):
-        found = _parse(value.rstrip()[:-1], {"": 0.01}, "a share", "0.95 or 95%")
+        found = _parse(value.rstrip()[:-1], {"": 1.0}, "a share", "0.95 or 95%") / 100
     else:
         found = _parse(value, {"": 1.0}, "a share", "0.95 or 95%")
     if found > 1:

@@ -1414,6 +1414,10 @@ def test_sizes(text: str | int, expected: int) -> None:
     assert units.size(text) == expected
 
 
+def test_percent_are_exact() -> None:
+    assert [units.share(f"{percent}%") for percent in range(101)] == [percent / 100 for percent in range(101)]
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1e9", True, None, [], "0.3KiB"])
 def test_bad_sizes(text: object) -> None:
     with pytest.raises(ValueError, match="expected a"):
