@@ -41,6 +41,12 @@ Policy = Annotated[
     Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
 ]
+Name = Annotated[str | None, typer.Option(help="Name of the run; default: the workload's.", show_default=False)]
+ReconnectTimeout = Annotated[
+    float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
+]
+GoOn = Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")]
+OpLog = Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")]
 
 Check = Annotated[bool, typer.Option("--check", "-C", help="Only say what would change.")]
 Diff = Annotated[bool, typer.Option("--diff", "-D", help="Show how files change.")]
@@ -62,15 +68,13 @@ def run(
     inventory: Inventory = None,
     limit: Limit = "all",
     results_dir: ResultsDir = RESULTS_DIR,
-    name: Annotated[str | None, typer.Option(help="Name of the run; default: the workload's.", show_default=False)] = None,
+    name: Name = None,
     as_json: AsJson = False,
     live: Live = True,
-    reconnect_timeout: Annotated[
-        float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
-    ] = None,
+    reconnect_timeout: ReconnectTimeout = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
     policy: Policy | None = None,
-    go_on: Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")] = False,
+    go_on: GoOn = False,
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
     ] = False,
@@ -79,7 +83,7 @@ def run(
     background: Annotated[
         bool, typer.Option("--detach", help="Steer the run in the background; this command returns once the agents are released.")
     ] = False,
-    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
+    op_log: OpLog = False,
     skip: Skip = None,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
@@ -92,18 +96,12 @@ def run(
 
     loaded = config.load(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    if reconnect_timeout is not None:
-        loaded.keys.distributed.reconnect_timeout = reconnect_timeout
-    if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
-    if go_on and policy not in (None, "best_effort"):
-        raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
+    _override(loaded, name, reconnect_timeout, policy, go_on, op_log)
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
-    chosen = "best_effort" if go_on else policy
     by_name = {host.name: host for host in hosts}
     archive = bundle.build(_cache_dir())
     start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, connect_timeout, start_with_available, loaded.cutoff_timeout_s)
@@ -111,8 +109,8 @@ def run(
         err(f"notice: {notice}")
 
     def create() -> RunDirectory:
-        run_id = new_run_id(name or loaded.name)
-        plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
+        run_id = new_run_id(loaded.name)
+        plan, assignments = config.compile_plan(loaded, run_id, hosts, needs_credentials=secret is not None)
         mine = [by_name[assignment.agent_id] for assignment in assignments]
         options = preflight.Options(
             archive,
@@ -158,7 +156,7 @@ def replay(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Operations in flight per agent.", show_default="16")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: replay.", show_default=False)] = None,
-    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
+    op_log: OpLog = False,
     as_json: AsJson = False,
     live: Live = True,
     skip: Skip = None,
@@ -248,21 +246,37 @@ def collect(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = F
 
 
 @app.command()
-def validate(workload: WorkloadFile, inventory: Inventory = None, limit: Limit = "all", as_json: AsJson = False) -> None:
-    """Check a workload file and print the effective plan. Touches nothing and connects to nobody."""
+def validate(
+    workload: WorkloadFile,
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    every: Annotated[bool, typer.Option("--all", help="Show keys that have their defaults, too.")] = False,
+    name: Name = None,
+    reconnect_timeout: ReconnectTimeout = None,
+    policy: Policy | None = None,
+    go_on: GoOn = False,
+    op_log: OpLog = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a workload file; print each value with where it comes from, and the plan. Takes options of `run`, and connects to nobody."""
     from . import config
     from . import inventory as inventories
     from .model import Host, to_json
 
     loaded: Workload = config.load(workload)
+    _override(loaded, name, reconnect_timeout, policy, go_on, op_log)
     hosts = inventories.load(_sources(inventory), limit) if inventory else [Host("localhost", "localhost", connection="local")]
     plan, assignments = config.compile_plan(loaded, "dry-run", hosts)
-    description = config.describe(plan, assignments, loaded)
+    description = loaded.document.discreet(config.describe(plan, assignments, loaded))
+    settings = config.settings(loaded)
     if as_json:
-        out(json.dumps({"plan": to_json(plan), "description": to_json(description)}, indent=1))
+        shown = loaded.document.discreet(to_json(plan))
+        out(json.dumps({"plan": shown, "description": to_json(description), "configuration": config.configuration(settings)}, indent=1))
         return
+    from .ui.effective import print_settings
     from .ui.plan import print_plan
 
+    print_settings(settings, str(workload), every=every)
     print_plan(description, [assignment.agent_id for assignment in assignments], known_hosts=bool(inventory))
 
 
@@ -650,6 +664,24 @@ def _play(
     if not as_json:
         print_outcome(progress)
     return UNREADY if any(row.failed for row in progress.rows.values()) else 0
+
+
+def _override(loaded: Workload, name: str | None, reconnect_timeout: float | None, policy: str | None, go_on: bool, op_log: bool) -> None:
+    """Options of `run` go before keys of the file."""
+    from .errors import ConfigError
+
+    if go_on and policy not in (None, "best_effort"):
+        raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
+    if name is not None:
+        loaded.override(("name",), name, "--name")
+    if reconnect_timeout is not None:
+        loaded.override(("distributed", "reconnect_timeout"), reconnect_timeout, "--reconnect-timeout")
+    if policy is not None:
+        loaded.override(("distributed", "failure_policy"), policy, "--policy")
+    elif go_on:
+        loaded.override(("distributed", "failure_policy"), "best_effort", "--continue-on-agent-failure")
+    if op_log and not loaded.keys.op_log_path:
+        loaded.override(("op_log_path",), "--op-log", "--op-log")
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:

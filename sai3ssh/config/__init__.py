@@ -8,13 +8,17 @@ from ..errors import ConfigError
 from . import units
 from .compile import compile_plan
 from .describe import Description, describe
+from .effective import Origin, Setting, configuration, settings
 from .replay import replay_settings, replay_stage, replaying
 from .workload import Workload, load
 
 __all__ = [
     "Description",
+    "Origin",
+    "Setting",
     "Workload",
     "compile_plan",
+    "configuration",
     "describe",
     "example_path",
     "load",
@@ -22,6 +26,7 @@ __all__ = [
     "replay_stage",
     "replaying",
     "seconds",
+    "settings",
     "sizes",
 ]
 

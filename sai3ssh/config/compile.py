@@ -58,12 +58,10 @@ def compile_plan(
     run_id: str,
     hosts: Sequence[Host],
     *,
-    failure_policy: str | None = None,
     needs_credentials: bool = False,
     replay: Sequence[Stage] = (),
 ) -> tuple[Plan, list[Assignment]]:
-    """The plan of a run and one assignment per agent, in the order of the hosts. `failure_policy` goes before the file's; `replay` are the
-    stages where they are those of a trace.
+    """The plan of a run and one assignment per agent, in the order of the hosts. `replay` are the stages where they are those of a trace.
 
     Raises ConfigError that names every contradiction with file, line and column, and InventoryError when distributed.agents names an
     unknown host.
@@ -84,7 +82,7 @@ def compile_plan(
     problems.raise_if_any()
     chosen = choose(keys, hosts)
     builder.check_parts(mix, populations, len(chosen))
-    policy = builder.policy(failure_policy, len(chosen))
+    policy = builder.policy(len(chosen))
     loss, loss_s = builder.controller_loss()
     problems.raise_if_any()
     handling = keys.error_handling
@@ -535,10 +533,10 @@ class _Builder:
         own = [op.concurrency for op in self._keys.workload if op.weight]
         return min(concurrency, sum(n or concurrency for n in own)) if own else concurrency
 
-    def policy(self, chosen: str | None, agents: int) -> FailurePolicy:
+    def policy(self, agents: int) -> FailurePolicy:
         """What happens when agents are lost; combinations that make no sense are refused."""
         keys = self._keys.distributed
-        name = chosen or keys.failure_policy
+        name = keys.failure_policy
         where: Path_ = ("distributed", "failure_policy")
         least = keys.min_agents_required
         survives = name in ("best_effort", "continue_if_majority")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,8 @@ class FromVariables:
     """How a value that comes from variables stands in the file."""
 
     text: str
-    given: tuple[str, ...]
-    """Names that the environment has; the others have their defaults."""
+    names: dict[str, bool]
+    """Whether the environment has them; the others have their defaults."""
 
 
 @dataclass
@@ -48,11 +49,18 @@ class Document:
             path = path[:-1]
         return self.marks.get(path, (1, 1))
 
-    def discreet(self, text: str) -> str:
-        """The text without what secret variables had."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+    def discreet(self, value: Any) -> Any:
+        """The value, in JSON or a dataclass of such, without what secret variables had."""
+        if isinstance(value, str):
+            for secret in sorted(self.secrets, key=len, reverse=True):
+                value = value.replace(secret, "***")
+        elif isinstance(value, dict):
+            return {self.discreet(key): self.discreet(item) for key, item in value.items()}
+        elif isinstance(value, (list, tuple)):
+            return type(value)(self.discreet(item) for item in value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return type(value)(**{part.name: self.discreet(getattr(value, part.name)) for part in dataclasses.fields(value)})
+        return value
 
 
 class Problems:
@@ -199,8 +207,7 @@ class _Variables:
 
     def substituted(self, node: yaml.ScalarNode, path: Path_) -> Any:
         """The value: text, or nothing where all of it is empty and it is not in quotes."""
-        names: list[str] = []
-        given: list[str] = []
+        names: dict[str, bool] = {}
         missing: list[str] = []
 
         def value(match: re.Match[str]) -> str:
@@ -211,10 +218,9 @@ class _Variables:
                 text = f"{match[0]!r} is no variable; write ${{NAME}} or ${{NAME:-default}}, and $${{ where ${{ itself is meant"
                 self._problems.add(path, text)
                 return ""
-            names.append(name)
             found = self._environ.get(name)
-            if found or (found is not None and default is None):
-                given.append(name)
+            names[name] = bool(found) or (found is not None and default is None)
+            if found is not None and names[name]:
                 if _SECRET.search(name) and len(found) >= _SHORTEST_SECRET:
                     self._document.secrets.add(found)
                 return found
@@ -229,7 +235,7 @@ class _Variables:
             self._unset.setdefault(name, []).append(path)
         if missing:
             return None
-        self._document.variables[path] = FromVariables(node.value, tuple(given))
+        self._document.variables[path] = FromVariables(node.value, names)
         return None if node.style is None and typed(text) is None else text
 
     def tell_unset(self) -> None:

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +29,16 @@ class Workload:
     keys: WorkloadKeys
     notices: tuple[str, ...]
     document: Document
+    options: dict[Path_, str] = field(default_factory=dict)
+    """Keys that an option of the command line goes before, and that option."""
+
+    def override(self, path: tuple[str, ...], value: Any, option: str) -> None:
+        """Gives a key the value of an option."""
+        section: Any = self.keys
+        for name in path[:-1]:
+            section = getattr(section, name)
+        setattr(section, path[-1], value)
+        self.options[path] = option
 
     @property
     def name(self) -> str:
@@ -84,7 +94,7 @@ def _validated(data: Any, found: Document, problems: Problems) -> WorkloadKeys |
         try:
             return WorkloadKeys.model_validate(data)
         except ValidationError as error:
-            wrong = [(item, _path(item["loc"], found)) for item in error.errors()]
+            wrong = [(item, document_path(item["loc"], found)) for item in error.errors()]
         for path in {path for _, path in wrong if path in found.variables}:
             _retype(data, path)
     for item, path in wrong:
@@ -124,8 +134,8 @@ def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> An
     return result
 
 
-def _path(location: tuple[str | int, ...], found: Document) -> Path_:
-    """The part of pydantic's location that is a path of the document: names of validators are not."""
+def document_path(location: tuple[str | int, ...], found: Document) -> Path_:
+    """The part of a place in the keys that is a path of the document: validators have names, too, and stages their keys below config."""
     path: Path_ = ()
     for part in location:
         if (*path, part) in found.marks:
