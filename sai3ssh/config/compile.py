@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -80,7 +81,7 @@ def compile_plan(
     target = builder.target(uris, endpoints)
     cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
-    chosen = choose(keys, hosts)
+    chosen = choose(workload, hosts)
     builder.check_parts(mix, populations, len(chosen))
     policy = builder.policy(len(chosen))
     loss, loss_s = builder.controller_loss()
@@ -122,22 +123,27 @@ def compile_plan(
     return plan, assign(plan.populations, plan.agents)
 
 
-def choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:
-    """The hosts that distributed.agents names, or all."""
-    if not keys.distributed.agents:
+def choose(workload: Workload, hosts: Sequence[Host]) -> list[Host]:
+    """The hosts that distributed.agents names, or all. Raises InventoryError."""
+    agents = workload.keys.distributed.agents
+    if not agents:
         return list(hosts)
     chosen: list[Host] = []
-    for entry in keys.distributed.agents:
+    for n, entry in enumerate(agents):
+        line, column = workload.document.where(("distributed", "agents", n))
+        place = f"{workload.file}:{line}:{column}: distributed.agents"
         wanted = [name.rpartition(":")[0] or name for name in (entry.id, entry.address) if name]
         found = next((host for host in hosts if host.name in wanted or host.address in wanted), None)
         if found is None:
-            known = ", ".join(host.name for host in hosts)
+            known = [host.name for host in hosts]
+            near = difflib.get_close_matches(wanted[0], known, 1, 0.7)
+            some = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
             raise InventoryError(
-                f"distributed.agents names {' / '.join(wanted)}, which is no host of the inventory ({known})",
-                remedy="Name agents as the inventory does",
+                f"{place} names {' / '.join(wanted)}, which is no host of the inventory ({some})",
+                remedy=f"Did you mean {near[0]!r}?" if near else "Name agents as the inventory does",
             )
         if found in chosen:
-            raise InventoryError(f"distributed.agents names host {found.name} twice")
+            raise InventoryError(f"{place} names host {found.name} twice", remedy="Remove one of them")
         chosen.append(found)
     return chosen
 

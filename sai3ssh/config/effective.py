@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from . import units
 from .document import Path_
-from .schema import BucketRange, Section, SizeLaw
+from .schema import BucketRange, Section, SizeLaw, unit_of
 from .workload import Workload, document_path
-
-_UNITS: dict[Any, str] = {
-    units.size: "bytes",
-    units.duration: "s",
-    units.rate: "operations/s",
-    units.share: "share",
-    units.share_or_bool: "share",
-    units.count: "",
-}
-"""By the function that reads a figure."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +47,9 @@ class Setting:
             return "-"
         if isinstance(self.value, bool):
             return str(self.value).lower()
-        if self.unit == "bytes":
-            return str(units.size_key(self.value))
-        if self.unit == "s":
-            return units.duration_key(self.value)
-        if self.unit == "share":
-            return f"{100 * self.value:g}%"
-        if isinstance(self.value, float):
-            return f"{self.value:g}"
-        return f"{self.value:,}" if isinstance(self.value, int) and self.path[-1] == "count" else str(self.value)
+        if isinstance(self.value, (int, float)):
+            return f"{self.value:,}" if self.path[-1] == "count" else units.figure_key(self.value, self.unit)
+        return str(self.value)
 
 
 def settings(workload: Workload) -> list[Setting]:
@@ -105,7 +87,7 @@ def _of_section(workload: Workload, section: Section, path: Path_) -> Iterator[S
                 else:
                     yield _setting(workload, (*below, n), item, "", given)
         else:
-            yield _setting(workload, below, value, _unit([key.annotation, *key.metadata]), given)
+            yield _setting(workload, below, value, unit_of(key), given)
 
 
 def _kind(section: Section) -> str:
@@ -125,14 +107,3 @@ def _setting(workload: Workload, path: Path_, value: Any, unit: str, given: bool
         names = source.names if source is not None else None
         origin = Origin("environment" if names and any(names.values()) else "file", document.file, line, column, names)
     return Setting(path, document.discreet(value), unit, origin)
-
-
-def _unit(annotations: list[Any]) -> str:
-    """What a figure is counted in, by what reads it."""
-    for one in annotations:
-        if isinstance(one, BeforeValidator):
-            return _UNITS.get(one.func, "")
-        found = _unit([*get_args(one), *getattr(one, "__metadata__", ())])
-        if found:
-            return found
-    return ""

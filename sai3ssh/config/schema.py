@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from .. import dataset
 from ..model import Tree
@@ -600,6 +601,31 @@ class WorkloadKeys(Section):
     """Of one attempt of an operation."""
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
     """Prepare waits so long for a storage that is away."""
+
+
+_UNITS: dict[Any, str] = {
+    units.size: "bytes",
+    units.duration: "s",
+    units.rate: "operations/s",
+    units.share: "share",
+    units.share_or_bool: "share",
+    units.count: "",
+}
+
+
+def unit_of(key: FieldInfo) -> str:
+    """What a key is counted in, by what reads its figure; empty for all else."""
+
+    def found(annotations: list[Any]) -> str:
+        for one in annotations:
+            if isinstance(one, BeforeValidator):
+                return _UNITS.get(one.func, "")
+            unit = found([*get_args(one), *getattr(one, "__metadata__", ())])
+            if unit:
+                return unit
+        return ""
+
+    return found([key.annotation, *key.metadata])
 
 
 NOT_YET = {

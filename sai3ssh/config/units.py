@@ -119,3 +119,12 @@ def duration_key(seconds: float) -> str:
         if seconds > length and seconds % length == 0:
             return f"{seconds / length:g}{unit}"
     return f"{seconds:g}s"
+
+
+def figure_key(value: float, unit: str) -> str:
+    """A figure of a unit (bytes, s, share or another) as a file would have it."""
+    if unit == "bytes":
+        return str(size_key(int(value)))
+    if unit == "s":
+        return duration_key(value)
+    return f"{100 * value:g}%" if unit == "share" else f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from . import document as documents
 from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
-from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
+from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys, unit_of
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
@@ -146,39 +147,100 @@ def document_path(location: tuple[str | int, ...], found: Document) -> Path_:
 
 
 def _message(item: Any, path: Path_) -> str:
+    """What is wrong, what was expected and what to do, for people who never saw the code."""
     name = ".".join(str(part) for part in path) or "the file"
-    kind, location = item["type"], item["loc"]
-    if kind == "extra_forbidden" and "${" in str(location[-1]):
-        return f"unknown key {location[-1]!r}: a variable stands for a value, not for a key"
+    kind, location, given, context = item["type"], item["loc"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        known = list(_keys_at(location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"unknown key {location[-1]!r}; {hint}"
+        return _unknown(str(location[-1]), location[:-1])
     if kind == "missing":
-        return f"{name}: the key {location[-1]!r} is missing"
-    found = f", found {units.shown(item['input'])}"
-    if kind == "literal_error":
-        return f"{name}: expected {item['ctx']['expected']}{found}"
+        return f"{name}: the key {location[-1]!r} is missing{_example(location)}"
     if kind == "value_error":
         return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+    found = f", found {units.shown(given)}"
+    if kind in _LIMITS:
+        key = _key_at(location)
+        limit = units.figure_key(context[_LIMITS[kind][1]], unit_of(key) if key is not None else "")
+        limit = f"{int(limit):,}" if limit.isdigit() else limit
+        return f"{name}: expected {_LIMITS[kind][0]} {limit}{found}"
+    if kind in ("too_short", "too_long"):
+        bound = "at least one entry" if kind == "too_short" else f"at most {context['max_length']} entries"
+        return f"{name}: expected {bound}, found {context['actual_length'] or 'none'}"
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(given), re.findall(r"'(.+?)'", context["expected"]), 1, 0.6)
+        return f"{name}: expected {context['expected']}{found}" + (f"; did you mean {near[0]!r}?" if near else "")
     if kind == "model_type":
         return f"{name}: expected a mapping of keys ({', '.join(sorted(_keys_at(location)))}){found}"
     if kind == "list_type":
         return f"{name}: expected a list, with a - before each entry{found}"
     if kind == "string_type":
-        return f"{name}: expected text{found}" + ("" if item["input"] is None else "; put it in quotes")
+        return f"{name}: expected text{found}" + ("" if given is None else "; put it in quotes")
     if kind == "string_pattern_mismatch":
-        return f"{name}: expected {PATTERNS[item['ctx']['pattern']]}{found}"
-    return f"{name}: {item['msg']}{found}"
+        return f"{name}: expected {PATTERNS[context['pattern']]}{found}"
+    wanted = next((text for kinds, text in _TYPES.items() if kind in kinds), item["msg"])
+    quoted = isinstance(given, str) and wanted in _TYPES.values() and documents.typed(given) != given
+    return f"{name}: {wanted}{found}" + ("; take the quotes away" if quoted else "")
+
+
+_LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+_TYPES = {
+    ("int_type", "int_from_float"): "expected a whole number",
+    ("float_type", "finite_number"): "expected a number",
+    ("bool_type",): "expected true or false",
+}
+
+
+def _unknown(key: str, section: tuple[str | int, ...]) -> str:
+    """A key that is none, and which one was meant: the nearest one here, else where it belongs."""
+    if "${" in key:
+        return f"unknown key {key!r}: a variable stands for a value, not for a key"
+    known = list(_keys_at(section))
+    near = difflib.get_close_matches(key, known, 1, 0.5)
+    elsewhere = sorted({place for place, keys in _sections() if key in keys})
+    if elsewhere:
+        return f"unknown key {key!r} here; it belongs {' or '.join(elsewhere)}"
+    return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}")
+
+
+def _sections(model: type[BaseModel] = WorkloadKeys, place: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Where keys are: at the top, below s3, in an entry of workload, ..."""
+    yield f"below {place}" if place else "at the top of the file", set(model.model_fields)
+    for name, key in model.model_fields.items():
+        inner = _model_in(key.annotation)
+        if inner is not None:
+            yield from _sections(inner, f"{place}.{name}" if place else name)
+
+
+def _example(location: tuple[str | int, ...]) -> str:
+    """How a key that is missing is written."""
+    key = _key_at(location)
+    given = key.examples[0] if key is not None and key.examples else _EXAMPLES.get(str(location[-1]))
+    return f", for example {location[-1]}: {given}" if given is not None else ""
+
+
+_EXAMPLES = {"weight": 50, "op": "get", "type": "execute", "name": "load"}
 
 
 def _keys_at(location: tuple[str | int, ...]) -> Iterator[str]:
+    model = _section_at(location)
+    yield from model.model_fields if model is not None else ()
+
+
+def _key_at(location: tuple[str | int, ...]) -> FieldInfo | None:
+    section = _section_at(location[:-1])
+    return section.model_fields.get(str(location[-1])) if section is not None else None
+
+
+def _section_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:
     model: type[BaseModel] | None = WorkloadKeys
     for part in location:
         if isinstance(part, str) and model is not None and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation)
-    yield from model.model_fields if model is not None else ()
+    return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

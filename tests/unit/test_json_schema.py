@@ -61,7 +61,9 @@ BEYOND = {
         "directory_structure has",
         "can be told apart",
         "at most 10 years",
-        "Input should be",
+        "expected at least",
+        "expected at most",
+        "expected more than",
     ),
     "entries of lists that have to be compared": (
         "given twice",
@@ -85,7 +87,7 @@ BEYOND = {
         "is not below",
         "is below none",
     ),
-    "what stands in the environment": ("environment",),
+    "what stands in the environment": ("environment", "in the file)"),
 }
 """What no schema of keys and types can know: by reason, words of what the validator says."""
 
