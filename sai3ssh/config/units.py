@@ -11,7 +11,8 @@ for _power, _letter in enumerate("kmgt", 1):
     _SIZE |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}i": 1024**_power, f"{_letter}ib": 1024**_power}
 _DURATION = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_S = 10 * 366 * 86400.0
-_DIGITS = r"[0-9][0-9_,]*(?:\.[0-9]+)?"
+# Commas only between thousands: elsewhere they are what some people write for a point, and 1,5m is not 15 minutes.
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?"
 _NUMBER = re.compile(rf"\s*({_DIGITS})\s*([A-Za-z]*)\s*\Z")
 
 

@@ -1418,6 +1418,13 @@ def test_percent_are_exact() -> None:
     assert [units.share(f"{percent}%") for percent in range(101)] == [percent / 100 for percent in range(101)]
 
 
+@pytest.mark.parametrize("text", ["1,5", "1,50", "10,0000", ",5", "5,", "1,,000"])
+def test_a_comma_is_no_decimal_point(text: str) -> None:
+    for read in (units.size, units.duration, units.count, units.rate, units.share):
+        with pytest.raises(ValueError, match="expected"):
+            read(text)
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1e9", True, None, [], "0.3KiB"])
 def test_bad_sizes(text: object) -> None:
     with pytest.raises(ValueError, match="expected a"):
