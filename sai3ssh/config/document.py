@@ -20,6 +20,8 @@ _SECRET = re.compile(r"(?i)secret|passw|token|credential|signature|(access|accou
 """Names of variables whose values are not shown."""
 _SHORTEST_SECRET = 4
 
+MOST_VALUES = 100_000
+"""Of a file, with aliases as often as they are used: a dozen lines of them can stand for more than fits into memory."""
 MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -165,6 +167,13 @@ def _pairs(node: yaml.MappingNode, into: tuple[yaml.Node, ...] = ()) -> Iterator
 def _build(
     node: yaml.Node, path: Path_, document: Document, problems: Problems, variables: _Variables, above: tuple[yaml.Node, ...] = ()
 ) -> Any:
+    if len(document.marks) >= MOST_VALUES:
+        raise ConfigError(
+            f"the file has more than {MOST_VALUES:,} values, or aliases (*) of aliases that stand for so many; make it shorter",
+            file=document.file,
+            line=node.start_mark.line + 1,
+            column=node.start_mark.column + 1,
+        )
     document.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
     if node in above:
         problems.add(path, "an alias (*) within what it stands for has no end; remove it")

@@ -455,7 +455,10 @@ BAD = {
         GOOD.replace("count: 1000,", "count: 1000, compress_factor: 101,"),
         ":7:38: prepare.ensure_objects.0.compress_factor: expected at most 100, found 101",
     ),
-    "endless factor": (GOOD.replace("count: 1000,", "count: 1000, compress_factor: .nan,"), "compress_factor: expected at most 100, found nan"),
+    "endless factor": (
+        GOOD.replace("count: 1000,", "count: 1000, compress_factor: .nan,"),
+        "compress_factor: expected at most 100, found nan",
+    ),
     "factor of nothing": (
         GOOD.replace("weight: 30,", "weight: 30, dedup_factor: true,"),
         ":10:39: workload.1.dedup_factor: expected a number, found true",
@@ -698,6 +701,12 @@ def test_mistakes_are_named_with_their_place(name: str, tmp_path: Path) -> None:
         compiled(text, tmp_path)
     assert expected in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "w.yml"))
+
+
+def test_aliases_of_aliases_end(tmp_path: Path) -> None:
+    text = "workload:\n" + "".join(f"- &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(12))
+    with pytest.raises(ConfigError, match=r"w\.yml:\d+:\d+: the file has more than 100,000 values, or aliases .* make it shorter"):
+        compiled(text, tmp_path)
 
 
 def test_a_target_that_is_wrong_is_one_problem_in_its_own_line(tmp_path: Path) -> None:
