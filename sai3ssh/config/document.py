@@ -77,7 +77,9 @@ class Problems:
         source = self._document.variables.get(path)
         if source is not None:
             message += f" ({source.text} in the file)"
-        self._found.append((self._document.where(path), self._document.discreet(message)))
+        found = (self._document.where(path), self._document.discreet(message))
+        if found not in self._found:
+            self._found.append(found)
 
     def line(self, path: Path_) -> int:
         """The line of the value at the path."""
@@ -127,29 +129,47 @@ def _text(file: Path) -> str:
 
 
 def _not_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
-    """Where, what, and in what it stands when that began in another line."""
+    """Where, and what, in words for people who write YAML, and do not parse it."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return ConfigError(f"not valid YAML: the character U+{ord(text[error.position]):04X}; remove it", file=file, line=line)
     if not isinstance(error, yaml.MarkedYAMLError):
         return ConfigError(f"not valid YAML: {error}", file=file)
-    mark, outer = error.problem_mark or error.context_mark, error.context_mark
-    problem = error.problem or error.context or "cannot be parsed"
-    if error.context and outer and mark and outer.line != mark.line:
-        problem += f" ({error.context} that begins in line {outer.line + 1})"
-    problem += next((hint for sign, hint in _HINTS.items() if sign in problem), "")
-    if mark and text.splitlines()[mark.line : mark.line + 1] and text.splitlines()[mark.line][: mark.column + 1].endswith("${"):
-        problem += '; within { } and [ ] a variable is in quotes: "${NAME}"'
-    return ConfigError(
-        f"not valid YAML: {problem}", file=file, line=mark.line + 1 if mark else None, column=mark.column + 1 if mark else None
-    )
+    begin, mark = error.context_mark, error.problem_mark or error.context_mark
+    problem, context = error.problem or "", error.context or ""
+    said = f"{context}: {problem}" if context else problem
+    lines = text.splitlines()
+    if mark and mark.line < len(lines) and lines[mark.line][: mark.column + 1].endswith("${"):
+        said = 'within { } and [ ] a variable is in quotes: "${NAME}"'
+    else:
+        for signs, words, at_begin in _PLAIN_WORDS:
+            if all(sign in said for sign in signs):
+                since = f" (since line {begin.line + 1})" if begin and mark and begin.line and begin.line != mark.line else ""
+                mark, said = (begin or mark, words) if at_begin else (mark, words + since)
+                break
+    return ConfigError(f"not valid YAML: {said}", file=file, line=mark.line + 1 if mark else None, column=mark.column + 1 if mark else None)
 
 
-_HINTS = {
-    "'\\t'": "; indent with spaces, not with tabs",
-    "another document": "; a workload file is one document: remove the --- and what follows",
-    "undefined alias": "; an anchor (&name) must come before it",
-}
+_PLAIN_WORDS = (
+    (("quoted scalar",), "this quote is not closed; add one where the text ends", True),
+    (("flow mapping", "expected ',' or '}'"), "a comma is missing, or a { is not closed with }", False),
+    (("flow sequence", "expected ',' or ']'"), "a comma is missing, or a [ is not closed with ]", False),
+    (("simple key",), "a line that is no key with its value; write key: value, with a space after the colon", True),
+    (("'\\t'",), "a tab at the beginning of a line; indent with spaces", False),
+    (("cannot start any token",), "a value cannot begin with this character; put the value in quotes", False),
+    (("scanning an alias",), "a * is the beginning of an alias; put the value in quotes", True),
+    (("scanning an anchor",), "a & is the beginning of an anchor; put the value in quotes", True),
+    (("undefined alias",), "an alias (*) of nothing; its anchor (&) must come before it", False),
+    (("block end", "but found"), "this line is not indented as the entries that it belongs to", False),
+    (
+        ("mapping values are not allowed",),
+        "a colon makes no key here; put the value in quotes, or indent the line as its neighbours",
+        False,
+    ),
+    (("node content",), "a value is missing here", False),
+    (("another document",), "a second document; a workload file is one: remove the --- and what follows", False),
+)
+"""What PyYAML says, as far as it is in its message; the same in plain words; whether the place is where that began."""
 
 
 def _pairs(node: yaml.MappingNode, into: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
@@ -193,7 +213,7 @@ def _build(
                     continue
                 first = document.marks[below][0]
                 document.marks[*path, f"{key} (again)"] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-                problems.add((*path, f"{key} (again)"), f"key {key!r} is given twice, first in line {first}")
+                problems.add((*path, f"{key} (again)"), f"key {key!r} is given twice, first in line {first}; remove one of them")
                 continue
             document.marks[below] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if key_node.tag == MERGE:

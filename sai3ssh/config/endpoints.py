@@ -130,7 +130,9 @@ def check_url(url: str) -> str | None:
             return text if secret else None
     except ValueError:  # of the port, or of brackets
         pass
-    return f"expected http://host:port or https://host, found {_SECRET_PARTS.sub('***', url)!r}"
+    shown = _SECRET_PARTS.sub("***", url)
+    remedy = f"; write http://{shown}" if re.fullmatch(r"[\w.-]+:\d{1,5}/?", url) else ""
+    return f"expected http://host:port or https://host, found {shown!r}{remedy}"
 
 
 _SECRET_PARTS = re.compile(r"[^/@]+(?=@)|(?<=\?).+")

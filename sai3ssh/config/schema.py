@@ -86,7 +86,7 @@ class BucketRange(Section):
     @model_validator(mode="after")
     def _check(self) -> BucketRange:
         if self.min > self.max:
-            raise ValueError(f"min ({self.min} bytes) is greater than max ({self.max} bytes)")
+            raise ValueError(f"min ({units.size_words(self.min)}) is greater than max ({units.size_words(self.max)}); exchange them")
         return self
 
 
@@ -133,7 +133,7 @@ class SizeLaw(Section):
             if set(value) == {name} and isinstance(value[name], dict):
                 return {"type": name, **value[name]}
         if "type" not in value:
-            raise ValueError("expected a size such as 4KiB, or a mapping with type: fixed, uniform, lognormal or histogram")
+            raise ValueError("expected a size such as 4KiB, or a mapping with type: fixed, uniform, lognormal or histogram; add the type")
         return value
 
     @model_validator(mode="after")
@@ -149,9 +149,9 @@ class SizeLaw(Section):
         if self.type == "lognormal" and (self.mean is None or self.std_dev is None or self.mean < 1):
             raise ValueError("type: lognormal needs mean (at least 1) and std_dev")
         if self.min > self.max:
-            raise ValueError(f"min ({self.min} bytes) is greater than max ({self.max} bytes)")
+            raise ValueError(f"min ({units.size_words(self.min)}) is greater than max ({units.size_words(self.max)}); exchange them")
         if self.type != "lognormal" and self.max > MAX_OBJECT:
-            raise ValueError(f"{self.max} bytes is more than an object can have (5 TiB)")
+            raise ValueError(f"{units.size_words(self.max)} is more than an object can have ({units.size_words(MAX_OBJECT)})")
         return self
 
     def _check_histogram(self) -> SizeLaw:
@@ -491,7 +491,7 @@ class StageKeys(Section):
         if isinstance(value, dict) and isinstance(value.get("config"), dict):
             both = sorted(set(value["config"]) & set(value))
             if both:
-                raise ValueError(f"{both[0]} is given both beside config and under it")
+                raise ValueError(f"{both[0]} is given both beside config and under it; remove one of them")
             rest = {key: item for key, item in value.items() if key != "config"}
             return {**rest, **value["config"]}
         return value

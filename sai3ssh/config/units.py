@@ -114,6 +114,12 @@ def size_key(bytes_: int) -> int | str:
     return bytes_
 
 
+def size_words(bytes_: int) -> str:
+    """A size for messages, exact: 64MiB, 9 bytes."""
+    key = size_key(bytes_)
+    return f"{key:,} bytes" if isinstance(key, int) else key
+
+
 def duration_key(seconds: float) -> str:
     """A duration as a file would have it: 10m, 1.5s."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):

@@ -98,8 +98,11 @@ def _validated(data: Any, found: Document, problems: Problems) -> WorkloadKeys |
             wrong = [(item, document_path(item["loc"], found)) for item in error.errors()]
         for path in {path for _, path in wrong if path in found.variables}:
             _retype(data, path)
+    unknown = {item["loc"]: _near(item["loc"]) for item, _ in wrong if item["type"] == "extra_forbidden"}
     for item, path in wrong:
-        problems.add(path, _message(item, path))
+        # A key that is missing because it has a typo is one mistake.
+        if item["type"] != "missing" or item["loc"][-1] not in [near for place, near in unknown.items() if place[:-1] == item["loc"][:-1]]:
+            problems.add(path, _message(item, path))
     return None
 
 
@@ -166,8 +169,9 @@ def _message(item: Any, path: Path_) -> str:
         bound = "at least one entry" if kind == "too_short" else f"at most {context['max_length']} entries"
         return f"{name}: expected {bound}, found {context['actual_length'] or 'none'}"
     if kind == "literal_error":
-        near = difflib.get_close_matches(str(given), re.findall(r"'(.+?)'", context["expected"]), 1, 0.6)
-        return f"{name}: expected {context['expected']}{found}" + (f"; did you mean {near[0]!r}?" if near else "")
+        values = re.findall(r"'(.+?)'", context["expected"])
+        near = _SYNONYMS.get(str(given)) or next(iter(difflib.get_close_matches(str(given), values, 1, 0.6)), None)
+        return f"{name}: expected {context['expected']}{found}" + (f"; did you mean {near!r}?" if near in values else "")
     if kind == "model_type":
         return f"{name}: expected a mapping of keys ({', '.join(sorted(_keys_at(location)))}){found}"
     if kind == "list_type":
@@ -181,6 +185,15 @@ def _message(item: Any, path: Path_) -> str:
     return f"{name}: {wanted}{found}" + ("; take the quotes away" if quoted else "")
 
 
+_SYNONYMS = {
+    **dict.fromkeys(("read", "download", "fetch"), "get"),
+    **dict.fromkeys(("write", "upload", "create"), "put"),
+    **dict.fromkeys(("head", "meta"), "stat"),
+    **dict.fromkeys(("ls", "listing"), "list"),
+    **dict.fromkeys(("rm", "remove", "unlink"), "delete"),
+    **dict.fromkeys(("run", "load", "workload"), "execute"),
+}
+"""What other tools call what is an operation or a type of stage here."""
 _LIMITS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -198,21 +211,26 @@ def _unknown(key: str, section: tuple[str | int, ...]) -> str:
     """A key that is none, and which one was meant: the nearest one here, else where it belongs."""
     if "${" in key:
         return f"unknown key {key!r}: a variable stands for a value, not for a key"
-    known = list(_keys_at(section))
-    near = difflib.get_close_matches(key, known, 1, 0.5)
-    elsewhere = sorted({place for place, keys in _sections() if key in keys})
+    near = _near((*section, key))
+    elsewhere = [(depth, place) for depth, place, keys in _sections() if key in keys]
     if elsewhere:
-        return f"unknown key {key!r} here; it belongs {' or '.join(elsewhere)}"
-    return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}")
+        places = sorted({place for depth, place in elsewhere if depth == min(elsewhere)[0]})
+        return f"unknown key {key!r} here; it belongs {' or '.join(places)}"
+    return f"unknown key {key!r}; " + (f"did you mean {near!r}?" if near else f"known here: {', '.join(sorted(_keys_at(section)))}")
 
 
-def _sections(model: type[BaseModel] = WorkloadKeys, place: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Where keys are: at the top, below s3, in an entry of workload, ..."""
-    yield f"below {place}" if place else "at the top of the file", set(model.model_fields)
+def _near(location: tuple[str | int, ...]) -> str | None:
+    """The key of a section that is most like one that it does not have."""
+    return next(iter(difflib.get_close_matches(str(location[-1]), list(_keys_at(location[:-1])), 1, 0.5)), None)
+
+
+def _sections(model: type[BaseModel] = WorkloadKeys, path: tuple[str, ...] = ()) -> Iterator[tuple[int, str, set[str]]]:
+    """Where keys are, and how deep: at the top of the file, below s3, ..."""
+    yield len(path), f"below {'.'.join(path)}" if path else "at the top of the file", set(model.model_fields)
     for name, key in model.model_fields.items():
         inner = _model_in(key.annotation)
         if inner is not None:
-            yield from _sections(inner, f"{place}.{name}" if place else name)
+            yield from _sections(inner, (*path, name))
 
 
 def _example(location: tuple[str | int, ...]) -> str:
