@@ -84,7 +84,7 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
     if stages and keys.prepare.ensure_objects and all(stage.type != "prepare" for stage in stages):
         line = problems.line(("prepare", "ensure_objects"))
         notices.append(f"line {line}: no stage is of type prepare: the objects of ensure_objects must be there already")
-    return Workload(str(file), keys, tuple(notices), found)
+    return Workload(str(file), keys, tuple(sorted(notices, key=lambda notice: int(notice[5 : notice.index(":")]))), found)
 
 
 def _validated(data: Any, found: Document, problems: Problems) -> WorkloadKeys | None:

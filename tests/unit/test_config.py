@@ -1217,6 +1217,8 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
     path.write_text(GOOD + "distributed: {shared_filesystem: false, tree_creation_mode: isolated}\n")
     for notice, key in zip(config.load(path).notices, ("shared_filesystem", "tree_creation_mode"), strict=True):
         assert notice.startswith(f"line 11: {key} has no effect: "), notice
+    path.write_text("op_log_path: x\n" + GOOD + "processes: 4\nprocessing_mode: x\n")
+    assert [notice.split(":")[0] for notice in config.load(path).notices] == ["line 1", "line 12", "line 13"]
     path.write_text(GOOD + "op_log_max_bytes: 1GiB\n")
     assert config.load(path).notices == ("line 11: op_log_max_bytes has no effect without op_log_path (or --op-log)",)
     path.write_text(GOOD + "op_log_path: /tmp/x\n")
