@@ -38,7 +38,7 @@ Run = Annotated[str, typer.Argument(help="Run directory, or the id of a run belo
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
-    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
+    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] | None,
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the run; default: the workload's.", show_default=False)]
@@ -73,7 +73,7 @@ def run(
     live: Live = True,
     reconnect_timeout: ReconnectTimeout = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
-    policy: Policy | None = None,
+    policy: Policy = None,
     go_on: GoOn = False,
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
@@ -253,7 +253,7 @@ def validate(
     every: Annotated[bool, typer.Option("--all", help="Show keys that have their defaults, too.")] = False,
     name: Name = None,
     reconnect_timeout: ReconnectTimeout = None,
-    policy: Policy | None = None,
+    policy: Policy = None,
     go_on: GoOn = False,
     op_log: OpLog = False,
     as_json: AsJson = False,
