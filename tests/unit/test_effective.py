@@ -52,8 +52,13 @@ def validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str, te
 def test_each_value_has_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--json", "--policy", "best_effort", "--reconnect-timeout", "90", "--name", "other", "--op-log")
     output = validated(tmp_path, monkeypatch, *options)
-    found: dict[str, Any] = json.loads(output)["configuration"]
+    document = json.loads(output)
+    found: dict[str, Any] = document["configuration"]
     assert "hush" not in output
+    # Options count, and are not only shown.
+    plan = document["plan"]
+    assert (plan["name"], plan["policy"]["name"], plan["policy"]["reconnect_timeout_s"]) == ("other", "best_effort", 90.0)
+    assert plan["op_log_bytes"] == 4 << 30
 
     def where(line: int, column: int, **more: Any) -> dict[str, Any]:
         return {
