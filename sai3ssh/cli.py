@@ -16,7 +16,7 @@ from .errors import RunError, Sai3sshError
 from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
-    from .config import Workload
+    from .config import Combination, Workload
     from .controller.rundir import RunDirectory
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RESULTS_DIR = Path("sai3ssh-runs")
+
 WorkloadFile = Annotated[Path, typer.Argument(help="Workload file (sai3-bench YAML).", show_default=False)]
 Inventory = Annotated[
     list[str] | None,
@@ -34,7 +36,21 @@ Inventory = Annotated[
 Limit = Annotated[str, typer.Option("--limit", "-l", help="Ansible host pattern.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where run directories go.")]
 Live = Annotated[bool, typer.Option("--live/--no-live", help="Live table when standard output is a terminal.")]
-Run = Annotated[str, typer.Argument(help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False)]
+
+
+def _known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For completion by the shell: the ids of the runs in the results directory, the newest first."""
+    directory = Path(ctx.params.get("results_dir") or RESULTS_DIR)
+    found = [path.parent for path in directory.glob(f"{incomplete}*/plan.json")]
+    return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False, autocompletion=_known_runs
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
@@ -58,8 +74,6 @@ Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
 ]
-
-RESULTS_DIR = Path("sai3ssh-runs")
 
 
 @app.command()
@@ -85,20 +99,34 @@ def run(
     ] = False,
     op_log: OpLog = False,
     skip: Skip = None,
+    series: Annotated[
+        Path | None,
+        typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
+    ] = None,
 ) -> None:
-    """Run a workload on all hosts of an inventory."""
+    """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
     from . import bundle, config, preflight, steering
     from . import inventory as inventories
+    from . import matrix as matrices
     from .config import credentials
     from .controller.rundir import RunDirectory, Steering, new_run_id
     from .errors import ConfigError
     from .results import calibration
 
-    loaded = config.load(workload)
+    combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    _override(loaded, name, reconnect_timeout, policy, go_on, op_log)
+    for combination in combinations:
+        _override(combination.workload, name, reconnect_timeout, policy, go_on, op_log)
+    loaded = combinations[0].workload
+    of_matrix = bool(combinations[0].values)
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
+    if background and of_matrix:
+        raise ConfigError("a matrix cannot be run with --detach", remedy="Start the series in the background of your shell")
+    if series is not None and not of_matrix:
+        raise ConfigError(
+            f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
+        )
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
@@ -108,7 +136,8 @@ def run(
     for notice in loaded.notices:
         err(f"notice: {notice}")
 
-    def create() -> RunDirectory:
+    def create(of: Combination = combinations[0]) -> RunDirectory:
+        loaded = of.workload
         run_id = new_run_id(loaded.name)
         plan, assignments = config.compile_plan(loaded, run_id, hosts, needs_credentials=secret is not None)
         mine = [by_name[assignment.agent_id] for assignment in assignments]
@@ -133,6 +162,17 @@ def run(
     def once(directory: RunDirectory) -> int:
         return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
 
+    if of_matrix:
+        config.check_matrix(combinations, hosts)
+        if series is None:
+            found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
+        else:
+            found = matrices.Series.go_on(series, combinations)
+
+        def steer_again(directory: RunDirectory) -> int:
+            return steering.resume(directory, archive, as_json=as_json, live=live, credentials=secret)
+
+        raise typer.Exit(matrices.run(found, create, once, steer_again, repeat, pause_s, as_json=as_json))
     if repeat == 1:
         raise typer.Exit(once(create()))
     raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
@@ -664,6 +704,25 @@ def _play(
     if not as_json:
         print_outcome(progress)
     return UNREADY if any(row.failed for row in progress.rows.values()) else 0
+
+
+@app.command()
+def man(
+    install: Annotated[bool, typer.Option("--install", help="Put it where `man sai3ssh` finds it: ~/.local/share/man.")] = False,
+) -> None:
+    """Print the manual page of all commands, as `man -l -` reads it."""
+    from .manpage import page
+
+    text = page(typer.main.get_command(app))
+    if not install:
+        out(text.rstrip())
+        return
+    from platformdirs import user_data_path
+
+    path = user_data_path() / "man" / "man1" / "sai3ssh.1"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    out(f"{path} is there: man sai3ssh")
 
 
 def _override(loaded: Workload, name: str | None, reconnect_timeout: float | None, policy: str | None, go_on: bool, op_log: bool) -> None:

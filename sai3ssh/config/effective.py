@@ -43,7 +43,7 @@ class Setting:
     @property
     def text(self) -> str:
         """The value as a file would have it."""
-        if self.value is None or self.value == []:
+        if self.value in (None, [], {}):
             return "-"
         if isinstance(self.value, bool):
             return str(self.value).lower()

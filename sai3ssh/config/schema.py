@@ -593,6 +593,8 @@ class WorkloadKeys(Section):
     """Latencies by their parts: connect, TLS, first byte, transfer (native S3 engine)."""
     multi_endpoint: MultiEndpoint | None = None
     """Several addresses of the same storage."""
+    matrix: dict[str, list[Any]] = {}
+    """Values by key: the file is then one workload for each combination of them."""
     op_log_path: str | None = None
     """Any text has every operation written down, as agents/<id>/oplog.tsv.zst of the run directory."""
     op_log_max_bytes: Annotated[Size, Field(ge=1024**2)] = 4 * 1024**3
