@@ -60,6 +60,12 @@ Policy = Annotated[
     Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] | None,
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
 ]
+Name = Annotated[str | None, typer.Option(help="Name of the run; default: the workload's.", show_default=False)]
+ReconnectTimeout = Annotated[
+    float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
+]
+GoOn = Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")]
+OpLog = Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")]
 
 Check = Annotated[bool, typer.Option("--check", "-C", help="Only say what would change.")]
 Diff = Annotated[bool, typer.Option("--diff", "-D", help="Show how files change.")]
@@ -79,15 +85,13 @@ def run(
     inventory: Inventory = None,
     limit: Limit = "all",
     results_dir: ResultsDir = RESULTS_DIR,
-    name: Annotated[str | None, typer.Option(help="Name of the run; default: the workload's.", show_default=False)] = None,
+    name: Name = None,
     as_json: AsJson = False,
     live: Live = True,
-    reconnect_timeout: Annotated[
-        float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
-    ] = None,
+    reconnect_timeout: ReconnectTimeout = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
     policy: Policy = None,
-    go_on: Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")] = False,
+    go_on: GoOn = False,
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
     ] = False,
@@ -96,7 +100,7 @@ def run(
     background: Annotated[
         bool, typer.Option("--detach", help="Steer the run in the background; this command returns once the agents are released.")
     ] = False,
-    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
+    op_log: OpLog = False,
     skip: Skip = None,
     series: Annotated[
         Path | None,
@@ -114,15 +118,10 @@ def run(
 
     combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    if op_log:
-        combinations = [replace(one, workload=one.workload.with_op_log()) for one in combinations]
-    if reconnect_timeout is not None:
-        for combination in combinations:
-            combination.workload.keys.distributed.reconnect_timeout = reconnect_timeout
+    for combination in combinations:
+        _override(combination.workload, name, reconnect_timeout, policy, go_on, op_log)
     loaded = combinations[0].workload
     of_matrix = bool(combinations[0].values)
-    if go_on and policy not in (None, "best_effort"):
-        raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
     if background and of_matrix:
@@ -134,7 +133,6 @@ def run(
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
-    chosen = "best_effort" if go_on else policy
     archive = bundle.build(_cache_dir())
     start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, connect_timeout, start_with_available, loaded.cutoff_timeout_s)
     for notice in loaded.notices:
@@ -143,8 +141,8 @@ def run(
     launch = Launch(hosts, archive, results_dir, start, secret, skipped, as_json)
 
     def create(of: Combination = combinations[0]) -> RunDirectory:
-        run_id = new_run_id(name or of.workload.name)
-        plan, assignments = config.compile_plan(of.workload, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
+        run_id = new_run_id(of.workload.name)
+        plan, assignments = config.compile_plan(of.workload, run_id, hosts, needs_credentials=secret is not None)
         return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), workload)
 
     if background:
@@ -154,7 +152,7 @@ def run(
         return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
 
     if of_matrix:
-        config.check_matrix(combinations, hosts, chosen)
+        config.check_matrix(combinations, hosts)
         if series is None:
             found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
         else:
@@ -187,7 +185,7 @@ def replay(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Operations in flight per agent.", show_default="16")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: replay.", show_default=False)] = None,
-    op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
+    op_log: OpLog = False,
     as_json: AsJson = False,
     live: Live = True,
     skip: Skip = None,
@@ -202,7 +200,7 @@ def replay(
         raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
     loaded = config.replay_settings(settings, target, name=name, concurrency=concurrency)
     if op_log:
-        loaded = loaded.with_op_log()
+        loaded.switch_on_op_log()
     hosts = inventories.load(_sources(inventory), limit)
     secret = credentials.find(loaded, os.environ)
     archive = bundle.build(_cache_dir())
@@ -277,21 +275,37 @@ def collect(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = F
 
 
 @app.command()
-def validate(workload: WorkloadFile, inventory: Inventory = None, limit: Limit = "all", as_json: AsJson = False) -> None:
-    """Check a workload file and print the effective plan. Touches nothing and connects to nobody."""
+def validate(
+    workload: WorkloadFile,
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    every: Annotated[bool, typer.Option("--all", help="Show keys that have their defaults, too.")] = False,
+    name: Name = None,
+    reconnect_timeout: ReconnectTimeout = None,
+    policy: Policy = None,
+    go_on: GoOn = False,
+    op_log: OpLog = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a workload file; print each value with where it comes from, and the plan. Takes options of `run`, and connects to nobody."""
     from . import config
     from . import inventory as inventories
     from .model import Host, to_json
 
     loaded: Workload = config.load(workload)
+    _override(loaded, name, reconnect_timeout, policy, go_on, op_log)
     hosts = inventories.load(_sources(inventory), limit) if inventory else [Host("localhost", "localhost", connection="local")]
     plan, assignments = config.compile_plan(loaded, "dry-run", hosts)
-    description = config.describe(plan, assignments, loaded)
+    description = loaded.document.discreet(config.describe(plan, assignments, loaded))
+    settings = config.settings(loaded)
     if as_json:
-        out(json.dumps({"plan": to_json(plan), "description": to_json(description)}, indent=1))
+        shown = loaded.document.discreet(to_json(plan))
+        out(json.dumps({"plan": shown, "description": to_json(description), "configuration": config.configuration(settings)}, indent=1))
         return
+    from .ui.effective import print_settings
     from .ui.plan import print_plan
 
+    print_settings(settings, str(workload), every=every)
     print_plan(description, [assignment.agent_id for assignment in assignments], known_hosts=bool(inventory))
 
 
@@ -311,7 +325,7 @@ def init(
 ) -> None:
     """Write a commented workload file to begin with."""
     from . import config
-    from .config.starter import Choices, parse_mix, starter
+    from .config.starter import SCHEMA_FILE, Choices, modeline, parse_mix, starter
     from .errors import ConfigError
 
     config.seconds(duration, "--duration")
@@ -321,6 +335,8 @@ def init(
     if str(file) == "-":
         out(text.rstrip())
         return
+    if (file.parent / SCHEMA_FILE).is_file():
+        text = f"{modeline(SCHEMA_FILE)}\n{text}"
     try:
         with file.open("w" if force else "x", encoding="utf-8") as opened:
             opened.write(text)
@@ -329,6 +345,29 @@ def init(
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}", remedy="Choose another place") from error
     err(f"wrote {file}; next: sai3ssh validate {file}")
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; init names one beside its own, sai3ssh.schema.json.", show_default=False),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of workload files, with which editors complete, explain and check keys."""
+    from .config.json_schema import workload_schema
+    from .config.starter import modeline
+    from .errors import ConfigError
+
+    text = json.dumps(workload_schema(), indent=1)
+    if output is None:
+        out(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}", remedy="Choose another place") from error
+    err(f"wrote {output}; first line of a workload file in that directory: {modeline(output.name)}")
 
 
 @app.command()
@@ -731,6 +770,24 @@ def man(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     out(f"{path} is there: man sai3ssh")
+
+
+def _override(loaded: Workload, name: str | None, reconnect_timeout: float | None, policy: str | None, go_on: bool, op_log: bool) -> None:
+    """Options of `run` go before keys of the file."""
+    from .errors import ConfigError
+
+    if go_on and policy not in (None, "best_effort"):
+        raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
+    if name is not None:
+        loaded.override(("name",), name, "--name")
+    if reconnect_timeout is not None:
+        loaded.override(("distributed", "reconnect_timeout"), reconnect_timeout, "--reconnect-timeout")
+    if policy is not None:
+        loaded.override(("distributed", "failure_policy"), policy, "--policy")
+    elif go_on:
+        loaded.override(("distributed", "failure_policy"), "best_effort", "--continue-on-agent-failure")
+    if op_log:
+        loaded.switch_on_op_log()
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:

@@ -9,6 +9,7 @@ from . import units
 from .combinations import check_matrix
 from .compile import compile_plan
 from .describe import Description, describe
+from .effective import Origin, Setting, configuration, settings
 from .matrix import wrong_axis
 from .replay import replay_settings, replay_stage, replaying
 from .workload import Combination, Workload, load, load_all, varied
@@ -16,9 +17,12 @@ from .workload import Combination, Workload, load, load_all, varied
 __all__ = [
     "Combination",
     "Description",
+    "Origin",
+    "Setting",
     "Workload",
     "check_matrix",
     "compile_plan",
+    "configuration",
     "describe",
     "example_path",
     "load",
@@ -27,6 +31,7 @@ __all__ = [
     "replay_stage",
     "replaying",
     "seconds",
+    "settings",
     "sizes",
     "varied",
     "wrong_axis",

@@ -60,7 +60,7 @@ def cloud_target(keys: WorkloadKeys, scheme: str, problems: Problems) -> Target:
             problems.add((key,), f"{key} has no meaning for {scheme}:// targets: it is about files; remove it")
     url = section.endpoint_url
     wrong = check_url(url) if url is not None else None
-    if wrong:
+    if wrong is not None:
         problems.add((name, "endpoint_url"), wrong)
     multipart = None
     if section.multipart_threshold is not None:

@@ -11,7 +11,7 @@ from .compile import compile_plan
 from .workload import Combination
 
 
-def check_matrix(combinations: Sequence[Combination], hosts: Sequence[Host], failure_policy: str | None = None) -> None:
+def check_matrix(combinations: Sequence[Combination], hosts: Sequence[Host]) -> None:
     """Compiles every combination of a matrix, so that what is wrong with one is known before anything begins.
 
     Raises ConfigError as compile_plan does, and where two are the same plan, or objects of one would be taken for those of another.
@@ -19,7 +19,7 @@ def check_matrix(combinations: Sequence[Combination], hosts: Sequence[Host], fai
     before: dict[str, dict[str, str]] = {}
     populations = set()
     for combination in combinations:
-        plan, _ = compile_plan(combination.workload, "r", hosts, failure_policy=failure_policy)
+        plan, _ = compile_plan(combination.workload, "r", hosts)
         populations.add(plan.populations)
         other = before.setdefault(json.dumps(to_json(plan)), combination.values)
         if other is not combination.values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -58,12 +59,10 @@ def compile_plan(
     run_id: str,
     hosts: Sequence[Host],
     *,
-    failure_policy: str | None = None,
     needs_credentials: bool = False,
     replay: Sequence[Stage] = (),
 ) -> tuple[Plan, list[Assignment]]:
-    """The plan of a run and one assignment per agent, in the order of the hosts. `failure_policy` goes before the file's; `replay` are the
-    stages where they are those of a trace.
+    """The plan of a run and one assignment per agent, in the order of the hosts. `replay` are the stages where they are those of a trace.
 
     Raises ConfigError that names every contradiction with file, line and column, and InventoryError when distributed.agents names an
     unknown host.
@@ -82,9 +81,9 @@ def compile_plan(
     target = builder.target(uris, endpoints)
     cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
-    chosen = choose(keys, hosts)
+    chosen = choose(workload, hosts)
     builder.check_parts(mix, populations, len(chosen))
-    policy = builder.policy(failure_policy, len(chosen))
+    policy = builder.policy(len(chosen))
     loss, loss_s = builder.controller_loss()
     problems.raise_if_any()
     handling = keys.error_handling
@@ -124,22 +123,27 @@ def compile_plan(
     return plan, assign(plan.populations, plan.agents)
 
 
-def choose(keys: WorkloadKeys, hosts: Sequence[Host]) -> list[Host]:
-    """The hosts that distributed.agents names, or all."""
-    if not keys.distributed.agents:
+def choose(workload: Workload, hosts: Sequence[Host]) -> list[Host]:
+    """The hosts that distributed.agents names, or all. Raises InventoryError."""
+    agents = workload.keys.distributed.agents
+    if not agents:
         return list(hosts)
     chosen: list[Host] = []
-    for entry in keys.distributed.agents:
+    for n, entry in enumerate(agents):
+        line, column = workload.document.where(("distributed", "agents", n))
+        place = f"{workload.file}:{line}:{column}: distributed.agents"
         wanted = [name.rpartition(":")[0] or name for name in (entry.id, entry.address) if name]
         found = next((host for host in hosts if host.name in wanted or host.address in wanted), None)
         if found is None:
-            known = ", ".join(host.name for host in hosts)
+            known = [host.name for host in hosts]
+            near = difflib.get_close_matches(wanted[0], [*known, *(host.address for host in hosts)], 1, 0.7)
+            some = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
             raise InventoryError(
-                f"distributed.agents names {' / '.join(wanted)}, which is no host of the inventory ({known})",
-                remedy="Name agents as the inventory does",
+                f"{place} names {' / '.join(wanted)}, which is no host of the inventory ({some})",
+                remedy=f"Did you mean {near[0]!r}?" if near else "Name agents as the inventory does",
             )
         if found in chosen:
-            raise InventoryError(f"distributed.agents names host {found.name} twice")
+            raise InventoryError(f"{place} names host {found.name} twice", remedy="Remove one of them")
         chosen.append(found)
     return chosen
 
@@ -170,9 +174,10 @@ class _Builder:
             (entry.base_uri, ("prepare", "ensure_objects", n, "base_uri")) for n, entry in enumerate(self._keys.prepare.ensure_objects)
         ]
         paths += [(op.path, ("workload", n, "path")) for n, op in enumerate(self._keys.workload)]
-        for path, where in paths:
-            if "://" not in path:
-                self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write a whole URI")
+        relative = [(path, where) for path, where in paths if "://" not in path]
+        # All others would be wrong for the same reason.
+        for path, where in relative[:1]:
+            self._problems.add(where, f"{path!r} is relative, but there is no target; set target, or write whole URIs")
 
     def _uri(self, path: str, where: Path_) -> str:
         """An absolute URI of a path that is relative to target."""
@@ -267,7 +272,10 @@ class _Builder:
         assert low is not None
         assert high is not None
         if low > high:
-            self._problems.add((*where, "min_size"), f"min_size ({low}) is greater than max_size ({high})")
+            self._problems.add(
+                (*where, "min_size"),
+                f"min_size ({units.size_words(low)}) is greater than max_size ({units.size_words(high)}); exchange them",
+            )
         return SizeSpec("fixed" if low == high else "uniform", low, high)
 
     def mix(self, populations: Sequence[Population]) -> list[OperationSpec]:
@@ -279,7 +287,10 @@ class _Builder:
                 text = f"key_selection has no meaning for {op.op}: only get, stat and copy choose objects"
                 self._problems.add((*where, "key_selection"), text)
             if op.op not in ("put",) and (op.object_size is not None or op.size_spec is not None):
-                self._problems.add((*where, "size_spec" if op.size_spec else "object_size"), f"a size has no meaning for {op.op}")
+                self._problems.add(
+                    (*where, "size_spec" if op.size_spec else "object_size"),
+                    f"a size has no meaning for {op.op}; it belongs to put, and to prepare.ensure_objects",
+                )
             for name in ("dedup_factor", "compress_factor"):
                 if op.op != "put" and getattr(op, name) != 1:
                     text = f"{name} has no meaning for {op.op}; it belongs to put, and to prepare.ensure_objects"
@@ -449,7 +460,7 @@ class _Builder:
         result: list[Stage] = []
         for n, stage in given:
             if stage.name in names:
-                self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}")
+                self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}; results are kept by name: choose another")
             names.add(stage.name)
             result.append(self._stage(stage, (*where, n), populations, mix))
         self._check_order(result, [(*where, n) for n, _ in given])
@@ -470,10 +481,10 @@ class _Builder:
             changes = [earlier for earlier in stages[:n] if earlier.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
             late = [later for later in stages[n:] if later.kind in (StageKind.PREPARE, StageKind.CLEANUP)]
             if verb and changes and changes[-1].kind is StageKind.CLEANUP:
-                text = f"nothing is left to {verb} after the cleanup stage {changes[-1].name!r}; give {stage.kind.value} a smaller order"
+                text = f"nothing is left to {verb} after the cleanup stage {changes[-1].name!r}; give {stage.name!r} a smaller order"
                 self._problems.add(where[n], text)
             elif verb and late and late[0].kind is StageKind.PREPARE and not changes:
-                text = f"what stage {stage.name!r} is to {verb} is prepared after it; give {late[0].name} a smaller order"
+                text = f"what stage {stage.name!r} is to {verb} is prepared after it; give {late[0].name!r} a smaller order"
                 self._problems.add(where[n], text)
 
     def _stage(self, stage: StageKeys, where: Path_, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> Stage:
@@ -490,7 +501,7 @@ class _Builder:
             self._problems.add((*where, "delete_batch"), text)
         if kind is not StageKind.EXECUTE:
             if stage.duration is not None:
-                self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
+                self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration: remove it")
             if stage.steady is not None:
                 self._problems.add((*where, "steady"), f"a {kind.value} stage ends when its work is done; only execute can be steady")
             if not names and kind is not StageKind.CLEANUP:
@@ -500,11 +511,11 @@ class _Builder:
         if not mix or not any(op.weight for op in mix):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
         if keys.warmup_period >= duration_s:
-            self._problems.add(
-                ("warmup_period",), f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
-            )
+            text = f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
+            self._problems.add(("warmup_period",), f"{text}; shorten it, or raise duration")
         if keys.ramp_up >= duration_s:
-            self._problems.add(("ramp_up",), f"ramp_up ({keys.ramp_up:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)")
+            text = f"ramp_up ({keys.ramp_up:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
+            self._problems.add(("ramp_up",), f"{text}; shorten it, or raise duration")
         paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
         warmup_s = max(keys.warmup_period, keys.ramp_up)
         steady = self._steady(stage, where, warmup_s, duration_s)
@@ -535,18 +546,21 @@ class _Builder:
         own = [op.concurrency for op in self._keys.workload if op.weight]
         return min(concurrency, sum(n or concurrency for n in own)) if own else concurrency
 
-    def policy(self, chosen: str | None, agents: int) -> FailurePolicy:
+    def policy(self, agents: int) -> FailurePolicy:
         """What happens when agents are lost; combinations that make no sense are refused."""
         keys = self._keys.distributed
-        name = chosen or keys.failure_policy
+        name = keys.failure_policy
         where: Path_ = ("distributed", "failure_policy")
         least = keys.min_agents_required
         survives = name in ("best_effort", "continue_if_majority")
         if least is not None and least > agents:
-            self._problems.add(("distributed", "min_agents_required"), f"min_agents_required is {least}, but there are {agents} agents")
+            self._problems.add(
+                ("distributed", "min_agents_required"),
+                f"min_agents_required is {least}, but there are {agents} agents; lower it, or add hosts",
+            )
         if least is not None and not survives:
-            text = f"min_agents_required has no effect with failure_policy {name}: it needs every agent (best_effort does not)"
-            self._problems.add(("distributed", "min_agents_required"), text)
+            text = f"min_agents_required has no effect with failure_policy {name}: it needs every agent"
+            self._problems.add(("distributed", "min_agents_required"), f"{text}; use failure_policy: best_effort, or remove it")
         if name == "continue_if_majority" and agents < 3:
             self._problems.add(where, f"continue_if_majority with {agents} agents: the loss of one leaves no majority; use best_effort")
         if keys.agent_retry_attempts is not None and name in ("fail_fast", "retry_once"):
@@ -579,7 +593,9 @@ class _Builder:
         keys = self._keys
         schemes = sorted({uri.partition("://")[0] for uri in uris})
         if len(schemes) > 1:
-            self._problems.add(("target",), f"one run has one kind of target; found {' and '.join(schemes)}")
+            self._problems.add(
+                ("target",), f"one run has one kind of target; found {' and '.join(schemes)}: give each a workload file of its own"
+            )
         cloud.check_sections(keys, schemes, self._problems)
         if schemes != ["s3"] or keys.engine == "boto3":
             for where in _batched(keys):
@@ -597,7 +613,7 @@ class _Builder:
         dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
         path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (bool(url or several) or dotted))
         wrong = check_url(s3.endpoint_url) if s3.endpoint_url is not None else None
-        if wrong:
+        if wrong is not None:
             self._problems.add(("s3", "endpoint_url"), wrong)
         given = [name for name in ("sign_payload", "profile", "credentials_file") if getattr(s3, name)]
         if s3.anonymous and given:

@@ -78,11 +78,14 @@ class Endpoints:
     def _s3(self, text: str, where: Path_) -> str | None:
         """The URL. Plain HTTP in s3://host:port, except for port 443."""
         found = _S3.fullmatch(text)
-        wrong = check_url(text, "s3://host:port/bucket/prefix/ or http(s)://host:port")
-        if wrong is None:
-            return text.rstrip("/")
-        if found is None or not 0 < int(found["port"]) < 65536:
+        if found is None and text.startswith(("http://", "https://")):
+            wrong = check_url(text)
+            if wrong is None:
+                return text.rstrip("/")
             self._problems.add(where, wrong)
+            return None
+        if found is None or not 0 < int(found["port"]) < 65536:
+            self._problems.add(where, f"expected s3://host:port/bucket/prefix/ or http(s)://host:port, found {text!r}")
             return None
         place = f"s3://{found['path']}" if found["path"] else "s3://"
         outside = next((uri for uri in self._uris if not f"{uri.rstrip('/')}/".startswith(place.rstrip("/") + "/")), None)
@@ -115,16 +118,21 @@ class Endpoints:
                 return
 
 
-def check_url(text: str, expected: str = "http://host:port or https://host") -> str | None:
-    """What is wrong with http(s)://host[:port][/path], or None. What may be a secret is not repeated."""
-    shown = re.sub(r"//[^/]*@", "//...@", text.partition("?")[0])
+def check_url(url: str) -> str | None:
+    """What is wrong with http(s)://host[:port][/path], or None. Does not tell what may be a secret."""
     try:
-        parts = urlsplit(text)
-        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            secret = parts.username or parts.password or parts.query or parts.fragment
+            text = (
+                "a URL has no user, password, query or fragment; credentials come from the environment, s3.profile or s3.credentials_file"
+            )
+            return text if secret else None
     except ValueError:  # of the port, or of brackets
-        well = False
-    if not well:
-        return f"expected {expected}, found {shown!r}"
-    if parts.query or parts.username or parts.password:
-        return f"expected {expected} and nothing else, found {shown!r} and more; credentials come from your environment"
-    return None
+        pass
+    shown = _SECRET_PARTS.sub("***", url)
+    remedy = f"; write http://{shown}" if re.fullmatch(r"[\w.-]+:\d{1,5}/?", url) else ""
+    return f"expected http://host:port or https://host, found {shown!r}{remedy}"
+
+
+_SECRET_PARTS = re.compile(r"[^/@]+(?=@)|(?<=\?).+")

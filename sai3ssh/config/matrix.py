@@ -41,22 +41,25 @@ def expand(document: Document, problems: Problems) -> list[tuple[dict[str, str],
     for chosen in itertools.product(*(enumerate(values) for values in lists.values())):
         given = {axis: value for axis, (_, value) in zip(lists, chosen, strict=True)}
         # What is wrong with a value is told where it stands.
-        where = {axis: document.where(("matrix", axis, number)) for axis, (number, _) in zip(lists, chosen, strict=True)}
+        where: dict[str, Path_] = {axis: ("matrix", axis, number) for axis, (number, _) in zip(lists, chosen, strict=True)}
         found.append(({axis: _shown(value) for axis, value in given.items()}, vary(document, given, where)))
     return found
 
 
-def vary(document: Document, values: Mapping[str, Any], where: Mapping[str, tuple[int, int]]) -> Document:
-    """The document with other values of some keys; `where` says for which of them another line and column is to be named."""
-    data, marks = copy.deepcopy(document.data), dict(document.marks)
+def vary(document: Document, values: Mapping[str, Any], where: Mapping[str, Path_]) -> Document:
+    """The document with other values of some keys; `where` says for which of them the place of another value is to be named."""
+    data, marks, variables = copy.deepcopy(document.data), dict(document.marks), dict(document.variables)
     for axis, value in values.items():
         for path in _paths(axis, data):
             if axis == SIZE:
                 _drop_sizes(data, path)
             _set(data, path, value)
+            variables.pop(path, None)
             if axis in where:
-                marks[path] = where[axis]
-    return Document(document.file, data, marks)
+                marks[path] = document.where(where[axis])
+                if where[axis] in variables:
+                    variables[path] = variables[where[axis]]
+    return Document(document.file, data, marks, variables, document.secrets)
 
 
 def wrong_axis(axis: str, document: Document) -> str | None:

@@ -58,7 +58,7 @@ def replay_settings(file: Path | None, target: str, *, name: str | None = None, 
 
 def replaying(workload: Workload, hosts: Sequence[Host]) -> list[Host]:
     """The hosts that take part."""
-    return choose(workload.keys, hosts)
+    return choose(workload, hosts)
 
 
 def replay_stage(name: str, workload: Workload, spec: Replay, span_s: float) -> Stage:

@@ -13,6 +13,8 @@ from .workload import check_uri
 
 MIX = {"get": 70, "put": 30}
 NEEDS_OBJECTS = ("get", "stat", "delete")
+SCHEMA_FILE = "sai3ssh.schema.json"
+"""Where `sai3ssh init` looks for the schema, beside the file that it writes."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ def parse_mix(text: str) -> dict[str, int]:
     if not any(found.values()):
         raise ConfigError(f"--mix {text!r}: expected a weight above 0, found none", remedy="Write for example --mix get=70,put=30")
     return found
+
+
+def modeline(schema: str) -> str:
+    """The line that tells editors (YAML language server) where the schema of a file is; relative to the file."""
+    return f"# yaml-language-server: $schema={schema}"
 
 
 def starter(choices: Choices) -> str:

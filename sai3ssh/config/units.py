@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 _SIZE = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", 1):
     _SIZE |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}i": 1024**_power, f"{_letter}ib": 1024**_power}
 _DURATION = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_S = 10 * 366 * 86400.0
-_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
+# Commas only between thousands: elsewhere they are what some people write for a point, and 1,5m is not 15 minutes.
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?"
+_NUMBER = re.compile(rf"\s*({_DIGITS})\s*([A-Za-z]*)\s*\Z")
+
+
+def _pattern(units: Iterable[str]) -> str:
+    """The text of a number with one of the units, in the regular expressions of JSON Schema, which know no flags."""
+    names = ("".join(f"[{letter}{letter.upper()}]" for letter in unit) for unit in sorted(units, key=len, reverse=True))
+    return rf"\s*{_DIGITS}\s*(?:{'|'.join(names)})\s*"
+
+
+SIZE_PATTERN, DURATION_PATTERN, COUNT_PATTERN = _pattern(_SIZE), _pattern(_DURATION), _pattern([""])
+SHARE_PATTERN = rf"\s*{_DIGITS}\s*%?\s*"
 
 
 def shown(value: object) -> str:
@@ -66,7 +79,7 @@ def rate(value: object) -> float:
 def share(value: object) -> float:
     """A part of a whole, 0 to 1: 0.95, '95%', '99.5 %'. Raises ValueError."""
     if isinstance(value, str) and value.rstrip().endswith("%"):
-        found = _parse(value.rstrip()[:-1], {"": 0.01}, "a share", "0.95 or 95%")
+        found = _parse(value.rstrip()[:-1], {"": 1.0}, "a share", "0.95 or 95%") / 100
     else:
         found = _parse(value, {"": 1.0}, "a share", "0.95 or 95%")
     if found > 1:
@@ -91,3 +104,34 @@ def size_text(bytes_: float) -> str:
             return f"{bytes_:.0f} {unit}" if unit == "B" or bytes_ >= 100 or bytes_ == int(bytes_) else f"{bytes_:.1f} {unit}"
         bytes_ /= 1024
     raise AssertionError("unreachable")
+
+
+def size_key(bytes_: int) -> int | str:
+    """A size as a file would have it: 64MiB, or plain bytes where no unit fits."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if bytes_ and bytes_ % 1024**power == 0:
+            return f"{bytes_ // 1024**power}{unit}"
+    return bytes_
+
+
+def size_words(bytes_: int) -> str:
+    """A size for messages, exact: 64MiB, 9 bytes."""
+    key = size_key(bytes_)
+    return f"{key:,} bytes" if isinstance(key, int) else key
+
+
+def duration_key(seconds: float) -> str:
+    """A duration as a file would have it: 10m, 1.5s."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds > length and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def figure_key(value: float, unit: str) -> str:
+    """A figure of a unit (bytes, s, share or another) as a file would have it."""
+    if unit == "bytes":
+        return str(size_key(int(value)))
+    if unit == "s":
+        return duration_key(value)
+    return f"{100 * value:g}%" if unit == "share" else f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from . import document as documents
-from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
 from .matrix import expand, vary
-from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
+from .messages import message, nearest_key
+from .schema import NO_MEANING, NOT_YET, SECRET, WorkloadKeys
 
 _NO_OP_LOG = "op_log_max_bytes has no effect without op_log_path (or --op-log)"
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -29,8 +28,19 @@ class Workload:
 
     file: str
     keys: WorkloadKeys
-    notices: tuple[str, ...]
+    said: tuple[str, ...]
+    """The notices on the file as it is."""
     document: Document
+    options: dict[Path_, str] = field(default_factory=dict)
+    """Keys that an option of the command line goes before, and that option."""
+
+    def override(self, path: tuple[str, ...], value: Any, option: str) -> None:
+        """Gives a key the value of an option."""
+        section: Any = self.keys
+        for name in path[:-1]:
+            section = getattr(section, name)
+        setattr(section, path[-1], value)
+        self.options[path] = option
 
     @property
     def name(self) -> str:
@@ -52,10 +62,15 @@ class Workload:
         """How long the controller may be off the network altogether."""
         return self.keys.distributed.controller_cutoff_timeout
 
-    def with_op_log(self) -> Workload:
-        """The same with the op-log switched on, whatever the file says."""
-        self.keys.op_log_path = self.keys.op_log_path or "--op-log"
-        return replace(self, notices=tuple(notice for notice in self.notices if not notice.endswith(_NO_OP_LOG)))
+    def switch_on_op_log(self) -> None:
+        """Whatever the file says."""
+        if not self.keys.op_log_path:
+            self.override(("op_log_path",), "--op-log", "--op-log")
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know that is no error."""
+        return tuple(notice for notice in self.said if not (self.keys.op_log_path and notice.endswith(_NO_OP_LOG)))
 
 
 @dataclass(frozen=True)
@@ -92,13 +107,7 @@ def _check(file: Path, found: Document, earlier: Problems) -> Workload:
     problems = Problems(found, earlier)
     notices: list[str] = []
     data = _sift(found.data, (), problems, notices)
-    keys = None
-    try:
-        keys = WorkloadKeys.model_validate(data)
-    except ValidationError as error:
-        for item in error.errors():
-            path = _path(item["loc"], found)
-            problems.add(path, _message(item, path))
+    keys = _validated(data, found, problems)
     problems.raise_if_any()
     assert keys is not None
     distributed = keys.distributed
@@ -114,7 +123,34 @@ def _check(file: Path, found: Document, earlier: Problems) -> Workload:
     if stages and keys.prepare.ensure_objects and all(stage.type != "prepare" for stage in stages):
         line = problems.line(("prepare", "ensure_objects"))
         notices.append(f"line {line}: no stage is of type prepare: the objects of ensure_objects must be there already")
-    return Workload(str(file), keys, tuple(notices), found)
+    return Workload(str(file), keys, tuple(sorted(notices, key=lambda notice: int(notice[5 : notice.index(":")]))), found)
+
+
+def _validated(data: Any, found: Document, problems: Problems) -> WorkloadKeys | None:
+    """The keys; None when something is wrong with them, which is noted. What comes from variables is text where a key wants text, else what
+    it would be if it had been written there."""
+    wrong: list[tuple[Any, Path_]] = []
+    for _ in range(2):
+        try:
+            return WorkloadKeys.model_validate(data)
+        except ValidationError as error:
+            wrong = [(item, document_path(item["loc"], found)) for item in error.errors()]
+        for path in {path for _, path in wrong if path in found.variables}:
+            _retype(data, path)
+    unknown = {item["loc"]: nearest_key(item["loc"]) for item, _ in wrong if item["type"] == "extra_forbidden"}
+    for item, path in wrong:
+        # A key that is missing because it has a typo is one mistake.
+        if item["type"] != "missing" or item["loc"][-1] not in [near for place, near in unknown.items() if place[:-1] == item["loc"][:-1]]:
+            problems.add(path, message(item, path))
+    return None
+
+
+def _retype(data: Any, path: Path_) -> None:
+    """Makes what a text says of the text at the path."""
+    for part in path[:-1]:
+        data = data[part]
+    if isinstance(data[path[-1]], str):
+        data[path[-1]] = documents.typed(data[path[-1]])
 
 
 def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> Any:
@@ -141,8 +177,8 @@ def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> An
     return result
 
 
-def _path(location: tuple[str | int, ...], found: Document) -> Path_:
-    """The part of pydantic's location that is a path of the document: names of validators are not."""
+def document_path(location: tuple[str | int, ...], found: Document) -> Path_:
+    """The part of a place in the keys that is a path of the document: validators have names, too, and stages their keys below config."""
     path: Path_ = ()
     for part in location:
         if (*path, part) in found.marks:
@@ -150,46 +186,6 @@ def _path(location: tuple[str | int, ...], found: Document) -> Path_:
         elif (*path, "config", part) in found.marks:
             path = (*path, "config", part)
     return path
-
-
-def _message(item: Any, path: Path_) -> str:
-    name = ".".join(str(part) for part in path) or "the file"
-    kind, location = item["type"], item["loc"]
-    if kind == "extra_forbidden":
-        known = list(_keys_at(location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"unknown key {location[-1]!r}; {hint}"
-    if kind == "missing":
-        return f"{name}: the key {location[-1]!r} is missing"
-    found = f", found {units.shown(item['input'])}"
-    if kind == "literal_error":
-        return f"{name}: expected {item['ctx']['expected']}{found}"
-    if kind == "value_error":
-        return f"{name}: {item['msg'].removeprefix('Value error, ')}"
-    if kind == "model_type":
-        return f"{name}: expected a mapping of keys ({', '.join(sorted(_keys_at(location)))}){found}"
-    if kind == "list_type":
-        return f"{name}: expected a list, with a - before each entry{found}"
-    if kind == "string_type":
-        return f"{name}: expected text{found}" + ("" if item["input"] is None else "; put it in quotes")
-    if kind == "string_pattern_mismatch":
-        return f"{name}: expected {PATTERNS[item['ctx']['pattern']]}{found}"
-    return f"{name}: {item['msg']}{found}"
-
-
-def _keys_at(location: tuple[str | int, ...]) -> Iterator[str]:
-    model: type[BaseModel] | None = WorkloadKeys
-    for part in location:
-        if isinstance(part, str) and model is not None and part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation)
-    yield from model.model_fields if model is not None else ()
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_in(inner)) is not None), None)
 
 
 def check_uri(uri: str) -> str | None:

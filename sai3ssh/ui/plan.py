@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..config import Description
 from ..config.units import size_text
-from .views import duration
+from .views import WIDEST, duration
 
 Json = dict[str, Any]
 
@@ -20,6 +20,8 @@ Json = dict[str, Any]
 def print_plan(plan: Description, agents: Sequence[str], *, known_hosts: bool) -> None:
     """The effective plan in figures."""
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(highlight=False, soft_wrap=True, width=WIDEST)
     console.print(f"[bold]{plan.name}[/]: valid")
     console.print(f"engine {plan.engine}, {plan.endpoint}; credentials: {plan.credentials}")
     if known_hosts:

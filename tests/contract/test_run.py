@@ -183,6 +183,26 @@ def test_every_kind_of_operation_on_a_real_server_leaves_nothing(bench: Bench, r
     assert [entry["Key"] for entry in left if ".sai3ssh-probe-" not in entry["Key"]] == []
 
 
+def test_a_file_of_sai3_bench_runs_whole_on_files(bench: Bench) -> None:
+    file = Path(__file__).parent.parent / "unit" / "data" / "sai3bench" / "small-files.yml"
+    text = file.read_text().replace("{", "{{").replace("}", "}}")
+    places = {"TARGET": f"file://{bench.directory}/target/", "AGENT_1": AGENTS[0], "AGENT_2": AGENTS[1], "SECONDS_OF_LOAD": "1"}
+    out, err = bench.start(text=text, **places).communicate(timeout=120)
+    assert bench.processes[-1].returncode == 0, out + err
+    assert all(line.startswith(("notice: line ", "fetching the op-logs")) for line in err.splitlines()), err
+    preload, load, check, remove = json.loads((bench.run / "results.json").read_text())["stages"]
+    assert [stage["name"] for stage in (preload, load, check, remove)] == ["preload", "load", "check", "remove"]
+    # 10 files in each of 2 + 4 directories, for those that are read and for those that are deleted.
+    assert preload["operations"]["put"]["ops"] == 120
+    assert {op: figures["errors"] for op, figures in load["operations"].items()} == {
+        op: {} for op in ("get", "put", "stat", "list", "delete", "mkdir", "rmdir")
+    }
+    assert load["operations"]["put"]["bytes"] == 2000 * load["operations"]["put"]["ops"]
+    assert check["operations"]["get"]["ops"] == 120 - load["operations"]["delete"]["ops"]
+    assert sorted(path.name for path in (bench.directory / "target").rglob("*")) == ["data", "made", "new"]
+    assert {path.parent.name for path in bench.run.glob("agents/*/oplog.tsv.zst")} == set(AGENTS)
+
+
 STEADY = "steady: {window: 5s, slope: 30%, spread: 50%, min_duration: 5s}"
 
 

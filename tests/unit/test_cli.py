@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from sai3ssh import cli
 from sai3ssh.controller.eventlog import EventLog, read
@@ -38,6 +39,12 @@ def test_version_imports_nothing_heavy() -> None:
     version, modules = done.stdout.splitlines()
     assert set(json.loads(version)) == {"sai3ssh", "protocol", "python"}
     assert not HEAVY & set(eval(modules))
+
+
+@pytest.mark.parametrize("command", list(typer.main.get_command(cli.app).commands))
+def test_every_option_is_explained(command: str) -> None:
+    for parameter in typer.main.get_command(cli.app).commands[command].params:
+        assert parameter.help, f"{command}: {parameter.name}"
 
 
 @pytest.mark.parametrize(("key", "text"), [("", "100 %"), ("distributed: {min_coverage: 99.5%}\n", "99.5 %")])

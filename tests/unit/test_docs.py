@@ -49,7 +49,7 @@ def test_workload_files_in_pages_are_valid(page: Path, tmp_path: Path) -> None:
         file = tmp_path / f"{number}.yml"
         file.write_text(block, encoding="utf-8")
         hosts = [Host("a", "a")]
-        plan, _ = config.compile_plan(config.load(file), "r", hosts, failure_policy=None, needs_credentials=True)
+        plan, _ = config.compile_plan(config.load(file), "r", hosts, needs_credentials=True)
         assert plan.stages
 
 

@@ -43,6 +43,7 @@ ONLY_IN = {
     "junitparser": ("preflight/",),
     "zstandard": ("results/oplog.py", "trace.py"),
     "pexpect": (),
+    "jsonschema": (),
 }
 ON_HOSTS = {"agent", *SHARED}
 
