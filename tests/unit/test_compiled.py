@@ -14,6 +14,7 @@ import pytest
 
 from sai3ssh import bundle
 from sai3ssh.agent import compiled
+from tests.contract.agent_processes import end_agents, pids
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,16 @@ def origin(archive: Path) -> str:
 
 
 def test_it_is_used(archive: Path) -> None:
+    assert origin(archive) == compiled.beside(str(archive))
+
+
+def test_who_starts_a_daemon_makes_it(archive: Path, tmp_path: Path) -> None:
+    Path(compiled.beside(str(archive))).unlink()
+    try:
+        subprocess.run([sys.executable, str(archive), "serve", "--state", str(tmp_path / "state")], check=True, timeout=60)
+        assert pids(tmp_path / "state", "serve")
+    finally:
+        end_agents(tmp_path)
     assert origin(archive) == compiled.beside(str(archive))
 
 
