@@ -18,7 +18,9 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 	$(BIN)/sai3ssh demo
 
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
-test: lint system .venv/azurite/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
+# What comes before them, lint among it, uses one processor each.
+test: .venv/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready
 	@echo "suites that run side by side; each prints when it is over"
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract runs $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation unit
 
