@@ -4,10 +4,12 @@ SHELL := /bin/bash
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
+# Containers often forbid Python to keep what it has compiled: then each start of a command compiles all its libraries anew, seconds of CPU.
+unexport PYTHONDONTWRITEBYTECODE
 DEBIAN := openssh-server openssh-client iproute2 iputils-ping netcat-openbsd nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc
 TOOLS := sshd ssh ip nc nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc
 
-.PHONY: help demo test simulation unit agent contract lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock clean system
+.PHONY: help demo test simulation unit agent contract runs lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock clean system
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,9 +18,11 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 	$(BIN)/sai3ssh demo
 
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
-test: lint system .venv/azurite/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
+# What comes before them, lint among it, uses one processor each.
+test: .venv/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract unit $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract runs $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation unit
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 	$(BIN)/python -m pytest --durations=5 tests/simulation
@@ -30,8 +34,12 @@ unit: .venv/ready ## only the unit tests, and the agent's on other Pythons
 agent: .venv/ready ## only the agent's own tests, with real processes and servers
 	$(BIN)/python -m pytest --durations=5 tests/agent --ignore=tests/agent/test_agent_recovery.py
 
-contract: .venv/ready .venv/azurite/ready ## only contract tests: real sshd, real S3 servers, whole runs on this machine
-	$(BIN)/python -m pytest --durations=10 tests/contract
+RUNS := $(wildcard $(patsubst %,tests/contract/test_%.py,run resume policies op_log endpoints))
+contract: .venv/ready .venv/azurite/ready ## only contract tests but those of whole runs: real sshd, real S3 servers
+	$(BIN)/python -m pytest --durations=10 tests/contract $(RUNS:%=--ignore=%)
+
+runs: .venv/ready ## only contract tests of whole runs, with real agents on this machine
+	$(BIN)/python -m pytest --durations=10 $(RUNS)
 
 SYSTEM := system
 DEPLOYMENT := $(wildcard tests/lab/test_roles.py tests/lab/test_container.py tests/lab/test_preflight*.py)

@@ -19,7 +19,22 @@ SHARED = ("__init__.py", "dataset.py", "errors.py", "findings.py", "histogram.py
 """Modules of the package, besides agent/, that the agent imports."""
 
 SHEBANG = b"#!/usr/bin/env python3\n"
-_MAIN = b"import sys\n\nfrom sai3ssh.agent.cli import main\n\nsys.exit(main())\n"
+_MAIN = b"""import os
+import sys
+
+archive = sys.path[0]
+compiled = "%s.%s" % (archive, sys.implementation.cache_tag)  # agent/compiled.py
+try:
+    of, made = os.stat(archive), os.stat(compiled)
+    if (made.st_uid, made.st_mtime_ns) == (of.st_uid, of.st_mtime_ns) and not made.st_mode & 0o022:
+        sys.path.insert(0, compiled)
+except OSError:
+    pass
+
+from sai3ssh.agent.cli import main
+
+sys.exit(main())
+"""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 

@@ -13,6 +13,8 @@ from tests.servers import RadosGw, Rclone
 
 # sshd and nft live where a user's PATH often does not go.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
+# Where it is set, each command that a test starts would compile all its libraries anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

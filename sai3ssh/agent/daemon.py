@@ -397,6 +397,11 @@ def start(directory: str) -> str:
     if lock is None:
         return "already running"
     os.close(lock)
+    archive = state.archive()
+    if archive:
+        from sai3ssh.agent import compiled  # only here: what it imports would cost every other start
+
+        compiled.ensure(archive)
     with open(os.path.join(directory, "agent.log"), "ab") as log:
         subprocess.Popen(
             [*state.self_argv(), "serve", "--foreground", "--state", directory],

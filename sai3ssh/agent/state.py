@@ -71,19 +71,24 @@ def clock_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def archive() -> Optional[str]:
+    """The zipapp that this agent was started from, also when its code comes from the compiled one beside it; None in a source tree."""
+    found: Optional[str] = getattr(sys.modules["sai3ssh"].__loader__, "archive", None)
+    suffix = f".{sys.implementation.cache_tag}"
+    return found[: -len(suffix)] if found and found.endswith(suffix) else found
+
+
 def self_argv() -> List[str]:
     """The command that starts this same agent again."""
-    loader = sys.modules["sai3ssh"].__loader__
-    archive = getattr(loader, "archive", None)
-    return [sys.executable, archive] if archive else [sys.executable, "-m", "sai3ssh.agent"]
+    path = archive()
+    return [sys.executable, path] if path else [sys.executable, "-m", "sai3ssh.agent"]
 
 
 def version() -> Dict[str, Any]:
     """Version of the agent, SHA-256 of its zipapp ('' when it runs from a source tree) and version of Python."""
-    argv = self_argv()
-    digest = ""
-    if len(argv) == 2:
-        with open(argv[1], "rb") as file:
+    path, digest = archive(), ""
+    if path:
+        with open(path, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
     return {"version": sai3ssh.__version__, "digest": digest, "python": ".".join(map(str, sys.version_info[:3]))}
 

@@ -124,6 +124,10 @@ class AgentCase(unittest.TestCase):
         channel.wait(lambda: channel.beats[-1]["state"] in after or channel.final is not None, f"end of stage {index}")
         return start
 
+    def end_of_mix(self, channel, duration_ns):
+        fields = {"stage": 1, "round": 1, "duration_ns": duration_ns, "figures": {}}
+        return channel.ok("end", key=self.key, agent_id="a0", **fields)
+
     def check_sums(self, records):
         """Seconds, histograms and totals count the same operations."""
         for end in (record for record in records if record["kind"] == "stage_end"):

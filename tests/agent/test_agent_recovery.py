@@ -164,10 +164,6 @@ class Recovery(AgentCase):
         self.assertLessEqual(len(names - written), 4, "at most what was in flight")
         self.assertEqual(self.files(), [])
 
-    def end_of_mix(self, channel, duration_ns):
-        fields = {"stage": 1, "round": 1, "duration_ns": duration_ns, "figures": {}}
-        return channel.ok("end", key=self.key, agent_id="a0", **fields)
-
     def test_an_end_that_was_said_outlives_workers_and_supervisors(self):
         channel, _ = self.begin(duration_s=60.0)
         self.stage(channel, 0, "AT_BARRIER")

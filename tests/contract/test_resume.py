@@ -168,7 +168,7 @@ def keep_cut(bench: Bench, agent: str, over: threading.Event, controller: int | 
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
                 if controller in (None, parent):
                     os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+        time.sleep(0.03)  # a window needs longer than that to start, and a look at all processes takes 5 ms
 
 
 def test_a_second_controller_that_is_refused_does_not_keep_the_agents_that_the_first_could_not_reach(bench: Bench) -> None:

@@ -22,7 +22,7 @@ from tests.lab.lab import STORAGE, STORAGE_ADDRESS, Lab
 from tests.lab.operator import Operator, Record, journals, kinds
 from tests.servers import RadosGw
 
-OBJECTS = 12_000
+OBJECTS = 8_000
 EXECUTE_S = 14
 LAST_FAULT_S = 16.0
 WORKLOAD = """

@@ -10,14 +10,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from sai3ssh import bundle
+from tests.agent.s3_server import Server, response
 from tests.lab import image
 from tests.lab.operator import Record, kinds
 
@@ -29,10 +32,11 @@ USER = "daemon"
 BASE = "localhost/sai3ssh-lab:python"
 NEEDED = ("bin", "lib", "lib64", "etc", "usr/bin", "usr/lib64", "usr/lib/python3.11", "usr/lib/x86_64-linux-gnu")
 """What Python needs of the lab's root file system."""
-COUNT = 200_000
+COUNT = 600
 WORKLOAD = """
 name: {name}
-target: file://{data}/
+target: {target}
+{more}
 concurrency: 1
 prepare:
   ensure_objects:
@@ -55,25 +59,14 @@ BUILD, REMOVE = ("look", "zipapp", "image", "unit"), ("look", "unimage")
 class Deployment:
     """What the role made in a directory, and the unit carried out as systemd would."""
 
-    def __init__(self, directory: Path, repository: Path) -> None:
+    def __init__(self, directory: Path, repository: Path, environment: dict[str, str]) -> None:
         self.directory = directory
         self.spool, self.data = directory / "spool", directory / "data"
         user = pwd.getpwnam(USER)
         for path in (self.spool, self.data):
             path.mkdir(mode=0o750)
             os.chown(path, user.pw_uid, user.pw_gid)
-        # Images and containers of its own.
-        storage = {"driver": "overlay", "graphroot": str(directory / "images"), "runroot": str(directory / "run")}
-        settings = '[engine]\nruntime = "runc"\n'
-        (directory / "storage.conf").write_text("[storage]\n" + "".join(f'{name} = "{value}"\n' for name, value in storage.items()))
-        (directory / "containers.conf").write_text(settings)
-        self._environment = {
-            **os.environ,
-            "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
-            "CONTAINERS_CONF": str(directory / "containers.conf"),
-            "ANSIBLE_ROLES_PATH": str(repository / "roles"),
-            "ANSIBLE_NOCOLOR": "1",
-        }
+        self._environment = {**environment, "ANSIBLE_ROLES_PATH": str(repository / "roles"), "ANSIBLE_NOCOLOR": "1"}
         self._main: subprocess.Popen[bytes] | None = None
         archive = bundle.build(directory)
         self.variables = {
@@ -100,11 +93,6 @@ class Deployment:
         if check and done.returncode:
             pytest.fail(f"{shlex.join(argv)}: exit code {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
-
-    def make_base(self) -> None:
-        """The image to build on, without a registry."""
-        with subprocess.Popen(["tar", "-C", image.build(), "-c", *NEEDED], stdout=subprocess.PIPE) as tar:
-            subprocess.run(["podman", "import", "-q", "-", BASE], stdin=tar.stdout, env=self._environment, check=True, timeout=120)
 
     def apply(self, *parts: str) -> int:
         """Runs tasks of the role; how many changed something."""
@@ -164,20 +152,60 @@ class Deployment:
         return (self.directory / "log").read_text()
 
 
-@pytest.fixture
-def deployment(repository: Path) -> Iterator[Deployment]:
+@pytest.fixture(scope="module")
+def podman() -> Iterator[dict[str, str]]:
+    """The environment of podman with images and containers of its own; the image to build on is there, without a registry."""
     directory = Path(tempfile.mkdtemp(prefix="sai3ssh-"))  # podman's own sockets need short paths
-    deployed = Deployment(directory, repository)
-    # So many files are in memory, where they go away at once.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(deployed.data)], check=True)
+    storage = {"driver": "overlay", "graphroot": str(directory / "images"), "runroot": str(directory / "run")}
+    (directory / "storage.conf").write_text("[storage]\n" + "".join(f'{name} = "{value}"\n' for name, value in storage.items()))
+    (directory / "containers.conf").write_text('[engine]\nruntime = "runc"\n')
+    settings = {name: str(directory / f"{name}.conf") for name in ("storage", "containers")}
+    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": settings["storage"], "CONTAINERS_CONF": settings["containers"]}
+    with subprocess.Popen(["tar", "-C", image.build(), "-c", *NEEDED], stdout=subprocess.PIPE) as tar:
+        subprocess.run(["podman", "import", "-q", "-", BASE], stdin=tar.stdout, env=environment, check=True, timeout=120)
+    try:
+        yield environment
+    finally:
+        subprocess.run(["podman", "rmi", "--force", "--all"], env=environment, check=False, capture_output=True)
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def deployment(repository: Path, podman: dict[str, str]) -> Iterator[Deployment]:
+    directory = Path(tempfile.mkdtemp(prefix="sai3ssh-"))
+    deployed = Deployment(directory, repository, podman)
     try:
         yield deployed
     finally:
         deployed.run("podman", "rm", "--force", "--all", check=False)
         deployed.ended()
-        deployed.run("podman", "rmi", "--force", "--all", check=False)
-        subprocess.run(["umount", "--lazy", str(deployed.data)], check=True)
+        made = [name for name in deployed.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}").split() if name != BASE]
+        deployed.run("podman", "rmi", "--force", *made, check=False)
         shutil.rmtree(directory)
+
+
+class Store:
+    """Keeps what is put, and lets so many objects wait as are more than `room`."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, int] = {}
+        self.room = 0
+        self._lock = threading.Condition()
+
+    def __call__(self, _client: object, request: Any, _number: int) -> bytes:
+        with self._lock:
+            if request.method == "GET":
+                return response(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+            if request.method == "PUT" and "/prepared-" in request.path:  # no probe of an agent's
+                self._lock.wait_for(lambda: request.path in self.content or len(self.content) < self.room, 60.0)
+                self.content[request.path] = len(request.body)
+        return response()
+
+    def let(self, room: int) -> None:
+        """From now on so many have room."""
+        with self._lock:
+            self.room = room
+            self._lock.notify_all()
 
 
 def wait(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
@@ -187,8 +215,8 @@ def wait(condition: Callable[[], object], what: str, timeout_s: float = 60.0) ->
         time.sleep(0.02)
 
 
+@pytest.mark.timeout(900)
 def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) -> None:
-    deployment.make_base()
     assert deployment.apply(*BUILD) > 3
     assert deployment.apply(*BUILD) == 0
     deployment.start()
@@ -201,24 +229,28 @@ def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) ->
     assert run.returncode == 0, out + deployment.said()
     assert "COMPLETE" in out
 
-    with start_run(deployment, tmp_path, "disturbed", COUNT) as run:
+    store = Store()
+    with Server(store, anonymous=True) as server, start_run(deployment, tmp_path, "disturbed", COUNT, server.url) as run:
 
         def ledgers() -> int:
             assert run.poll() is None, run.communicate()[0] + deployment.said()
             return len(kinds(deployment.journal("disturbed"), "ledger"))
 
+        store.let(COUNT // 3)
         wait(lambda: ledgers() > 0, "progress")
         deployment.kill()
         deployment.start()
         before = ledgers()
+        store.let(2 * COUNT // 3)
         wait(lambda: ledgers() > before, "progress after the kill")
         deployment.stop()
         assert deployment.processes() == []
         deployment.start()
+        store.let(COUNT)
         out, _ = run.communicate(timeout=120)
     # The seconds without an agent are lost, and nothing else is.
     assert run.returncode == 3, out + deployment.said()
-    assert {path.name for path in (deployment.data / "disturbed").iterdir()} == {f"prepared-{n:08d}.dat" for n in range(COUNT)}
+    assert store.content == {f"/bucket/disturbed/prepared-{n:08d}.dat": 1024 for n in range(COUNT)}
     records = deployment.journal("disturbed")
     assert [record["rebooted"] for record in kinds(records, "recovered")] == [False, False]
     assert [record["fresh"] for record in kinds(records, "recovered")] == [False, False], "the counters did not survive"
@@ -233,7 +265,6 @@ def test_a_run_outlives_its_container(deployment: Deployment, tmp_path: Path) ->
 
 
 def test_compose_starts_the_same_container(deployment: Deployment, repository: Path, tmp_path: Path) -> None:
-    deployment.make_base()
     home = deployment.directory / "opt"
     home.mkdir()
     bundle.build(home).rename(home / "agent.pyz")
@@ -272,8 +303,12 @@ def write_inventory(deployment: Deployment, directory: Path) -> None:
     (directory / "hosts.yml").write_text(yaml.safe_dump(hosts))
 
 
-def start_run(deployment: Deployment, directory: Path, name: str, count: int) -> subprocess.Popen[str]:
+def start_run(deployment: Deployment, directory: Path, name: str, count: int, endpoint_url: str = "") -> subprocess.Popen[str]:
+    """Files, or objects of that server, without credentials: an agent that is back goes on before its controller is."""
+    target, more = f"file://{deployment.data}/", ""
+    if endpoint_url:
+        target, more = "s3://bucket/", f's3: {{endpoint_url: "{endpoint_url}", anonymous: true}}'
     workload = directory / f"{name}.yml"
-    workload.write_text(WORKLOAD.format(name=name, data=deployment.data, count=count))
-    argv = [str(BIN / "sai3ssh"), "run", workload.name, "-i", "hosts.yml", "--results-dir", "runs"]
+    workload.write_text(WORKLOAD.format(name=name, target=target, more=more, count=count))
+    argv = [str(BIN / "sai3ssh"), "run", workload.name, "-i", "hosts.yml", "--results-dir", "runs", "--skip", "storage"]
     return subprocess.Popen(argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
