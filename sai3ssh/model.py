@@ -76,6 +76,7 @@ class StageKind(str, enum.Enum):
     CLEANUP = "cleanup"
     VERIFY = "verify"
     REPLAY = "replay"
+    PAUSE = "pause"
 
 
 class AgentState(str, enum.Enum):
@@ -281,7 +282,7 @@ class Stage:
     concurrency: int
     """Operations in flight per agent, split over its workers."""
     duration_s: Optional[float] = None
-    """execute, and a replay with a speed."""
+    """execute, pause, and a replay with a speed."""
     warmup_s: float = 0.0
     """execute only: the first seconds, measured apart and not in the results."""
     operations: Tuple[OperationSpec, ...] = ()
@@ -295,6 +296,10 @@ class Stage:
     linearly from nothing."""
     delete_batch: int = 1
     """cleanup only: at most so many objects are deleted with one request."""
+    cleanup_mode: str = "strict"
+    """cleanup only: strict (a missing object is an error), tolerant (it is none) or besteffort (no error ends the stage)."""
+    interleaved: bool = False
+    """prepare only: populations are filled together, in proportion; else one after the other."""
     steady: Optional[Steady] = None
     """execute only: ends the stage, on all agents at once, when all of them together are steady; duration_s is the latest end."""
     replay: Optional[Replay] = None

@@ -136,6 +136,9 @@ class Worker:
 
     def _run(self, order: Dict[str, Any]) -> None:
         stage = self._plan.stages[order["stage"]]
+        if stage.kind is StageKind.PAUSE:
+            self._pause(order)
+            return
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
         layout = Layout(self._plan, stage, self._assignment.index)
@@ -163,6 +166,14 @@ class Worker:
         send({"ended": {**work.result(), **logged, "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
+
+    def _pause(self, order: Dict[str, Any]) -> None:
+        """A stage in which nothing is done until its end."""
+        ahead_ns = time.monotonic_ns() - state.clock_ns()
+        self._wait_until(order["start_clock_ns"] + ahead_ns)
+        send({"started": state.clock_ns()})
+        self._wait_until(order["end_clock_ns"] + ahead_ns)
+        send({"ended": {"drained_clock_ns": state.clock_ns(), "stopped": None}})
 
     def _open_log(self, order: Dict[str, Any]) -> Optional[OpLog]:
         """The op-log of this worker's part of a stage; None where the plan wants none."""
@@ -234,6 +245,9 @@ class Worker:
                 self._engine, Population(name, made["target"], made["key_format"], made["count"], SizeSpec("fixed", 0, 0), 0)
             )
         make = partial(BatchedIndexWork, batch=stage.delete_batch) if stage.delete_batch > 1 else IndexWork
+        unsure = [name for name, made in order.get("puts", {}).items() if made.get("unsure")]
+        if stage.cleanup_mode != "strict":
+            unsure = list(objects)
         return make(
             PUT if stage.kind is StageKind.PREPARE else DELETE,
             objects,
@@ -241,7 +255,10 @@ class Worker:
             recorder,
             outage_timeout_s=plan.target_outage_timeout_s,
             target=target,
-            unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
+            unsure=unsure,
+            interleaved=stage.interleaved,
+            best_effort=stage.cleanup_mode == "besteffort",
+            notice=lambda text: send({"notice": text}),
         )
 
     def _make_replay(self, stage: Stage, spec: Replay, order: Dict[str, Any], recorder: Recorder, start_ns: int) -> ReplayWork:

@@ -37,6 +37,7 @@ from ..model import (
 from . import cloud, units
 from .document import Path_, Problems
 from .endpoints import Endpoints, implied_target
+from .notices import taken_as_there
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -426,7 +427,8 @@ class _Builder:
         """The given stages in order, or prepare, execute and cleanup as far as the file asks for them."""
         keys = self._keys
         where: Path_ = ("stages",) if keys.stages else ("distributed", "stages")
-        if keys.prepare.delete_batch > 1 and (keys.stages or keys.distributed.stages or not keys.prepare.cleanup):
+        cleanup = keys.prepare.cleanup or keys.prepare.cleanup_only
+        if keys.prepare.delete_batch > 1 and (keys.stages or keys.distributed.stages or not cleanup):
             text = (
                 "prepare.delete_batch is for the cleanup that prepare.cleanup: true adds; give a stage of type cleanup its own delete_batch"
             )
@@ -440,12 +442,13 @@ class _Builder:
                 implied.append(StageKeys(name="prepare", type="prepare"))
             if keys.workload:
                 implied.append(StageKeys(name="execute", type="execute"))
-            if keys.prepare.cleanup:
+            if cleanup:
                 implied.append(StageKeys(name="cleanup", type="cleanup", delete_batch=keys.prepare.delete_batch))
             if not implied:
                 self._problems.add(("workload",), "nothing to do: workload is empty and nothing is prepared")
             given = list(enumerate(implied))
         given.sort(key=lambda item: (item[1].order if item[1].order is not None else 0, item[0]))
+        given = self._wanted(given)
         names: set[str] = set()
         result: list[Stage] = []
         for n, stage in given:
@@ -461,6 +464,37 @@ class _Builder:
                 self._problems.add((*where, n, "order"), text)
             elif stage.order is not None:
                 orders[stage.order] = stage.name
+        return self._delayed(result)
+
+    def _wanted(self, given: list[tuple[int, StageKeys]]) -> list[tuple[int, StageKeys]]:
+        """The stages without those that prepare.cleanup_only and prepare.skip_verification leave out."""
+        prepare = self._keys.prepare
+        if prepare.cleanup_only:
+            kept = [(n, stage) for n, stage in given if stage.type == "cleanup"]
+            if not kept or not prepare.ensure_objects:
+                what = "a stage of type cleanup" if prepare.ensure_objects else "prepare.ensure_objects: what is to be removed"
+                self._problems.add(("prepare", "cleanup_only"), f"cleanup_only has nothing to do; give {what}")
+            return kept
+        if not taken_as_there(prepare):
+            return given
+        kept = [(n, stage) for n, stage in given if stage.type != "prepare"]
+        if not kept:
+            text = "skip_verification takes the objects as there, so that nothing is left to do; set force_overwrite: true to write them"
+            self._problems.add(("prepare", "skip_verification"), text)
+        return kept
+
+    def _delayed(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages, with a pause of post_prepare_delay after each prepare that another one follows."""
+        delay_s = self._keys.prepare.post_prepare_delay
+        if not delay_s:
+            return list(stages)
+        names = {stage.name for stage in stages}
+        result: list[Stage] = []
+        for n, stage in enumerate(stages):
+            result.append(stage)
+            if stage.kind is StageKind.PREPARE and n + 1 < len(stages):
+                name = next(name for name in (f"{stage.name}-delay{mark * '_'}" for mark in range(len(stages) + 1)) if name not in names)
+                result.append(Stage(name, StageKind.PAUSE, stage.concurrency, delay_s))
         return result
 
     def _check_order(self, stages: Sequence[Stage], where: Sequence[Path_]) -> None:
@@ -496,7 +530,13 @@ class _Builder:
                 self._problems.add((*where, "steady"), f"a {kind.value} stage ends when its work is done; only execute can be steady")
             if not names and kind is not StageKind.CLEANUP:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
-            return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch)
+            prepare = keys.prepare
+            if kind is StageKind.PREPARE:
+                return Stage(stage.name, kind, concurrency, populations=names, interleaved=prepare.prepare_strategy == "parallel")
+            # What was interrupted may have removed some of them.
+            mode = prepare.cleanup_mode or ("tolerant" if prepare.cleanup_only else "strict")
+            mode = mode if kind is StageKind.CLEANUP else "strict"
+            return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch, cleanup_mode=mode)
         duration_s = stage.duration or keys.duration
         if not mix or not any(op.weight for op in mix):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")

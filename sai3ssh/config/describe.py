@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, OperationSpec, Plan, Population, Stage, Steady
+from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind, Steady
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -85,6 +85,12 @@ def _operation(op: OperationSpec) -> str:
 
 
 def _pace(stage: Stage) -> str:
+    if stage.kind is StageKind.PAUSE:
+        return "all agents wait (post_prepare_delay)"
+    if stage.interleaved:
+        return "populations together"
+    if stage.cleanup_mode != "strict":
+        return stage.cleanup_mode
     if stage.replay is not None:
         how = "one after the other" if stage.replay.speed is None else f"at {stage.replay.speed:g} times its speed"
         return f"trace of {stage.replay.records:,} operations, {how}"

@@ -203,8 +203,20 @@ class Prepare(Section):
     ensure_objects: list[EnsureObjects] = []
     directory_structure: DirectoryStructure | None = None
     cleanup: bool = False
+    cleanup_only: bool = False
+    """Only the stages of type cleanup: for what an earlier run has left."""
+    cleanup_mode: Literal["strict", "tolerant", "besteffort"] | None = None
+    """strict, the default: a missing object is an error; tolerant, the default with cleanup_only: it is none; besteffort: no error ends
+    the stage."""
     delete_batch: DeleteBatch = 1
     key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
+    post_prepare_delay: Annotated[Duration, Field(ge=0)] = 0.0
+    """A pause of all agents between a prepare stage and the next one."""
+    prepare_strategy: Literal["sequential", "parallel"] = "sequential"
+    """One entry of ensure_objects after the other, or all together."""
+    skip_verification: bool = False
+    """The objects are taken as there: no prepare stage, unless force_overwrite is true."""
+    force_overwrite: bool = False
 
 
 class IoRateKeys(Section):
@@ -408,11 +420,11 @@ class WorkloadKeys(Section):
 
 NOT_YET = {
     "args", "backoff_duration", "barrier", "barrier_sync",
-    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
-    "concurrency_override", "enable_metadata_cache", "env",
-    "expected_objects", "expected_tasks", "force_overwrite", "max_duration", "optional",
-    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
-    "skip_verification", "target_override", "timeout_secs", "volumes",
+    "command", "completion",
+    "concurrency_override", "env",
+    "expected_objects", "expected_tasks", "max_duration", "optional",
+    "path_template", "perf_log",
+    "target_override", "timeout_secs",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
 
@@ -426,6 +438,11 @@ NO_MEANING = {
     "deployment": "the agent is uploaded by the run",
     "listen_port": "agents open no port",
     "tree_creation_mode": "each agent makes the directories that its own objects need, when the first one needs them",
+    "enable_metadata_cache": "it tunes another engine; names of objects are computed here, and no list of them is kept",
+    "cache_checkpoint_interval_secs": "it tunes another engine; what is prepared is in each agent's journal at once",
+    "kv_cache_dir": "it tunes another engine; there is no such cache here",
+    "volumes": "agents are no containers of the run; mount what they use on the hosts, and where the role runs the agent in a "
+    "container, in sai3ssh_agent_container_options of the inventory",
     "shared_filesystem": "objects are divided among the agents in any case; where an agent sees only its own files, give get and stat "
     "key_selection: partitioned",
 }

@@ -16,6 +16,7 @@ from . import document as documents
 from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
+from .notices import notices as found_notices
 from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -75,6 +76,7 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
         notices.append(f"line {line}: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not {keys.op_log_path}")
     elif "op_log_max_bytes" in keys.model_fields_set:
         notices.append(f"line {problems.line(('op_log_max_bytes',))}: op_log_max_bytes has no effect without op_log_path (or --op-log)")
+    notices += [f"line {problems.line(where)}: {text}" for where, text in found_notices(keys)]
     stages = keys.stages or distributed.stages
     if stages and keys.prepare.ensure_objects and all(stage.type != "prepare" for stage in stages):
         line = problems.line(("prepare", "ensure_objects"))

@@ -131,7 +131,7 @@ def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, in
 
 def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
     measured_ns = planned_ns = 0
-    for index in range(len(inputs.plan.stages)):
+    for index in _measuring(inputs.plan):
         mine = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, mine)
         if planned is None:
@@ -142,6 +142,11 @@ def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
     whole = any(e["event"] == "journal_complete" and e["agent"] == agent.agent_id for e in inputs.events)
     outcome = Outcome(agent.final["outcome"]) if agent.final else None
     return AgentFacts(agent.agent_id, outcome, agent.final["reason"] if agent.final else "", whole, measured_ns / 1e9, planned_ns / 1e9)
+
+
+def _measuring(plan: Plan) -> list[int]:
+    """The stages in which there is something to measure."""
+    return [index for index, stage in enumerate(plan.stages) if stage.kind is not StageKind.PAUSE]
 
 
 def _others_ns(inputs: Inputs, index: int) -> int:
@@ -156,7 +161,7 @@ def _others_ns(inputs: Inputs, index: int) -> int:
 def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
     """The planned intervals without measurement, in seconds from the start of their stage."""
     lost: list[Json] = []
-    for index in range(len(inputs.plan.stages)):
+    for index in _measuring(inputs.plan):
         stage = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, stage)
         if planned is None:
@@ -227,7 +232,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
             for agent_id, part in parts.items()
             if agent_id in spans
         },
-        "full_strength": _full_strength(inputs, parts) if spec.duration_s is not None else None,
+        "full_strength": _full_strength(inputs, parts) if spec.duration_s is not None and spec.kind is not StageKind.PAUSE else None,
         "unreadable": sum(part.unreadable.count for part in parts.values()) if spec.kind is StageKind.VERIFY else None,
     }
 

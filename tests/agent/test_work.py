@@ -113,6 +113,46 @@ class Prepare(Base):
                 work = self.work([(0, 1)])
                 work.failed(work.next(0), 1, error_class, "no", True)
 
+    def test_populations_are_filled_together_in_proportion(self):
+        owned = {"prepared": Intervals([(0, 6)]), "deletable": Intervals([(0, 2), (8, 9)])}
+        work = IndexWork(
+            PUT, self.objects(population(), population("deletable")), owned, self.recorder,
+            outage_timeout_s=10.0, target="http://s3", interleaved=True,
+        )  # fmt: skip
+        tasks = iter(lambda: work.next(0), None)
+        self.assertEqual("".join(f"{task.owner[0]}{task.index} " for task in tasks), "p0 d0 p1 p2 d1 p3 p4 d8 p5 ")
+
+    def best_effort(self, owned):
+        self.notices = []
+        return IndexWork(
+            DELETE, self.objects(population()), {"prepared": Intervals(owned)}, self.recorder, outage_timeout_s=10.0, target="http://s3",
+            unsure=["prepared"], best_effort=True, notice=self.notices.append, now_ns=lambda: self.clock,
+        )  # fmt: skip
+
+    def test_a_cleanup_that_does_what_it_can_leaves_what_it_cannot_delete(self):
+        work = self.best_effort([(0, 4)])
+        for error_class in ("http_403", "http_404"):
+            work.failed(work.next(0), 1, error_class, "no", True)
+        work.done(work.next(0), 1, 0)
+        for n in range(1, TRIES + 1):
+            work.failed(work.next(n * SECOND if n == 1 else work.wake_ns), n * SECOND, "http_500", "InternalError", True)
+        self.assertTrue(work.finished)
+        self.assertEqual(work.take_finished(), {"prepared": [(0, 4)]})
+        self.assertEqual(self.reader.delta(0).counters()["errors"], {"delete": {"http_403": 1, "http_500": TRIES}})
+        self.assertEqual(len(self.notices), 1)
+        self.assertIn("an object stays, others may: DELETE s3://b/p/prepared-00000000.dat", self.notices[0])
+
+    def test_a_cleanup_that_does_what_it_can_ends_in_order_in_an_outage(self):
+        work = self.best_effort([(0, 10)])
+        first, second = work.next(0), work.next(0)
+        for task in (first, second):
+            work.failed(task, 10 * SECOND + 1, "refused", "connection refused", False)
+        self.assertTrue(work.finished)
+        self.assertFalse(work.stopped)
+        self.assertIsNone(work.next(20 * SECOND))
+        self.assertEqual(len(self.notices), 1)
+        self.assertIn("10 objects stay: DELETE s3://b/p/prepared-00000000.dat", self.notices[0])
+
     def test_cleanup_takes_a_missing_object_for_deleted(self):
         work = self.work([(0, 1)], op=DELETE)
         work.failed(work.next(0), 1, "not_found", "gone", True)

@@ -480,10 +480,6 @@ BAD = {
         GOOD + "verify_reads: some\n",
         ":11:1: verify_reads: expected a share such as 0.95 or 95%, found 'some'; true is all, false none",
     ),
-    "key that is not supported yet": (
-        GOOD + "prepare_strategy: parallel\n",
-        ":11:1: prepare_strategy: a key of sai3-bench that is not supported yet",
-    ),
     "op-log without a path": (GOOD + "op_log_path: 7\n", ":11:1: op_log_path: expected text, found 7; put it in quotes"),
     "op-log of nothing": (
         GOOD + "op_log_path: x\nop_log_max_bytes: 4KiB\n",
