@@ -300,6 +300,11 @@ class Stage:
     """cleanup only: strict (a missing object is an error), tolerant (it is none) or besteffort (no error ends the stage)."""
     interleaved: bool = False
     """prepare only: populations are filled together, in proportion; else one after the other."""
+    tasks: Optional[int] = None
+    """execute only: the stage ends when so many operations over all agents, each its share, have ended, warm-up and errors included;
+    where it has a duration, too, at what comes first."""
+    timeout_s: Optional[float] = None
+    """An agent whose stage is not over so long after its start has failed."""
     steady: Optional[Steady] = None
     """execute only: ends the stage, on all agents at once, when all of them together are steady; duration_s is the latest end."""
     replay: Optional[Replay] = None
@@ -335,12 +340,14 @@ class Deadlines:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorLimits:
-    """When an agent gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off
+    """When a worker gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off
     through outages."""
 
     max_total_errors: int = 100
     rate_per_s: float = 5.0
     rate_window_s: float = 1.0
+    backoff_s: Optional[float] = None
+    """So long a worker begins nothing when its rate was exceeded; None: then it gives up."""
 
 
 @dataclasses.dataclass(frozen=True)

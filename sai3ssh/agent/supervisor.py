@@ -36,6 +36,11 @@ SILENT_S = 10.0
 """A controller that was not heard for so long, or for ten heartbeats, is lost (on_controller_loss: stop)."""
 
 
+def told_tasks(told: recovery.Told) -> int:
+    """How many operations of a stage a journal tells, errors included."""
+    return sum(figures[0] for figures in told.seconds.values()) + sum(sum(codes.values()) for codes in told.counters.errors.values())
+
+
 class Supervisor:
     """Runs until the final record is on disk."""
 
@@ -62,6 +67,8 @@ class Supervisor:
         """Since when, and why, not all workers are at work in a stage."""
         self._stage_began = False
         self._planned = 0
+        self._tasks: Optional[int] = None
+        """How many operations the stage that runs has left by the counters in shared memory, where their number ends it."""
         self._state = "STARTING"
         self._beat = 0
         self._outcome: Optional[Outcome] = None
@@ -305,6 +312,8 @@ class Supervisor:
         elif "started" in message:
             worker.started_clock_ns = message["started"]
             self._stage_started()
+        elif "tasks" in message:
+            worker.tasks = message["tasks"]
         elif "finished" in message:
             self._record_finished(worker, message["finished"], message["unreadable"])
         elif "ended" in message:
@@ -349,20 +358,43 @@ class Supervisor:
         pieces = {name: ranges.split(workers) for name, ranges in todo.items()}
         self._crew.shares = [Share({name: parts[worker] for name, parts in pieces.items()}) for worker in range(workers)]
         self._planned = sum(len(ranges) for ranges in todo.values()) if stage.kind is not StageKind.EXECUTE else 0
+        self._tasks = None
+        if stage.tasks is not None:
+            lo, hi = model.share(stage.tasks, self._assignment.index, self._assignment.agents)
+            self._tasks = self._planned = hi - lo
+
+    def _watch_time(self) -> None:
+        """The stage must be over at its deadline."""
+        stage = self._stage
+        if stage is None or stage.stage.timeout_s is None:
+            return
+        left_ns = stage.start_clock_ns + int(stage.stage.timeout_s * 1e9) - state.clock_ns()
+        if left_ns > 0:
+            self._timer("timeout", left_ns / 1e9, self._watch_time)
+            return
+        raise AgentError(
+            f"stage {stage.stage.name} was not over {stage.stage.timeout_s:g} s after its start (timeout_secs)",
+            remedy="Raise timeout_secs of the stage, or look at the results for what was slow",
+        )
 
     def _start_stage(self, index: int, start_clock_ns: int) -> None:
         self._open_stage(index, start_clock_ns, len(self._crew.members))
         for worker in self._crew.members:
             worker.ended = worker.started_clock_ns = None
+            worker.tasks = 0
             self._order(worker)
         self._begin_lease(start_clock_ns)
         self._check_lease()
+        self._watch_time()
 
     def _resume_stage(self, past: recovery.Recovered, shift_ns: int, count: int, cause: str) -> None:
         assert past.committed is not None
         self._open_stage(past.stage, past.committed["start_clock_ns"] + shift_ns, count)
         stage = self._stage
         assert stage is not None
+        if self._tasks is not None:
+            # What was counted in shared memory that is gone.
+            self._tasks = max(0, self._tasks - sum(told_tasks(told) for told in past.before.values()))
         # Between COMMIT and start nothing is lost, and the first second begins with the stage.
         now_ns = max(state.clock_ns(), stage.start_clock_ns)
         self._stage_began = past.started
@@ -381,6 +413,7 @@ class Supervisor:
         self._lost = (now_ns, cause)
         if past.started:
             self._timer("second", (stage.next_second_ns - state.clock_ns()) / 1e9, self._second)
+        self._watch_time()
 
     def _order(self, worker: WorkerProcess) -> None:
         stage = self._stage
@@ -392,6 +425,7 @@ class Supervisor:
                 "stage": stage.index,
                 "start_clock_ns": stage.start_clock_ns,
                 "end_clock_ns": stage.end_clock_ns,
+                "tasks": self._tasks,
                 "metrics": self._metrics(stage.index, worker.index),
                 "directory": self._dir,
                 "ranges": share.left(self._ledger.finished.get(stage.index, {})),
@@ -440,7 +474,8 @@ class Supervisor:
         stage = self._stage
         assert stage is not None
         self._stage = None
-        self._timers.pop("second", None)
+        for name in ("second", "timeout"):
+            self._timers.pop(name, None)
         if self._lost is not None and self._stage_began:
             self._journal.append("lost", stage.lost(self._lost[0], max(self._lost[0], drained_clock_ns), self._lost[1]))
         self._lost = None
@@ -448,7 +483,7 @@ class Supervisor:
             self._journal.append(kind, fields)
         end_ns = drained_clock_ns
         if stage.end_clock_ns is not None and self._outcome is None:
-            end_ns = stage.end_clock_ns
+            end_ns = stage.end_clock_ns if self._tasks is None else min(stage.end_clock_ns, drained_clock_ns)
         finished = self._ledger.finished.get(stage.index, {})
         deleted = {name: list(ranges) for name, ranges in finished.items()} if stage.stage.operations else {}
         puts = [made for worker in self._crew.members if worker.ended for made in worker.ended.get("puts", [])]
@@ -707,6 +742,14 @@ class Supervisor:
         self._send_heartbeat()
         self._timer("heartbeat", self._plan.heartbeat_s, self._heartbeat)
 
+    def _done(self) -> int:
+        """Of what the stage has planned."""
+        if self._stage is None:
+            return 0
+        if self._tasks is not None:
+            return self._planned - self._tasks + sum(worker.tasks for worker in self._crew.members)
+        return self._stage.done
+
     def _send_heartbeat(self) -> None:
         self._beat += 1
         body = {
@@ -716,7 +759,7 @@ class Supervisor:
             "state": self._state,
             "stage": self._stage.index if self._stage else None,
             "committed": self._journal.committed,
-            "done": self._stage.done if self._stage else 0,
+            "done": self._done(),
             "planned": self._planned if self._stage else 0,
             "controller": self._release.controller,
         }

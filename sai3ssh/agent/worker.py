@@ -1,8 +1,9 @@
 """One worker process: the load of a share of an agent's concurrency.
 
 Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...}, {"end": another end of it} and {"stop": ...}; on
-stdout {"ready": true}, {"finished": ranges, "unreadable": of them, in a verify stage}, {"notice": text}, {"ended": {...}} and
-{"error": {...}}. When stdin ends the supervisor is gone and the worker exits: a new supervisor must find nobody writing.
+stdout {"ready": true}, {"finished": ranges, "unreadable": of them, in a verify stage}, {"tasks": operations that have begun, where their
+number ends the stage}, {"notice": text}, {"ended": {...}} and {"error": {...}}. When stdin ends the supervisor is gone and the worker
+exits: a new supervisor must find nobody writing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sai3ssh.agent.details import DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.engines.file import FileEngine
-from sai3ssh.agent.mix import MixWork, mkdir_format, put_format
+from sai3ssh.agent.mix import CountedMixWork, MixWork, mkdir_format, put_format
 from sai3ssh.agent.oplog import LoggedRecorder, OpLog
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.pinning import pin
@@ -31,10 +32,11 @@ from sai3ssh.agent.replay import ReplayWork
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
-from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, Replay, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, Replay, SizeSpec, Stage, StageKind, from_json, share
 from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
+NEVER_NS = 1 << 62
 TICK_S = 0.25
 SWEEP = 64
 """After so many directories a worker listens."""
@@ -122,6 +124,8 @@ class Worker:
             elif "tick" in message:
                 self._report_finished()
                 self._flush_log()
+                if isinstance(self._work, CountedMixWork):
+                    send({"tasks": self._work.begun})
             elif "end" in message:
                 self._end_at(message["end"])
             else:
@@ -208,12 +212,17 @@ class Worker:
         ranges = {name: Intervals(pieces) for name, pieces in order["ranges"].items()}
         plan = self._plan
         if stage.kind is StageKind.EXECUTE:
-            end_ns = start_ns + order["end_clock_ns"] - order["start_clock_ns"]
+            end_clock_ns = order["end_clock_ns"]
+            end_ns = NEVER_NS if end_clock_ns is None else start_ns + end_clock_ns - order["start_clock_ns"]
             recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
             recorder.tail_from_ns = end_ns
             seed = f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}"
-            batched = any(op.delete_batch > 1 for op in stage.operations)
-            return (BatchedMixWork if batched else MixWork)(
+            make_mix: Any = BatchedMixWork if any(op.delete_batch > 1 for op in stage.operations) else MixWork
+            if order["tasks"] is not None:
+                active = self._active(stage)
+                lo, hi = share(order["tasks"], self._index, active) if self._index < active else (0, 0)
+                make_mix = partial(CountedMixWork, tasks=hi - lo, begun=metrics.ended(recorder.cells))
+            mix: MixWork = make_mix(
                 self._engine,
                 stage.operations,
                 self._objects,
@@ -230,6 +239,7 @@ class Worker:
                 lane=(self._index, self._active(stage)),
                 pools=self._pools,
             )
+            return mix
         if stage.replay is not None:
             return self._make_replay(stage, stage.replay, order, recorder, start_ns)
         if stage.kind is StageKind.CLEANUP:

@@ -26,6 +26,8 @@ class WorkerProcess:
         self.began = time.monotonic()
         self.started_clock_ns: Optional[int] = None
         self.ended: Optional[Dict[str, Any]] = None
+        self.tasks = 0
+        """Operations that it and those before it have begun in the running stage, where their number ends it."""
         self.process = subprocess.Popen([*state.self_argv(), "work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin is not None
         assert self.process.stdout is not None

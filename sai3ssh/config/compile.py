@@ -37,7 +37,7 @@ from ..model import (
 from . import cloud, units
 from .document import Path_, Problems
 from .endpoints import Endpoints, implied_target
-from .notices import taken_as_there
+from .notices import checks_beforehand, taken_as_there
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -49,6 +49,15 @@ _CHOOSING = ("get", "stat", "copy")
 """Operations on any of the prepared objects, which stay."""
 PARTITION_OVERLAP = 0.3
 """sai3-bench's."""
+COMPLETIONS = {
+    "execute": ("duration", "duration_or_tasks", "tasks_done"),
+    "hybrid": ("duration_or_tasks",),
+    "prepare": ("tasks_done", "duration_or_tasks"),
+    "cleanup": ("tasks_done", "duration_or_tasks"),
+    "verify": ("validation_passed", "tasks_done"),
+    "validation": ("validation_passed", "tasks_done"),
+}
+"""What sai3-bench's completion can be for a stage of each type."""
 MOST_OBJECTS = 1 << 33
 """So many objects of a population have bytes of their own, see dataset."""
 LEASE_HEARTBEATS = 5
@@ -105,7 +114,9 @@ def compile_plan(
             handling.retry_jitter_factor,
         ),
         deadlines=Deadlines(keys.deadlines.connect, keys.deadlines.first_byte, keys.deadlines.total),
-        error_limits=ErrorLimits(handling.max_total_errors, handling.error_rate_threshold, handling.error_rate_window),
+        error_limits=ErrorLimits(
+            handling.max_total_errors, handling.error_rate_threshold, handling.error_rate_window, handling.backoff_duration
+        ),
         target_outage_timeout_s=keys.target_outage_timeout,
         heartbeat_s=heartbeat_s,
         agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
@@ -467,8 +478,10 @@ class _Builder:
         return self._delayed(result)
 
     def _wanted(self, given: list[tuple[int, StageKeys]]) -> list[tuple[int, StageKeys]]:
-        """The stages without those that prepare.cleanup_only and prepare.skip_verification leave out."""
+        """The stages without those that prepare.cleanup_only and prepare.skip_verification leave out, and what preflight does."""
         prepare = self._keys.prepare
+        before = checks_beforehand([stage for _, stage in given])
+        given = [item for item in given if item[1].name not in before]
         if prepare.cleanup_only:
             kept = [(n, stage) for n, stage in given if stage.type == "cleanup"]
             if not kept or not prepare.ensure_objects:
@@ -513,7 +526,8 @@ class _Builder:
 
     def _stage(self, stage: StageKeys, where: Path_, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> Stage:
         keys = self._keys
-        kind = StageKind.VERIFY if stage.type == "validation" else StageKind(stage.type)
+        kind = {"validation": StageKind.VERIFY, "hybrid": StageKind.EXECUTE}.get(stage.type) or StageKind(stage.type)
+        self._check_end(stage, kind, where, populations)
         concurrency = stage.concurrency or keys.concurrency
         if kind is StageKind.EXECUTE:
             concurrency = self._in_flight(stage.name, concurrency)
@@ -532,24 +546,84 @@ class _Builder:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
             prepare = keys.prepare
             if kind is StageKind.PREPARE:
-                return Stage(stage.name, kind, concurrency, populations=names, interleaved=prepare.prepare_strategy == "parallel")
+                together = prepare.prepare_strategy == "parallel"
+                return Stage(stage.name, kind, concurrency, populations=names, interleaved=together, timeout_s=stage.timeout_secs)
             # What was interrupted may have removed some of them.
             mode = prepare.cleanup_mode or ("tolerant" if prepare.cleanup_only else "strict")
             mode = mode if kind is StageKind.CLEANUP else "strict"
-            return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch, cleanup_mode=mode)
-        duration_s = stage.duration or keys.duration
+            return Stage(
+                stage.name,
+                kind,
+                concurrency,
+                populations=names,
+                delete_batch=stage.delete_batch,
+                cleanup_mode=mode,
+                timeout_s=stage.timeout_secs,
+            )
+        duration_s: float | None = stage.duration or keys.duration
+        if stage.type == "hybrid":
+            duration_s = stage.max_duration or (None if stage.expected_tasks else keys.duration)
         if not mix or not any(op.weight for op in mix):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
-        if keys.warmup_period >= duration_s:
+        if duration_s is not None and keys.warmup_period >= duration_s:
             self._problems.add(
                 ("warmup_period",), f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
             )
-        if keys.ramp_up >= duration_s:
+        if duration_s is not None and keys.ramp_up >= duration_s:
             self._problems.add(("ramp_up",), f"ramp_up ({keys.ramp_up:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)")
         paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
         warmup_s = max(keys.warmup_period, keys.ramp_up)
-        steady = self._steady(stage, where, warmup_s, duration_s)
-        return Stage(stage.name, kind, concurrency, duration_s, warmup_s, tuple(mix), io_rate=paced, ramp_s=keys.ramp_up, steady=steady)
+        steady = None
+        if stage.expected_tasks is None and duration_s is not None:
+            steady = self._steady(stage, where, warmup_s, duration_s)
+        elif stage.steady is not None:
+            text = "steady and expected_tasks contradict each other: the stage ends by its operations; remove one"
+            self._problems.add((*where, "steady"), text)
+        if stage.expected_tasks is not None:
+            for n, op in enumerate(keys.workload):
+                if op.delete_batch > 1:
+                    text = f"delete_batch contradicts expected_tasks of stage {stage.name!r}, which counts operations; remove one of them"
+                    self._problems.add(("workload", n, "delete_batch"), text)
+        return Stage(
+            stage.name,
+            kind,
+            concurrency,
+            duration_s,
+            warmup_s,
+            tuple(mix),
+            io_rate=paced,
+            ramp_s=keys.ramp_up,
+            steady=steady,
+            tasks=stage.expected_tasks,
+            timeout_s=stage.timeout_secs,
+        )
+
+    def _check_end(self, stage: StageKeys, kind: StageKind, where: Path_, populations: Sequence[Population]) -> None:
+        """What says how a stage ends must fit to its type."""
+        fitting = COMPLETIONS[stage.type]
+        if stage.completion is not None and stage.completion not in fitting:
+            text = f"a stage of type {stage.type} ends with completion: {' or '.join(fitting)}; write that, or remove completion"
+            self._problems.add((*where, "completion"), text)
+        if stage.type == "execute" and stage.completion == "tasks_done" and stage.expected_tasks is None:
+            text = "completion: tasks_done of an execute stage needs expected_tasks: how many operations it has; set it"
+            self._problems.add((*where, "completion"), text)
+        if stage.expected_tasks is not None and kind is not StageKind.EXECUTE:
+            text = f"expected_tasks has no meaning for a stage of type {stage.type}; it belongs to hybrid and execute"
+            self._problems.add((*where, "expected_tasks"), text)
+        if stage.max_duration is not None and stage.type != "hybrid":
+            text = f"max_duration belongs to hybrid; write {'duration' if kind is StageKind.EXECUTE else 'timeout_secs'}"
+            self._problems.add((*where, "max_duration"), text)
+        if stage.duration is not None and stage.type == "hybrid":
+            self._problems.add((*where, "duration"), "a stage of type hybrid has max_duration; write that")
+        made = sum(population.count for population in populations)
+        pooled = sum(population.count for population in populations if not population.name.startswith("deletable"))
+        if stage.expected_objects is not None and kind is StageKind.PREPARE and stage.expected_objects not in (made, pooled):
+            text = f"expected_objects is {stage.expected_objects:,}, but prepare makes {made:,} objects; correct one of them"
+            self._problems.add((*where, "expected_objects"), text)
+        lasts_s = (stage.max_duration if stage.type == "hybrid" else stage.duration or self._keys.duration) or 0.0
+        if stage.timeout_secs is not None and kind is StageKind.EXECUTE and stage.timeout_secs <= lasts_s:
+            text = f"timeout_secs ({stage.timeout_secs:g} s) is over before stage {stage.name!r} ({lasts_s:g} s); raise it, or remove it"
+            self._problems.add((*where, "timeout_secs"), text)
 
     def _steady(self, stage: StageKeys, where: Path_, warmup_s: float, duration_s: float) -> Steady | None:
         """When a stage is taken as steady; its own keys go before those of the file, all of them."""

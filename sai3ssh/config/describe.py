@@ -97,7 +97,8 @@ def _pace(stage: Stage) -> str:
     rate = stage.io_rate
     open_loop = [f"open loop, {rate.iops:,g} operations/s per agent, {rate.distribution}"] if rate else []
     ramp = [f"ramp of {stage.ramp_s:g} s"] if stage.ramp_s else []
-    return ", ".join([*open_loop, *ramp, *([_until_steady(stage.steady)] if stage.steady else [])])
+    tasks = [] if stage.tasks is None else [f"until {stage.tasks:,} operations are done"]
+    return ", ".join([*open_loop, *ramp, *tasks, *([_until_steady(stage.steady)] if stage.steady else [])])
 
 
 def _until_steady(steady: Steady) -> str:
@@ -108,7 +109,7 @@ def _until_steady(steady: Steady) -> str:
 
 
 def _operations(stage: Stage, objects: int) -> int:
-    return stage.replay.records if stage.replay is not None else objects
+    return stage.replay.records if stage.replay is not None else stage.tasks or objects
 
 
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:
@@ -123,7 +124,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.duration_s if stage.duration_s is not None else _operations(stage, objects) / agents / ASSUMED_OPS_PER_S,
             stage.duration_s is not None,
             tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
-            _pace(stage),
+            ", ".join(part for part in (_pace(stage), f"at most {stage.timeout_s:g} s" if stage.timeout_s else "") if part),
         )
         for stage in plan.stages
     )

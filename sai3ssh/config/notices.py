@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .document import Path_
-from .schema import Prepare, WorkloadKeys
+from .schema import Prepare, StageKeys, WorkloadKeys
 
 
 def taken_as_there(prepare: Prepare) -> bool:
@@ -13,9 +13,18 @@ def taken_as_there(prepare: Prepare) -> bool:
     return prepare.skip_verification and not prepare.force_overwrite
 
 
+def checks_beforehand(stages: Sequence[StageKeys]) -> list[str]:
+    """Names of the validation stages that come before what could be read back: sai3-bench's checks before a run."""
+    ordered = sorted(stages, key=lambda stage: stage.order or 0)
+    kinds = [stage.type for stage in ordered]
+    first = kinds.index("prepare") if "prepare" in kinds else 0
+    return [stage.name for stage in ordered[:first] if stage.type == "validation"]
+
+
 def notices(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
     """Each with the place that it is about."""
     yield from _prepare(keys.prepare)
+    yield from _stages(keys)
 
 
 def _prepare(prepare: Prepare) -> Iterator[tuple[Path_, str]]:
@@ -29,3 +38,17 @@ def _prepare(prepare: Prepare) -> Iterator[tuple[Path_, str]]:
     if prepare.cleanup_only:
         text = "cleanup_only: objects of ensure_objects are removed and nothing else is done; what puts of an earlier run made stays"
         yield ("prepare", "cleanup_only"), text
+
+
+def _stages(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
+    where: Path_ = ("stages",) if keys.stages else ("distributed", "stages")
+    stages = keys.stages or keys.distributed.stages
+    before = checks_beforehand(stages)
+    for n, stage in enumerate(stages):
+        if stage.name in before:
+            text = f"stage {stage.name!r} is left out: preflight checks that before the run; to read objects back, put it after prepare"
+            yield (*where, n, "type"), text
+        if stage.type in ("prepare", "cleanup") and stage.completion == "duration_or_tasks":
+            yield (*where, n, "completion"), f"completion: {stage.type} ends when its work is done; to limit it set timeout_secs"
+        if stage.type != "prepare" and stage.expected_objects is not None:
+            yield (*where, n, "expected_objects"), f"expected_objects has no effect in a stage of type {stage.type}; it belongs to prepare"

@@ -42,6 +42,10 @@ def replay_settings(file: Path | None, target: str, *, name: str | None = None, 
             line, column = loaded.document.where((key,))
             text = f"{key} has no meaning for a replay: the trace says what is done, --target where; remove it"
             raise ConfigError(text, file=loaded.file, line=line, column=column)
+    if keys.error_handling.backoff_duration is not None:
+        line, column = loaded.document.where(("error_handling", "backoff_duration"))
+        text = "backoff_duration has no meaning for a replay: the trace says when operations begin; remove it"
+        raise ConfigError(text, file=loaded.file, line=line, column=column)
     keys.target = target.rstrip("/") + "/"
     keys.name = name or (keys.name if "name" in given else "replay")
     keys.concurrency = concurrency or keys.concurrency

@@ -249,6 +249,8 @@ class ErrorHandling(Section):
     max_total_errors: Annotated[int, Field(ge=0)] = 100
     error_rate_threshold: Annotated[float, Field(ge=0)] = 5.0
     error_rate_window: Annotated[Duration, Field(gt=0)] = 1.0
+    backoff_duration: Annotated[Duration, Field(ge=0)] | None = None
+    """A worker pauses so long beyond error_rate_threshold; not given: it ends the stage."""
     retry_on_error: bool = True
     max_retries: Annotated[int, Field(ge=0)] = 3
     initial_retry_delay_ms: Annotated[int, Field(ge=0)] = 100
@@ -338,10 +340,20 @@ class StageKeys(Section):
     """A stage, with its own fields beside name or under config."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    type: Literal["prepare", "execute", "cleanup", "verify", "validation"]
-    """validation is sai3-bench's word for verify."""
+    type: Literal["prepare", "execute", "cleanup", "verify", "validation", "hybrid"]
+    """validation is verify, or, before a prepare stage, what preflight does before the run. hybrid is execute with expected_tasks."""
     order: int | None = None
     duration: Annotated[Duration, Field(gt=0)] | None = None
+    max_duration: Annotated[Duration, Field(gt=0)] | None = None
+    """hybrid only."""
+    expected_tasks: Annotated[Count, Field(ge=1)] | None = None
+    """execute and hybrid: the stage ends when all agents together have done so many operations."""
+    expected_objects: Annotated[Count, Field(ge=0)] | None = None
+    """prepare: must be what it makes."""
+    completion: Literal["duration", "tasks_done", "validation_passed", "script_exit", "duration_or_tasks"] | None = None
+    """How the stage ends, which its type says already; must fit."""
+    timeout_secs: Annotated[Duration, Field(gt=0)] | None = None
+    """An agent whose stage is not over so long after its start has failed."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     delete_batch: DeleteBatch = 1
     steady: SteadyKeys | None = None
@@ -419,12 +431,12 @@ class WorkloadKeys(Section):
 
 
 NOT_YET = {
-    "args", "backoff_duration", "barrier", "barrier_sync",
-    "command", "completion",
+    "args", "barrier", "barrier_sync",
+    "command",
     "concurrency_override", "env",
-    "expected_objects", "expected_tasks", "max_duration", "optional",
+    "optional",
     "path_template", "perf_log",
-    "target_override", "timeout_secs",
+    "target_override",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
 

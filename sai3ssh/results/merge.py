@@ -109,7 +109,7 @@ def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] |
     if lasts_ns is not None:
         return start, start + lasts_ns
     if stage.end is not None and stage.end["outcome"] == Outcome.FINISHED.value:
-        return start, stage.end["drained_clock_ns"]
+        return start, stage.end["drained_clock_ns" if inputs.plan.stages[index].tasks is None else "end_clock_ns"]
     # It did not get to its end: as long as the slowest of the others that did, or as what is known of it.
     others = [agent.stages[index] for agent in inputs.agents.values() if index in agent.stages]
     longest = max((s.end["drained_clock_ns"] - s.end["start_clock_ns"] for s in others if s.end), default=0)

@@ -7,10 +7,10 @@ import unittest
 from sai3ssh.agent import state
 from sai3ssh.model import Stage, StageKind
 from sai3ssh.protocol import scan
-from tests.agent.agent_case import COUNT, AgentCase
+from tests.agent.agent_case import COUNT, KillingCase, wait
 
 
-class Stages(AgentCase):
+class Stages(KillingCase):
     def start(self, *stages, **changes):
         """An agent that is READY for a run of these stages."""
         channel = self.channel()
@@ -19,9 +19,6 @@ class Stages(AgentCase):
         channel.follow(self.run_id, "a0")
         channel.wait_state("READY")
         return channel
-
-    def records(self, *kinds):
-        return [record for record in scan(self.journal())[0] if record["kind"] in kinds]
 
     def finish(self, channel):
         channel.wait(lambda: channel.final is not None, "final")
@@ -62,6 +59,53 @@ class Stages(AgentCase):
                 self.assertEqual(end["totals"]["delete"]["errors"], {} if mode == "tolerant" else {"not_found": 1})
                 self.assertEqual(end["totals"]["delete"]["ops"], 2 * COUNT - 1)
                 self.assertEqual(self.files(), [])
+
+    def counted(self, tasks, duration_s=None):
+        execute = dataclasses.replace(self.plan().stages[1], io_rate=None, duration_s=duration_s, tasks=tasks)
+        channel = self.start(self.plan().stages[0], execute)
+        self.stage(channel, 0, "AT_BARRIER")
+        return channel
+
+    def ended(self, records):
+        """The end of the second stage, and how many operations it had."""
+        end = [record for record in records if record["kind"] == "stage_end"][1]
+        return end, sum(entry["ops"] + sum(entry["errors"].values()) for entry in end["totals"].values())
+
+    def test_a_stage_ends_after_so_many_operations(self):
+        channel = self.counted(501, duration_s=600.0)
+        self.stage(channel, 1, "FINISHED")
+        end, operations = self.ended(self.finish(channel))
+        self.assertEqual(operations, 501)
+        self.assertEqual(end["end_clock_ns"], end["drained_clock_ns"])
+
+    def test_operations_are_done_once_over_the_death_of_a_worker_and_of_the_supervisor(self):
+        channel = self.counted(8_001)
+        channel.release(self.key, "a0", 1)
+        channel.wait(lambda: channel.beats[-1]["stage"] == 1 and channel.beats[-1]["done"] > 500, "some operations")
+        self.assertEqual(channel.beats[-1]["planned"], 8_001)
+        self.kill(self.worker(1))
+        wait(lambda: [r for r in self.records("worker") if r["worker"] == 1 and r["incarnation"] == 1], "a new worker")
+        self.kill_supervisor(channel)
+        channel.wait(lambda: channel.beats[-1]["state"] == "FINISHED" or channel.final is not None, "end")
+        _, operations = self.ended(self.finish(channel))
+        self.assertEqual(operations, 8_001)
+
+    def test_a_stage_that_takes_longer_than_it_may_fails_the_agent(self):
+        execute = dataclasses.replace(self.plan().stages[1], duration_s=600.0, timeout_s=1.0)
+        channel = self.start(self.plan().stages[0], execute)
+        self.stage(channel, 0, "AT_BARRIER")
+        self.stage(channel, 1, "FAILED")
+        records = self.finish(channel)
+        self.assertEqual(records[-1]["reason"], "stage execute was not over 1 s after its start (timeout_secs)")
+        end, _ = self.ended(records)
+        self.assertLess(end["drained_clock_ns"] - end["start_clock_ns"], 60 * 10**9)
+
+    def test_time_that_nobody_was_at_work_counts(self):
+        channel = self.start(Stage("pause", StageKind.PAUSE, 4, duration_s=600.0, timeout_s=2.0))
+        channel.release(self.key, "a0", 0)
+        channel.wait_state("RUNNING")
+        self.kill_supervisor(channel)
+        self.assertIn("was not over 2 s after its start", self.finish(channel)[-1]["reason"])
 
 
 if __name__ == "__main__":

@@ -498,7 +498,7 @@ BAD = {
     "prepare with a duration": (GOOD + "stages: [{name: a, type: prepare, duration: 5s}]\n", "a prepare stage ends when its work is done"),
     "unknown type of stage": (
         GOOD + "stages: [{name: a, type: burn}]\n",
-        "expected 'prepare', 'execute', 'cleanup', 'verify' or 'validation', found 'burn'",
+        "stages.0.type: expected 'prepare', 'execute', 'cleanup', 'verify', 'validation'",
     ),
     "stages twice": (
         GOOD + "stages: [{name: a, type: prepare}]\ndistributed: {stages: [{name: b, type: prepare}]}\n",
@@ -653,7 +653,7 @@ BAD = {
     ),
     "text for a mapping": (
         GOOD + "stages: [prepare]\n",
-        ":11:10: stages.0: expected a mapping of keys (concurrency, delete_batch, duration, ",
+        ":11:10: stages.0: expected a mapping of keys (",
     ),
     "a value that is missing": (GOOD.replace("30s", ""), ":2:1: duration: expected a duration such as 90, 60s, 5m or 2h, found nothing"),
     "a switch for a duration": (GOOD.replace("30s", "yes"), "or 2h, found true"),

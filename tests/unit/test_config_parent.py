@@ -9,7 +9,7 @@ import pytest
 
 from sai3ssh import config
 from sai3ssh.errors import ConfigError
-from sai3ssh.model import StageKind
+from sai3ssh.model import ErrorLimits, StageKind
 
 from .test_config import GOOD, HOSTS, changed, compiled
 
@@ -72,6 +72,42 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: [s.cleanup_mode for s in p.stages],
         ["strict", "strict", "besteffort"],
     ),
+    "expected_tasks and max_duration of hybrid": (
+        stages({"type": "hybrid", "max_duration": "90s", "expected_tasks": "5,000"}, {"type": "hybrid", "config": {"expected_tasks": 7}}),
+        lambda p: [(s.kind, s.duration_s, s.tasks, bool(s.operations)) for s in p.stages],
+        [(StageKind.EXECUTE, 90.0, 5000, True), (StageKind.EXECUTE, None, 7, True)],
+    ),
+    "hybrid without limits of its own": (
+        stages({"type": "hybrid", "completion": "duration_or_tasks"}),
+        lambda p: [(s.duration_s, s.tasks) for s in p.stages],
+        [(30.0, None)],
+    ),
+    "expected_tasks of execute, which is never steady": (
+        stages({"type": "execute", "expected_tasks": 7}, {"type": "execute"}, duration="5m", steady=True),
+        lambda p: [(s.duration_s, s.tasks, s.steady is None) for s in p.stages],
+        [(300.0, 7, True), (300.0, None, False)],
+    ),
+    "timeout_secs": (
+        stages({"type": "prepare", "timeout_secs": 9}, {"type": "execute", "timeout_secs": "31s"}, {"type": "verify", "timeout_secs": 5}),
+        lambda p: [s.timeout_s for s in p.stages],
+        [9.0, 31.0, 5.0],
+    ),
+    "completion that fits": (
+        stages(
+            {"type": "prepare", "completion": "tasks_done", "expected_objects": 1000},
+            {"type": "execute", "completion": "duration"},
+            {"type": "validation", "completion": "validation_passed"},
+            {"type": "cleanup", "completion": "tasks_done"},
+        ),
+        lambda p: [s.kind.value for s in p.stages],
+        ["prepare", "execute", "verify", "cleanup"],
+    ),
+    "a validation before what it could read": (
+        stages({"type": "execute", "order": 3}, {"type": "validation", "order": 1}, {"type": "prepare", "order": 2}),
+        names,
+        [("s2", "prepare"), ("s0", "execute")],
+    ),
+    "backoff_duration": ({"error_handling": {"backoff_duration": "5s"}}, lambda p: p.error_limits, ErrorLimits(backoff_s=5.0)),
 }  # fmt: skip
 
 
@@ -93,6 +129,40 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {**prepare(skip_verification=True), "workload": []},
         "nothing is left to do; set force_overwrite: true to write them",
     ),
+    "completion that does not fit": (
+        stages({"type": "execute", "completion": "script_exit"}),
+        "a stage of type execute ends with completion: duration or duration_or_tasks or tasks_done; write that, or remove completion",
+    ),
+    "tasks_done of nobody knows how many": (
+        stages({"type": "execute", "completion": "tasks_done"}),
+        "completion: tasks_done of an execute stage needs expected_tasks",
+    ),
+    "expected_tasks of a cleanup": (
+        stages({"type": "cleanup", "expected_tasks": 5}),
+        "expected_tasks has no meaning for a stage of type cleanup; it belongs to hybrid and execute",
+    ),
+    "max_duration of execute": (stages({"type": "execute", "max_duration": 5}), "max_duration belongs to hybrid; write duration"),
+    "duration of hybrid": (stages({"type": "hybrid", "duration": 5}), "a stage of type hybrid has max_duration; write that"),
+    "objects that are not expected": (
+        stages({"type": "prepare", "expected_objects": 50}),
+        "expected_objects is 50, but prepare makes 1,000 objects; correct one of them",
+    ),
+    "a timeout before the end": (
+        stages({"type": "execute", "timeout_secs": 30}),
+        "timeout_secs (30 s) is over before stage 's0' (30 s); raise it, or remove it",
+    ),
+    "steady beside expected_tasks": (
+        stages({"type": "hybrid", "expected_tasks": 5, "steady": True}),
+        "steady and expected_tasks contradict each other: the stage ends by its operations; remove one",
+    ),
+    "batches of deletes that are counted": (
+        stages({"type": "hybrid", "expected_tasks": 5}, workload=[{"op": "delete", "path": "data/", "weight": 1, "delete_batch": 2}]),
+        "delete_batch contradicts expected_tasks of stage 's0', which counts operations; remove one of them",
+    ),
+    "a validation of nothing": (
+        stages({"type": "validation"}, {"type": "prepare"}, **prepare(skip_verification=True)),
+        "nothing is left to do",
+    ),
 }
 
 
@@ -112,6 +182,18 @@ NOTICES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "skip_verification and force_overwrite": (prepare(skip_verification=True, force_overwrite=True), ()),
     "force_overwrite": (prepare(force_overwrite=False), ("force_overwrite has no effect: prepare puts every object in any case",)),
     "cleanup_only": (prepare(cleanup_only=True), ("cleanup_only: objects of ensure_objects are removed and nothing else is done",)),
+    "a validation before what it could read": (
+        stages({"type": "validation"}, {"type": "prepare"}, {"type": "validation"}),
+        ("stage 's0' is left out: preflight checks that before the run; to read objects back, put it after prepare",),
+    ),
+    "duration_or_tasks of prepare": (
+        stages({"type": "prepare", "completion": "duration_or_tasks"}),
+        ("completion: prepare ends when its work is done; to limit it set timeout_secs",),
+    ),
+    "expected_objects of a cleanup": (
+        stages({"type": "prepare"}, {"type": "cleanup", "expected_objects": 7}),
+        ("expected_objects has no effect in a stage of type cleanup; it belongs to prepare",),
+    ),
 }
 
 
