@@ -489,6 +489,8 @@ class Plan:
     """How each agent uses the target's endpoints, in the order of `agents`; empty where there is one."""
     op_log_bytes: Optional[int] = None
     """Each operation is written down, by an agent at most so many bytes, compressed; None: none is."""
+    perf_log_interval_s: int = 1
+    """What one line of perf_log.tsv is about."""
 
     @property
     def lingers(self) -> bool:

@@ -35,9 +35,10 @@ from ..model import (
     assign,
 )
 from . import cloud, units
+from .barriers import Barriers
 from .document import Path_, Problems
 from .endpoints import Endpoints, implied_target
-from .notices import checks_beforehand, taken_as_there
+from .notices import checks_beforehand, perf_log_interval_s, taken_as_there
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -119,7 +120,7 @@ def compile_plan(
         ),
         target_outage_timeout_s=keys.target_outage_timeout,
         heartbeat_s=heartbeat_s,
-        agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
+        agent_barrier_timeout_s=builder.agent_barrier_timeout_s(),
         workers=keys.workers,
         pin_workers=keys.pin_workers,
         seed=keys.seed,
@@ -133,6 +134,7 @@ def compile_plan(
         timing_splits=keys.timing_splits and target.engine == "s3",
         spreads=(endpoints.spreads if keys.distributed.agents else endpoints.spreads * len(chosen)) if target.endpoints else (),
         op_log_bytes=keys.op_log_max_bytes if keys.op_log_path else None,
+        perf_log_interval_s=perf_log_interval_s(keys),
     )
     return plan, assign(plan.populations, plan.agents)
 
@@ -653,7 +655,12 @@ class _Builder:
     def policy(self, chosen: str | None, agents: int) -> FailurePolicy:
         """What happens when agents are lost; combinations that make no sense are refused."""
         keys = self._keys.distributed
-        name = chosen or keys.failure_policy
+        barriers = Barriers(self._keys)
+        own = keys.failure_policy if "failure_policy" in keys.model_fields_set else None
+        name = chosen or own or barriers.policy(agents) or keys.failure_policy
+        contradiction = barriers.contradiction(own) if own is not None and chosen is None else None
+        if contradiction is not None:
+            self._problems.add(*contradiction)
         where: Path_ = ("distributed", "failure_policy")
         least = keys.min_agents_required
         survives = name in ("best_effort", "continue_if_majority")
@@ -670,6 +677,12 @@ class _Builder:
         return FailurePolicy(
             name, least or 1, keys.agent_retry_attempts, keys.agent_retry_delay_s, 120.0, keys.reconnect_timeout, keys.reassign_on_loss
         )
+
+    def agent_barrier_timeout_s(self) -> float:
+        """Our own key goes before those of barriers."""
+        keys = self._keys.distributed
+        own = "agent_barrier_timeout" in keys.model_fields_set
+        return keys.agent_barrier_timeout if own else Barriers(self._keys).agent_barrier_timeout_s or keys.agent_barrier_timeout
 
     def controller_loss(self) -> tuple[str, float]:
         """on_controller_loss, and the time of stop_after in seconds."""

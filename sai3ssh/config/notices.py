@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from .barriers import Barriers
 from .document import Path_
 from .schema import Prepare, StageKeys, WorkloadKeys
 
@@ -25,6 +26,8 @@ def notices(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
     """Each with the place that it is about."""
     yield from _prepare(keys.prepare)
     yield from _stages(keys)
+    yield from Barriers(keys).notices()
+    yield from _perf_log(keys)
 
 
 def _prepare(prepare: Prepare) -> Iterator[tuple[Path_, str]]:
@@ -38,6 +41,24 @@ def _prepare(prepare: Prepare) -> Iterator[tuple[Path_, str]]:
     if prepare.cleanup_only:
         text = "cleanup_only: objects of ensure_objects are removed and nothing else is done; what puts of an earlier run made stays"
         yield ("prepare", "cleanup_only"), text
+
+
+def perf_log_interval_s(keys: WorkloadKeys) -> int:
+    """In whole seconds, which are what agents tell."""
+    return max(1, round(keys.perf_log.interval))
+
+
+def _perf_log(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
+    given = keys.perf_log
+    if given.path is not None or not given.enabled:
+        text = f"perf_log is always written: it is perf_log.tsv of the run directory{'' if given.path is None else f', not {given.path}'}"
+        yield ("perf_log", "path" if given.path is not None else "enabled"), text
+    interval_s = perf_log_interval_s(keys)
+    if interval_s != given.interval:
+        yield ("perf_log", "interval"), f"perf_log.interval is {interval_s} s: agents tell what they did by whole seconds"
+    if interval_s > 1:
+        text = f"perf_log: percentiles over {interval_s} s are empty, since those of seconds cannot be added; an interval of 1 s has them"
+        yield ("perf_log", "interval"), text
 
 
 def _stages(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:

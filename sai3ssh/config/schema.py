@@ -322,6 +322,45 @@ class MultiEndpoint(Section):
     endpoints: Annotated[list[str], Field(min_length=1, max_length=32)]
 
 
+class PhaseBarrier(Section):
+    """A barrier of sai3-bench; see barriers.py. Only its type is text."""
+
+    type: Literal["all_or_nothing", "majority", "best_effort"] = "all_or_nothing"
+    heartbeat_interval: Duration | None = None
+    missed_threshold: int | None = None
+    query_timeout: Duration | None = None
+    query_retries: int | None = None
+    agent_barrier_timeout: Annotated[Duration, Field(gt=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+
+class BarrierSync(Section):
+    """distributed.barrier_sync."""
+
+    enabled: bool = False
+    default_heartbeat_interval: Duration | None = None
+    default_missed_threshold: int | None = None
+    default_query_timeout: Duration | None = None
+    default_query_retries: int | None = None
+    timeout_seconds: Duration | None = None
+    validation: PhaseBarrier | None = None
+    prepare: PhaseBarrier | None = None
+    execute: PhaseBarrier | None = None
+    cleanup: PhaseBarrier | None = None
+
+
+class PerfLog(Section):
+    """perf_log: perf_log.tsv of the run directory, which is always written."""
+
+    enabled: bool = True
+    path: str | None = None
+    interval: Annotated[Duration, Field(gt=0)] = 1.0
+
+
 class AgentKeys(Section):
     """An entry of distributed.agents: a host of the inventory, by name."""
 
@@ -354,6 +393,7 @@ class StageKeys(Section):
     """How the stage ends, which its type says already; must fit."""
     timeout_secs: Annotated[Duration, Field(gt=0)] | None = None
     """An agent whose stage is not over so long after its start has failed."""
+    barrier: PhaseBarrier | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None
     delete_batch: DeleteBatch = 1
     steady: SteadyKeys | None = None
@@ -389,6 +429,7 @@ class Distributed(Section):
     on_controller_loss: Annotated[str, Field(pattern=CONTROLLER_LOSS)] = "continue"
     path_selection: Literal["random", "partitioned", "exclusive", "weighted"] = "random"
     partition_overlap: Share | None = None
+    barrier_sync: BarrierSync = BarrierSync()
     stages: list[StageKeys] = []
 
 
@@ -422,6 +463,7 @@ class WorkloadKeys(Section):
     dynamic_put_pool: bool = False
     timing_splits: bool = True
     multi_endpoint: MultiEndpoint | None = None
+    perf_log: PerfLog = PerfLog()
     op_log_path: str | None = None
     """Any text switches the op-log on; its place is in the run directory."""
     op_log_max_bytes: Annotated[Size, Field(ge=1024**2)] = 4 * 1024**3
@@ -431,11 +473,11 @@ class WorkloadKeys(Section):
 
 
 NOT_YET = {
-    "args", "barrier", "barrier_sync",
+    "args",
     "command",
     "concurrency_override", "env",
     "optional",
-    "path_template", "perf_log",
+    "path_template",
     "target_override",
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""

@@ -15,6 +15,7 @@ from .test_config import GOOD, HOSTS, changed, compiled
 
 OBJECTS = [{"base_uri": "data/", "count": 1000, "size_spec": 4096}]
 CLEANUP = {"ensure_objects": OBJECTS, "cleanup": True}
+BEST_EFFORT = {"type": "best_effort", "heartbeat_interval": 30}
 
 
 def prepare(**keys: Any) -> dict[str, Any]:
@@ -107,6 +108,36 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         names,
         [("s2", "prepare"), ("s0", "execute")],
     ),
+    "barrier_sync of one type": (
+        {"distributed": {"barrier_sync": {"enabled": True, "prepare": BEST_EFFORT, "execute": BEST_EFFORT}}},
+        lambda p: p.policy.name,
+        "best_effort",
+    ),
+    "a stage's barrier, as text and as a mapping": (
+        stages({"type": "prepare", "barrier": "majority"}, {"type": "execute", "barrier": {"type": "majority"}}),
+        lambda p: p.policy.name,
+        "continue_if_majority",
+    ),
+    "barrier_sync of several types": (
+        {
+            "duration": 31,
+            "distributed": {"barrier_sync": {"enabled": True, "prepare": {"type": "all_or_nothing"}, "cleanup": BEST_EFFORT}},
+        },
+        lambda p: p.policy.name,
+        "retry",
+    ),
+    "agent_barrier_timeout of barrier_sync": (
+        {"distributed": {"barrier_sync": {"enabled": True, "prepare": {"agent_barrier_timeout": "2d"}, "execute": {}}}},
+        lambda p: p.agent_barrier_timeout_s,
+        172800.0,
+    ),
+    "agent_barrier_timeout goes before": (
+        {"distributed": {"agent_barrier_timeout": 5, "barrier_sync": {"enabled": True, "prepare": {"agent_barrier_timeout": 9}}}},
+        lambda p: p.agent_barrier_timeout_s,
+        5.0,
+    ),
+    "perf_log": ({"perf_log": {"interval": "10s", "path": "/tmp/x.tsv"}}, lambda p: p.perf_log_interval_s, 10),
+    "perf_log in whole seconds": ({"duration": 31, "perf_log": {"interval": "300ms"}}, lambda p: p.perf_log_interval_s, 1),
     "backoff_duration": ({"error_handling": {"backoff_duration": "5s"}}, lambda p: p.error_limits, ErrorLimits(backoff_s=5.0)),
 }  # fmt: skip
 
@@ -151,6 +182,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         stages({"type": "execute", "timeout_secs": 30}),
         "timeout_secs (30 s) is over before stage 's0' (30 s); raise it, or remove it",
     ),
+    "barriers that contradict the policy": (
+        {"distributed": {"failure_policy": "fail_fast", "barrier_sync": {"enabled": True, "prepare": BEST_EFFORT}}},
+        "barriers of type best_effort contradict failure_policy fail_fast: write failure_policy: best_effort, or remove the type",
+    ),
     "steady beside expected_tasks": (
         stages({"type": "hybrid", "expected_tasks": 5, "steady": True}),
         "steady and expected_tasks contradict each other: the stage ends by its operations; remove one",
@@ -190,6 +225,25 @@ NOTICES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         stages({"type": "prepare", "completion": "duration_or_tasks"}),
         ("completion: prepare ends when its work is done; to limit it set timeout_secs",),
     ),
+    "barriers that are switched off": (
+        {"distributed": {"barrier_sync": {"enabled": False, "prepare": BEST_EFFORT}}},
+        ("barrier_sync: agents begin every stage together, whether it is enabled or not",),
+    ),
+    "barriers of several types": (
+        {"distributed": {"barrier_sync": {"enabled": True, "prepare": {"type": "majority"}, "cleanup": {"type": "best_effort"}}}},
+        ("barriers are of types majority and best_effort, but one failure_policy holds for the whole run: continue_if_majority",),
+    ),
+    "timing of barriers": (
+        {"distributed": {"barrier_sync": {"enabled": True, "prepare": BEST_EFFORT, "default_query_retries": 2}}},
+        ("heartbeat_interval, default_query_retries of barriers: no effect; an agent whose link is silent for three",),
+    ),
+    "perf_log elsewhere": (
+        {"perf_log": {"path": "/tmp/x"}},
+        ("perf_log is always written: it is perf_log.tsv of the run directory, not /tmp/x",),
+    ),
+    "perf_log, switched off": ({"perf_log": {"enabled": False}}, ("perf_log is always written",)),
+    "perf_log of less than a second": ({"perf_log": {"interval": "0.3s"}}, ("perf_log.interval is 1 s: agents tell",)),
+    "perf_log of several seconds": ({"perf_log": {"interval": 5}}, ("perf_log: percentiles over 5 s are empty",)),
     "expected_objects of a cleanup": (
         stages({"type": "prepare"}, {"type": "cleanup", "expected_objects": 7}),
         ("expected_objects has no effect in a stage of type cleanup; it belongs to prepare",),
@@ -208,3 +262,15 @@ def test_what_has_another_meaning_here_is_said(name: str, tmp_path: Path) -> Non
     for notice, words in zip(loaded.notices, expected, strict=True):
         assert notice.startswith("line ")
         assert notice.partition(": ")[2].startswith(words), notice
+
+
+def test_a_majority_of_two_is_both(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(changed(**stages({"type": "prepare", "barrier": "majority"})))
+    assert config.compile_plan(config.load(path), "r", HOSTS[:2])[0].policy.name == "retry"
+
+
+def test_the_command_line_goes_before_barriers(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(changed(distributed={"failure_policy": "best_effort", "barrier_sync": {"enabled": True, "prepare": BEST_EFFORT}}))
+    assert config.compile_plan(config.load(path), "r", HOSTS, failure_policy="fail_fast")[0].policy.name == "fail_fast"

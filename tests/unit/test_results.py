@@ -580,6 +580,43 @@ def test_tables_are_in_the_parents_format(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "agents" / "h2" / "01_mix_results.tsv").exists()
 
 
+def test_intervals_of_the_perf_log_are_sums_and_have_no_percentiles(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, perf_log_interval_s=4)
+    write_run(tmp_path / "run", [whole("h1", 5)], plan=plan)
+    perf = [line.split("\t") for line in (tmp_path / "run" / "perf_log.tsv").read_text().splitlines() if not line.startswith("#")]
+    assert {len(row) for row in perf} == {31}
+    assert [(row[2], row[4], row[6]) for row in perf[1:]] == [
+        ("4.000", "200", "50.00"),
+        ("8.000", "200", "50.00"),
+        ("10.000", "100", "50.00"),
+    ]
+    assert [row[9:12] for row in perf[1:]] == [["", "", ""]] * 3
+    assert [row[26:29] for row in perf[1:]] == [["10.0", "5.0", "1.0"]] * 3
+
+
+def test_a_stage_that_ends_by_its_operations_lasts_on_each_agent_as_long_as_it_took(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, stages=(dataclasses.replace(PLAN.stages[0], duration_s=60.0, tasks=700),))
+    agents = []
+    for name, seconds in (("h1", 6), ("h2", 8)):
+        agent = FakeAgent(name, 5 * SECOND)
+        for number in range(seconds):
+            agent.second(number, 1e6)
+        agent.end(seconds=seconds)
+        agent.final()
+        agents.append(agent)
+    written = write_run(tmp_path / "run", agents, plan=plan)
+    assert written.verdict is Verdict.COMPLETE
+    stage = written.content["stages"][0]
+    assert (stage["seconds"], {name: part["seconds"] for name, part in stage["agents"].items()}) == (8.0, {"h1": 6.0, "h2": 8.0})
+
+
+def test_what_was_lost_of_a_pause_is_nothing(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, stages=(*PLAN.stages, Stage("wait", StageKind.PAUSE, 4, 5.0)))
+    written = write_run(tmp_path / "run", [whole("h1", 5)], plan=plan)
+    assert (written.verdict, written.content["coverage"]) == (Verdict.COMPLETE, 1.0)
+    assert written.content["stages"][1]["full_strength"] is None
+
+
 def test_frames(tmp_path: Path) -> None:
     write_run(tmp_path / "run", [whole("h1", 5), whole("h2", 5)])
     run = results.load(tmp_path / "run")
