@@ -355,7 +355,9 @@ class Supervisor:
         self._stage_began = False
         todo = self._ledger.todo(index, stage)
         self._puts = {name: made for name, made in self._ledger.made(stage).items() if name in todo}
-        pieces = {name: ranges.split(workers) for name, ranges in todo.items()}
+        # Workers that have nothing of the stage's concurrency do nothing.
+        active = min(workers, stage.concurrency)
+        pieces = {name: [*ranges.split(active), *(model.Intervals() for _ in range(active, workers))] for name, ranges in todo.items()}
         self._crew.shares = [Share({name: parts[worker] for name, parts in pieces.items()}) for worker in range(workers)]
         self._planned = sum(len(ranges) for ranges in todo.values()) if stage.kind is not StageKind.EXECUTE else 0
         self._tasks = None

@@ -60,6 +60,16 @@ class Stages(KillingCase):
                 self.assertEqual(end["totals"]["delete"]["ops"], 2 * COUNT - 1)
                 self.assertEqual(self.files(), [])
 
+    def test_a_stage_with_fewer_operations_in_flight_than_workers_does_everything(self):
+        prepare, _, cleanup = self.plan().stages
+        channel = self.start(dataclasses.replace(prepare, concurrency=1), cleanup)
+        self.assertEqual(len(self.records("worker")), 2)
+        self.stage(channel, 0, "AT_BARRIER")
+        self.assertEqual(self.files(), sorted(f"d/{n}-{i:08d}.dat" for n in self.names() for i in range(COUNT)))
+        self.stage(channel, 1, "FINISHED")
+        self.finish(channel)
+        self.assertEqual(self.files(), [])
+
     def counted(self, tasks, duration_s=None):
         execute = dataclasses.replace(self.plan().stages[1], io_rate=None, duration_s=duration_s, tasks=tasks)
         channel = self.start(self.plan().stages[0], execute)
