@@ -425,6 +425,20 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True)
+class Own:
+    """What one agent has of its own, instead of what the plan says for all."""
+
+    concurrency: Tuple[int, ...] = ()
+    """Of each stage; empty: as the plan."""
+    populations: Tuple[str, ...] = ()
+    """The target of each population; empty: as the plan."""
+    operations: Tuple[str, ...] = ()
+    """The target of each operation of the mix; empty: as the plan."""
+    env: Dict[str, str] = dataclasses.field(default_factory=dict)
+    """Environment variables of its workers. No secrets: a plan is a file."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FailurePolicy:
     """What a run does when links break and agents are gone."""
 
@@ -487,6 +501,8 @@ class Plan:
     """Each operation's latency is also counted by its parts, where the engine knows them."""
     spreads: Tuple[Spread, ...] = ()
     """How each agent uses the target's endpoints, in the order of `agents`; empty where there is one."""
+    own: Tuple[Own, ...] = ()
+    """What agents have of their own, in the order of `agents`; empty where none has anything. See of_agent."""
     op_log_bytes: Optional[int] = None
     """Each operation is written down, by an agent at most so many bytes, compressed; None: none is."""
     perf_log_interval_s: int = 1
@@ -528,6 +544,21 @@ class Plan:
         if not self.target.endpoints:
             return None
         return self.spreads[index] if self.spreads else Spread(tuple(range(len(self.target.endpoints))))
+
+    def of_agent(self, index: int) -> Plan:
+        """The plan as it is for the agent of that index."""
+        if not self.own:
+            return self
+        own = self.own[index]
+        populations, stages = self.populations, self.stages
+        if own.populations:
+            populations = tuple(dataclasses.replace(p, target=uri) for p, uri in zip(populations, own.populations))
+        if own.concurrency:
+            stages = tuple(dataclasses.replace(stage, concurrency=n) for stage, n in zip(stages, own.concurrency))
+        if own.operations:
+            moved = [tuple(dataclasses.replace(op, target=uri) for op, uri in zip(stage.operations, own.operations)) for stage in stages]
+            stages = tuple(dataclasses.replace(stage, operations=mix) for stage, mix in zip(stages, moved))
+        return dataclasses.replace(self, populations=populations, stages=stages, own=())
 
     def population(self, name: str) -> Population:
         """The population of that name; raises KeyError."""

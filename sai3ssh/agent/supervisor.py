@@ -47,8 +47,8 @@ class Supervisor:
     def __init__(self, directory: str, init: Json) -> None:
         with open(os.path.join(directory, "plan.json"), encoding="ascii") as file:
             self._submitted = json.load(file)
-        self._plan = from_json(model.Plan, self._submitted["plan"])
         self._assignment = from_json(model.Assignment, self._submitted["assignment"])
+        self._plan = from_json(model.Plan, self._submitted["plan"]).of_agent(self._assignment.index)
         self._dir = directory
         self._boot = state.boot_id()
         self._wake_r, self._wake_w = os.pipe()

@@ -54,8 +54,8 @@ class Worker:
     """Serves one supervisor until stdin ends."""
 
     def __init__(self, init: Dict[str, Any]) -> None:
-        self._plan = from_json(Plan, init["plan"])
         self._assignment = from_json(Assignment, init["assignment"])
+        self._plan = from_json(Plan, init["plan"]).of_agent(self._assignment.index)
         self._index: int = init["worker"]
         self._workers: int = init["workers"]
         self._incarnation: int = init["incarnation"]

@@ -39,6 +39,7 @@ from .barriers import Barriers
 from .document import Path_, Problems
 from .endpoints import Endpoints, implied_target
 from .notices import checks_beforehand, perf_log_interval_s, taken_as_there
+from .own import Owner, check_own
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -84,12 +85,14 @@ def compile_plan(
     problems = Problems(workload.document)
     builder = _Builder(keys, problems)
     builder.check_target()
+    check_own(keys, builder.base, problems)
     # All else would be wrong for the same reason.
     problems.raise_if_any()
     populations = builder.populations()
     mix = builder.mix(populations)
     stages = list(replay) or builder.stages(populations, mix)
     uris = [p.target for p in populations] + [o.target for o in mix] + [stage.replay.target for stage in stages if stage.replay]
+    uris += [agent.target_override.rstrip("/") + "/" for agent in keys.distributed.agents if agent.target_override is not None]
     endpoints = builder.endpoints(uris)
     target = builder.target(uris, endpoints)
     cloud.check_sizes(target, populations, mix, stages, problems)
@@ -135,6 +138,7 @@ def compile_plan(
         spreads=(endpoints.spreads if keys.distributed.agents else endpoints.spreads * len(chosen)) if target.endpoints else (),
         op_log_bytes=keys.op_log_max_bytes if keys.op_log_path else None,
         perf_log_interval_s=perf_log_interval_s(keys),
+        own=Owner(keys, builder.base, populations, mix, stages).all(chosen),
     )
     return plan, assign(plan.populations, plan.agents)
 
@@ -173,13 +177,23 @@ class _Builder:
         self._problems = problems
         self._target = keys.target or implied_target(keys)
 
+    @property
+    def base(self) -> str | None:
+        """What relative paths are below."""
+        return self._target
+
     def check_target(self) -> None:
         """Notes a target that is none, and paths that are relative to no target."""
         target = self._target
         if target is not None:
-            wrong = check_uri(target)
-            if wrong:
-                self._problems.add(("target",), wrong)
+            overrides: list[tuple[Path_, str | None]] = [
+                (("distributed", "agents", n, "target_override"), agent.target_override)
+                for n, agent in enumerate(self._keys.distributed.agents)
+            ]
+            for where, uri in [(("target",), target), *overrides]:
+                wrong = check_uri(uri) if uri is not None else None
+                if wrong:
+                    self._problems.add(where, wrong)
             return
         paths: list[tuple[str, Path_]] = [
             (entry.base_uri, ("prepare", "ensure_objects", n, "base_uri")) for n, entry in enumerate(self._keys.prepare.ensure_objects)
@@ -533,6 +547,10 @@ class _Builder:
         concurrency = stage.concurrency or keys.concurrency
         if kind is StageKind.EXECUTE:
             concurrency = self._in_flight(stage.name, concurrency)
+        for n, agent in enumerate(keys.distributed.agents):
+            if agent.concurrency_override is not None and keys.workers > agent.concurrency_override:
+                text = f"{keys.workers} workers share a concurrency of {agent.concurrency_override}: some would have nothing to do"
+                self._problems.add(("distributed", "agents", n, "concurrency_override"), text)
         if keys.workers > concurrency:
             self._problems.add(("workers",), f"{keys.workers} workers share a concurrency of {concurrency}: some would have nothing to do")
         names = tuple(p.name for p in populations)

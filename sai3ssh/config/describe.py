@@ -101,6 +101,15 @@ def _pace(stage: Stage) -> str:
     return ", ".join([*open_loop, *ramp, *tasks, *([_until_steady(stage.steady)] if stage.steady else [])])
 
 
+def _own(plan: Plan, stage: int) -> list[str]:
+    """What of a stage is another concurrency on some agents."""
+    agents: dict[int, list[str]] = {}
+    for name, own in zip(plan.agents, plan.own, strict=False):
+        if own.concurrency:
+            agents.setdefault(own.concurrency[stage], []).append(name)
+    return [f"concurrency {n} on {', '.join(names)}" for n, names in agents.items()]
+
+
 def _until_steady(steady: Steady) -> str:
     """When the stage ends before its duration."""
     limits = f"{steady.metric}/s with slope <= {100 * steady.slope:g} %, spread <= {100 * steady.spread:g} % over {steady.window_s:g} s"
@@ -124,9 +133,9 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.duration_s if stage.duration_s is not None else _operations(stage, objects) / agents / ASSUMED_OPS_PER_S,
             stage.duration_s is not None,
             tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
-            ", ".join(part for part in (_pace(stage), f"at most {stage.timeout_s:g} s" if stage.timeout_s else "") if part),
+            ", ".join(part for part in (_pace(stage), f"at most {stage.timeout_s:g} s" if stage.timeout_s else "", *_own(plan, n)) if part),
         )
-        for stage in plan.stages
+        for n, stage in enumerate(plan.stages)
     )
     seconds = sum(stage.seconds for stage in stages)
     shares = [sum(hi - lo for ranges in a.ranges.values() for lo, hi in ranges) for a in assignments]

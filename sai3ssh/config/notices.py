@@ -28,6 +28,7 @@ def notices(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
     yield from _stages(keys)
     yield from Barriers(keys).notices()
     yield from _perf_log(keys)
+    yield from _agents(keys)
 
 
 def _prepare(prepare: Prepare) -> Iterator[tuple[Path_, str]]:
@@ -59,6 +60,17 @@ def _perf_log(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
     if interval_s > 1:
         text = f"perf_log: percentiles over {interval_s} s are empty, since those of seconds cannot be added; an interval of 1 s has them"
         yield ("perf_log", "interval"), text
+
+
+def _agents(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
+    reads = [op for op in keys.workload if op.op in ("get", "stat", "copy") and op.weight]
+    parted = keys.distributed.path_selection == "exclusive"
+    everywhere = any(not op.key_selection.partitioned if op.key_selection is not None else not parted for op in reads)
+    for n, agent in enumerate(keys.distributed.agents):
+        if agent.target_override is not None and everywhere:
+            text = "target_override: agents read what others have prepared; where they do not see the same storage give get and stat "
+            yield ("distributed", "agents", n, "target_override"), text + "key_selection: partitioned"
+            return
 
 
 def _stages(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:

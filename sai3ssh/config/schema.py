@@ -24,7 +24,10 @@ MAX_OBJECTS = 10**12
 NAME = r"^[A-Za-z0-9_.-]{1,40}$"
 CONTROLLER_LOSS = r"^(continue|stop|stop_after: *\S+)$"
 ACCOUNT = r"^[a-z0-9]{3,24}$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PathTemplate = Annotated[str, BeforeValidator(units.path_template)]
 PATTERNS = {
+    VARIABLE: "the name of an environment variable",
     ACCOUNT: "3 to 24 lower-case letters and digits",
     NAME: "1 to 40 letters, digits, '_', '.' and '-'",
     CONTROLLER_LOSS: "continue, stop or 'stop_after: 10m'",
@@ -367,6 +370,14 @@ class AgentKeys(Section):
     address: str | None = None
     id: str | None = None
     multi_endpoint: MultiEndpoint | None = None
+    concurrency_override: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Of this agent, in all stages."""
+    target_override: str | None = None
+    """Of this agent, instead of target."""
+    path_template: PathTemplate | None = None
+    """As distributed.path_template, for this agent."""
+    env: dict[Annotated[str, Field(pattern=VARIABLE)], Annotated[str, BeforeValidator(units.text)]] = {}
+    """Environment variables of this agent's workers; no secrets."""
 
     @model_validator(mode="after")
     def _check(self) -> AgentKeys:
@@ -429,6 +440,8 @@ class Distributed(Section):
     on_controller_loss: Annotated[str, Field(pattern=CONTROLLER_LOSS)] = "continue"
     path_selection: Literal["random", "partitioned", "exclusive", "weighted"] = "random"
     partition_overlap: Share | None = None
+    path_template: PathTemplate | None = None
+    """What an agent puts is below it, such as agent-{id}/."""
     barrier_sync: BarrierSync = BarrierSync()
     stages: list[StageKeys] = []
 
@@ -475,10 +488,10 @@ class WorkloadKeys(Section):
 NOT_YET = {
     "args",
     "command",
-    "concurrency_override", "env",
+
     "optional",
-    "path_template",
-    "target_override",
+
+
 }  # fmt: skip
 """Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
 

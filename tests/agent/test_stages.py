@@ -5,7 +5,7 @@ import os
 import unittest
 
 from sai3ssh.agent import state
-from sai3ssh.model import Stage, StageKind
+from sai3ssh.model import OperationSpec, Own, SizeSpec, Stage, StageKind
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, KillingCase, wait
 
@@ -25,6 +25,10 @@ class Stages(KillingCase):
         records, _ = scan(self.journal())
         self.check_sums(records)
         return records
+
+    @staticmethod
+    def prepared(count):
+        return sorted(f"d/{n}-{i:08d}.dat" for n in ("prepared", "deletable") for i in range(count))
 
     def names(self):
         return self.plan().stages[0].populations
@@ -60,12 +64,33 @@ class Stages(KillingCase):
                 self.assertEqual(end["totals"]["delete"]["ops"], 2 * COUNT - 1)
                 self.assertEqual(self.files(), [])
 
+    def test_an_agent_has_a_plan_of_its_own(self):
+        uri, there = f"file://{self.data}/", f"file://{self.data}/there/"
+        mix = (OperationSpec("get", 1, uri, "prepared"), OperationSpec("put", 1, uri + "new/", size=SizeSpec("fixed", 9, 9)))
+        execute = Stage("execute", StageKind.EXECUTE, 4, duration_s=600.0, operations=mix, tasks=200)
+        own = Own((1, 3, 1), (there, there), (there, there + "a0/new/"), {"SAI3SSH_TEST_MARK": "here it is"})
+        plan = self.plan()
+        channel = self.start(plan.stages[0], execute, plan.stages[2], own=(own,))
+        with open(f"/proc/{self.worker(0)}/environ", "rb") as file:
+            self.assertIn(b"SAI3SSH_TEST_MARK=here it is\0", file.read())
+        self.stage(channel, 0, "AT_BARRIER")
+        self.assertEqual(self.files(), [f"there/{name}" for name in self.prepared(COUNT)])
+        self.stage(channel, 1, "AT_BARRIER")
+        wait(lambda: len(self.records("stage_end")) == 2, "the end of the stage on disk")
+        made = self.records("stage_end")[1]["made"]["puts"]
+        self.assertEqual({put["target"] for put in made}, {there + "a0/new/"})
+        self.assertEqual(len([name for name in self.files() if name.startswith("there/a0/new/")]), sum(put["count"] for put in made))
+        self.stage(channel, 2, "FINISHED")
+        records = self.finish(channel)
+        self.assertEqual(self.files(), [])
+        self.assertEqual({r["totals"]["get"]["errors"] == {} for r in records if r["kind"] == "stage_end" and "get" in r["totals"]}, {True})
+
     def test_a_stage_with_fewer_operations_in_flight_than_workers_does_everything(self):
         prepare, _, cleanup = self.plan().stages
         channel = self.start(dataclasses.replace(prepare, concurrency=1), cleanup)
         self.assertEqual(len(self.records("worker")), 2)
         self.stage(channel, 0, "AT_BARRIER")
-        self.assertEqual(self.files(), sorted(f"d/{n}-{i:08d}.dat" for n in self.names() for i in range(COUNT)))
+        self.assertEqual(self.files(), self.prepared(COUNT))
         self.stage(channel, 1, "FINISHED")
         self.finish(channel)
         self.assertEqual(self.files(), [])

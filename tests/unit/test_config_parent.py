@@ -22,6 +22,25 @@ def prepare(**keys: Any) -> dict[str, Any]:
     return {"prepare": {"ensure_objects": OBJECTS, **keys}}
 
 
+def agents(keys: dict[str, Any]) -> dict[str, Any]:
+    return {"distributed": {"agents": [{"id": "h1", **keys}, {"id": "h2"}]}}
+
+
+MIX = [
+    {"op": "get", "path": "data/", "weight": 1},
+    {"op": "put", "path": "new/", "weight": 1, "object_size": 1},
+    {"op": "list", "path": "new/", "weight": 1},
+    {"op": "list", "path": "data/", "weight": 1},
+    {"op": "put", "path": "s3://elsewhere/", "weight": 1, "object_size": 1},
+]
+
+
+def places(plan: Any) -> list[str]:
+    """Of the population and of each operation of MIX."""
+    uris = [population.target for population in plan.populations] + [op.target for op in plan.stages[1].operations]
+    return [uri.removeprefix("s3://") for uri in uris]
+
+
 def stages(*given: dict[str, Any], **keys: Any) -> dict[str, Any]:
     return {"stages": [{"name": f"s{n}", **stage} for n, stage in enumerate(given)], **keys}
 
@@ -136,6 +155,52 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: p.agent_barrier_timeout_s,
         5.0,
     ),
+    "concurrency_override": (
+        agents({"concurrency_override": 32}),
+        lambda p: [[s.concurrency for s in p.of_agent(n).stages] for n in (0, 1)],
+        [[32, 32], [8, 8]],
+    ),
+    "concurrency_override beside concurrencies of operations": (
+        {**agents({"concurrency_override": 32}), "workload": [{"op": "get", "path": "data/", "weight": 1, "concurrency": 5}]},
+        lambda p: [[s.concurrency for s in p.of_agent(n).stages] for n in (0, 1)],
+        [[32, 5], [8, 5]],
+    ),
+    "target_override": (
+        {**agents({"target_override": "s3://other/x"}), "workload": MIX},
+        lambda p: [places(p.of_agent(n)) for n in (0, 1)],
+        [
+            ["other/x/data/", "other/x/data/", "other/x/new/", "other/x/new/", "other/x/data/", "elsewhere/"],
+            ["bench-bucket/run/data/"] * 2 + ["bench-bucket/run/new/"] * 2 + ["bench-bucket/run/data/", "elsewhere/"],
+        ],
+    ),
+    "path_template": (
+        {"distributed": {"path_template": "agent-{id}"}, "workload": MIX},
+        lambda p: places(p.of_agent(1)),
+        [
+            "bench-bucket/run/data/",
+            "bench-bucket/run/data/",
+            "bench-bucket/run/agent-h2/new/",
+            "bench-bucket/run/agent-h2/new/",
+            "bench-bucket/run/data/",
+            "elsewhere/agent-h2/",
+        ],
+    ),
+    "path_template of an agent, and its target": (
+        {
+            "distributed": {
+                "path_template": "a/{id}/",
+                "agents": [{"id": "x", "address": "h1", "path_template": "{id}", "target_override": "s3://other/"}, {"id": "h2"}],
+            },
+            "workload": MIX,
+        },
+        lambda p: [places(p.of_agent(n))[2:4] for n in (0, 1)],
+        [["other/x/new/"] * 2, ["bench-bucket/run/a/h2/new/"] * 2],
+    ),
+    "env": (
+        agents({"env": {"AWS_PROFILE": "reader", "N": 3, "DEBUG": True}}),
+        lambda p: [own.env for own in p.own],
+        [{"AWS_PROFILE": "reader", "N": "3", "DEBUG": "true"}, {}],
+    ),
     "perf_log": ({"perf_log": {"interval": "10s", "path": "/tmp/x.tsv"}}, lambda p: p.perf_log_interval_s, 10),
     "perf_log in whole seconds": ({"duration": 31, "perf_log": {"interval": "300ms"}}, lambda p: p.perf_log_interval_s, 1),
     "backoff_duration": ({"error_handling": {"backoff_duration": "5s"}}, lambda p: p.error_limits, ErrorLimits(backoff_s=5.0)),
@@ -185,6 +250,30 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "barriers that contradict the policy": (
         {"distributed": {"failure_policy": "fail_fast", "barrier_sync": {"enabled": True, "prepare": BEST_EFFORT}}},
         "barriers of type best_effort contradict failure_policy fail_fast: write failure_policy: best_effort, or remove the type",
+    ),
+    "a secret in env": (
+        agents({"env": {"VAULT_TOKEN": "x"}}),
+        "VAULT_TOKEN may be a secret, and plans are files: set it in the agent's own environment on the host",
+    ),
+    "no name of a variable": (agents({"env": {"A B": "x"}}), "expected the name of an environment variable, found 'A B'"),
+    "a variable that is none": (agents({"env": {"A": [1]}}), "env.A: expected text, found [1]"),
+    "a secret in env, by one of its usual names": (agents({"env": {"AWS_SECRET_ACCESS_KEY": "x"}}), "no secrets in workload files"),
+    "target_override of another kind": (
+        agents({"target_override": "az://con/x/"}),
+        "one run has one kind of target; found az://con/x/ beside s3://bench-bucket/run/",
+    ),
+    "target_override that is none": (agents({"target_override": "/mnt/x"}), "expected a URI such as s3://bucket/prefix/"),
+    "path_template that is none": (
+        agents({"path_template": "/abs/{id}"}),
+        "path_template: expected a relative path such as agent-{id}/, found '/abs/{id}'",
+    ),
+    "path_template of what is to be read": (
+        {**agents({"path_template": "{id}/"}), "dynamic_put_pool": True},
+        "path_template contradicts dynamic_put_pool",
+    ),
+    "more workers than an agent's concurrency": (
+        {**agents({"concurrency_override": 2}), "workers": 4},
+        "4 workers share a concurrency of 2: some would have nothing to do",
     ),
     "steady beside expected_tasks": (
         stages({"type": "hybrid", "expected_tasks": 5, "steady": True}),
@@ -237,6 +326,11 @@ NOTICES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"distributed": {"barrier_sync": {"enabled": True, "prepare": BEST_EFFORT, "default_query_retries": 2}}},
         ("heartbeat_interval, default_query_retries of barriers: no effect; an agent whose link is silent for three",),
     ),
+    "target_override where all is read": (
+        agents({"target_override": "s3://other/x"}),
+        ("target_override: agents read what others have prepared; where they do not see the same storage give get and stat",),
+    ),
+    "a place of a secret": (agents({"env": {"GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json", "AWS_WEB_IDENTITY_TOKEN_FILE": "/x"}}), ()),
     "perf_log elsewhere": (
         {"perf_log": {"path": "/tmp/x"}},
         ("perf_log is always written: it is perf_log.tsv of the run directory, not /tmp/x",),
