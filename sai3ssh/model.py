@@ -77,6 +77,7 @@ class StageKind(str, enum.Enum):
     VERIFY = "verify"
     REPLAY = "replay"
     PAUSE = "pause"
+    CUSTOM = "custom"
 
 
 class AgentState(str, enum.Enum):
@@ -305,6 +306,10 @@ class Stage:
     where it has a duration, too, at what comes first."""
     timeout_s: Optional[float] = None
     """An agent whose stage is not over so long after its start has failed."""
+    optional: bool = False
+    """An agent whose stage fails ends that stage, and goes on with the next one."""
+    command: Tuple[str, ...] = ()
+    """custom only: a program and its arguments, run once by each agent."""
     steady: Optional[Steady] = None
     """execute only: ends the stage, on all agents at once, when all of them together are steady; duration_s is the latest end."""
     replay: Optional[Replay] = None

@@ -2,8 +2,8 @@
 
 Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...}, {"end": another end of it} and {"stop": ...}; on
 stdout {"ready": true}, {"finished": ranges, "unreadable": of them, in a verify stage}, {"tasks": operations that have begun, where their
-number ends the stage}, {"notice": text}, {"ended": {...}} and {"error": {...}}. When stdin ends the supervisor is gone and the worker
-exits: a new supervisor must find nobody writing.
+number ends the stage}, {"command": its outcome}, {"notice": text}, {"ended": {...}} and {"error": {...}}. When stdin ends the supervisor is
+gone and the worker exits: a new supervisor must find nobody writing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Dict, List, Optional, Union
 
 from sai3ssh import dataset
-from sai3ssh.agent import metrics, state
+from sai3ssh.agent import command, metrics, state
 from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
 from sai3ssh.agent.details import DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
@@ -140,8 +140,8 @@ class Worker:
 
     def _run(self, order: Dict[str, Any]) -> None:
         stage = self._plan.stages[order["stage"]]
-        if stage.kind is StageKind.PAUSE:
-            self._pause(order)
+        if stage.kind in (StageKind.PAUSE, StageKind.CUSTOM):
+            self._run_without_load(stage, order)
             return
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
@@ -171,13 +171,29 @@ class Worker:
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
 
-    def _pause(self, order: Dict[str, Any]) -> None:
-        """A stage in which nothing is done until its end."""
+    def _run_without_load(self, stage: Stage, order: Dict[str, Any]) -> None:
+        """A stage in which nothing is done until its end, or the first worker waits for a command."""
         ahead_ns = time.monotonic_ns() - state.clock_ns()
         self._wait_until(order["start_clock_ns"] + ahead_ns)
         send({"started": state.clock_ns()})
-        self._wait_until(order["end_clock_ns"] + ahead_ns)
+        if stage.kind is StageKind.PAUSE:
+            self._wait_until(order["end_clock_ns"] + ahead_ns)
+        elif self._index == 0:
+            outcome = self._command(order)
+            send({"command": outcome})
+            wrong = command.failure(list(stage.command), outcome)
+            if wrong is not None:
+                raise AgentError(f"stage {stage.name}: {wrong}", remedy="Its output is in results.json")
         send({"ended": {"drained_clock_ns": state.clock_ns(), "stopped": None}})
+
+    def _command(self, order: Dict[str, Any]) -> Dict[str, Any]:
+        """The outcome of the stage's command. When only the supervisor is gone it goes on: the next worker waits for it."""
+        try:
+            return command.follow(order["directory"], order["stage"], self.poll)
+        except Stopped:
+            if self._stop_reason is not None:
+                command.kill(order["directory"])
+            raise
 
     def _open_log(self, order: Dict[str, Any]) -> Optional[OpLog]:
         """The op-log of this worker's part of a stage; None where the plan wants none."""

@@ -58,6 +58,7 @@ COMPLETIONS = {
     "cleanup": ("tasks_done", "duration_or_tasks"),
     "verify": ("validation_passed", "tasks_done"),
     "validation": ("validation_passed", "tasks_done"),
+    "custom": ("script_exit", "duration_or_tasks"),
 }
 """What sai3-bench's completion can be for a stage of each type."""
 MOST_OBJECTS = 1 << 33
@@ -482,7 +483,8 @@ class _Builder:
             if stage.name in names:
                 self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}")
             names.add(stage.name)
-            result.append(self._stage(stage, (*where, n), populations, mix))
+            made = self._stage(stage, (*where, n), populations, mix)
+            result.append(replace(made, timeout_s=stage.timeout_secs, optional=stage.optional))
         self._check_order(result, [(*where, n) for n, _ in given])
         orders: dict[int, str] = {}
         for n, stage in given:
@@ -562,12 +564,14 @@ class _Builder:
                 self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration")
             if stage.steady is not None:
                 self._problems.add((*where, "steady"), f"a {kind.value} stage ends when its work is done; only execute can be steady")
+            if kind is StageKind.CUSTOM:
+                return Stage(stage.name, kind, concurrency, command=(stage.command or "", *stage.args))
             if not names and kind is not StageKind.CLEANUP:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
             prepare = keys.prepare
             if kind is StageKind.PREPARE:
                 together = prepare.prepare_strategy == "parallel"
-                return Stage(stage.name, kind, concurrency, populations=names, interleaved=together, timeout_s=stage.timeout_secs)
+                return Stage(stage.name, kind, concurrency, populations=names, interleaved=together)
             # What was interrupted may have removed some of them.
             mode = prepare.cleanup_mode or ("tolerant" if prepare.cleanup_only else "strict")
             mode = mode if kind is StageKind.CLEANUP else "strict"
@@ -578,7 +582,6 @@ class _Builder:
                 populations=names,
                 delete_batch=stage.delete_batch,
                 cleanup_mode=mode,
-                timeout_s=stage.timeout_secs,
             )
         duration_s: float | None = stage.duration or keys.duration
         if stage.type == "hybrid":
@@ -615,7 +618,6 @@ class _Builder:
             ramp_s=keys.ramp_up,
             steady=steady,
             tasks=stage.expected_tasks,
-            timeout_s=stage.timeout_secs,
         )
 
     def _check_end(self, stage: StageKeys, kind: StageKind, where: Path_, populations: Sequence[Population]) -> None:
@@ -640,6 +642,14 @@ class _Builder:
         if stage.expected_objects is not None and kind is StageKind.PREPARE and stage.expected_objects not in (made, pooled):
             text = f"expected_objects is {stage.expected_objects:,}, but prepare makes {made:,} objects; correct one of them"
             self._problems.add((*where, "expected_objects"), text)
+        if kind is StageKind.CUSTOM and not stage.command:
+            self._problems.add(where, "a stage of type custom needs a command: the program that each agent runs; set command, and args")
+        elif kind is StageKind.CUSTOM and not stage.args and len((stage.command or "").split()) > 1:
+            text = f"command is one program, found {stage.command!r}; give its arguments in args (for a shell: /bin/sh, args: [-c, ...])"
+            self._problems.add((*where, "command"), text)
+        for name in ("command", "args"):
+            if kind is not StageKind.CUSTOM and getattr(stage, name):
+                self._problems.add((*where, name), f"{name} has no meaning for a stage of type {stage.type}; it belongs to custom")
         lasts_s = (stage.max_duration if stage.type == "hybrid" else stage.duration or self._keys.duration) or 0.0
         if stage.timeout_secs is not None and kind is StageKind.EXECUTE and stage.timeout_secs <= lasts_s:
             text = f"timeout_secs ({stage.timeout_secs:g} s) is over before stage {stage.name!r} ({lasts_s:g} s); raise it, or remove it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ def _operation(op: OperationSpec) -> str:
 def _pace(stage: Stage) -> str:
     if stage.kind is StageKind.PAUSE:
         return "all agents wait (post_prepare_delay)"
+    if stage.command:
+        return f"each agent runs {shlex.join(stage.command)}"
     if stage.interleaved:
         return "populations together"
     if stage.cleanup_mode != "strict":
@@ -101,11 +104,15 @@ def _pace(stage: Stage) -> str:
     return ", ".join([*open_loop, *ramp, *tasks, *([_until_steady(stage.steady)] if stage.steady else [])])
 
 
+def _limits(stage: Stage) -> tuple[str, str]:
+    return f"at most {stage.timeout_s:g} s" if stage.timeout_s else "", "optional" if stage.optional else ""
+
+
 def _own(plan: Plan, stage: int) -> list[str]:
     """What of a stage is another concurrency on some agents."""
     agents: dict[int, list[str]] = {}
     for name, own in zip(plan.agents, plan.own, strict=False):
-        if own.concurrency:
+        if own.concurrency and not plan.stages[stage].command and plan.stages[stage].kind is not StageKind.PAUSE:
             agents.setdefault(own.concurrency[stage], []).append(name)
     return [f"concurrency {n} on {', '.join(names)}" for n, names in agents.items()]
 
@@ -118,6 +125,8 @@ def _until_steady(steady: Steady) -> str:
 
 
 def _operations(stage: Stage, objects: int) -> int:
+    if stage.command:
+        return 0
     return stage.replay.records if stage.replay is not None else stage.tasks or objects
 
 
@@ -133,7 +142,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.duration_s if stage.duration_s is not None else _operations(stage, objects) / agents / ASSUMED_OPS_PER_S,
             stage.duration_s is not None,
             tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
-            ", ".join(part for part in (_pace(stage), f"at most {stage.timeout_s:g} s" if stage.timeout_s else "", *_own(plan, n)) if part),
+            ", ".join([part for part in (_pace(stage), *_limits(stage)) if part] + _own(plan, n)),
         )
         for n, stage in enumerate(plan.stages)
     )

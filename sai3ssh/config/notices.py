@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from .barriers import Barriers
@@ -81,7 +82,11 @@ def _stages(keys: WorkloadKeys) -> Iterator[tuple[Path_, str]]:
         if stage.name in before:
             text = f"stage {stage.name!r} is left out: preflight checks that before the run; to read objects back, put it after prepare"
             yield (*where, n, "type"), text
-        if stage.type in ("prepare", "cleanup") and stage.completion == "duration_or_tasks":
+        if stage.type == "custom" and stage.command:
+            line = shlex.join([stage.command, *stage.args])[:200]
+            text = f"stage {stage.name!r}: every agent runs {line} once, with the rights of the agent's user"
+            yield (*where, n, "command"), text
+        if stage.type in ("prepare", "cleanup", "custom") and stage.completion == "duration_or_tasks":
             yield (*where, n, "completion"), f"completion: {stage.type} ends when its work is done; to limit it set timeout_secs"
         if stage.type != "prepare" and stage.expected_objects is not None:
             yield (*where, n, "expected_objects"), f"expected_objects has no effect in a stage of type {stage.type}; it belongs to prepare"

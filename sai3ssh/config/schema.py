@@ -390,7 +390,7 @@ class StageKeys(Section):
     """A stage, with its own fields beside name or under config."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    type: Literal["prepare", "execute", "cleanup", "verify", "validation", "hybrid"]
+    type: Literal["prepare", "execute", "cleanup", "verify", "validation", "hybrid", "custom"]
     """validation is verify, or, before a prepare stage, what preflight does before the run. hybrid is execute with expected_tasks."""
     order: int | None = None
     duration: Annotated[Duration, Field(gt=0)] | None = None
@@ -405,6 +405,11 @@ class StageKeys(Section):
     timeout_secs: Annotated[Duration, Field(gt=0)] | None = None
     """An agent whose stage is not over so long after its start has failed."""
     barrier: PhaseBarrier | None = None
+    optional: bool = False
+    """Its failure on an agent does not fail the run."""
+    command: str | None = None
+    """custom: the program that each agent runs once."""
+    args: list[Annotated[str, BeforeValidator(units.text)]] = []
     concurrency: Annotated[int, Field(ge=1)] | None = None
     delete_batch: DeleteBatch = 1
     steady: SteadyKeys | None = None
@@ -484,16 +489,6 @@ class WorkloadKeys(Section):
     deadlines: DeadlineKeys = DeadlineKeys()
     target_outage_timeout: Annotated[Duration, Field(ge=0)] = 600.0
 
-
-NOT_YET = {
-    "args",
-    "command",
-
-    "optional",
-
-
-}  # fmt: skip
-"""Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
 
 NO_MEANING = {
     "processes": "one worker process per core is the rule here; set workers",

@@ -17,7 +17,7 @@ from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
 from .notices import notices as found_notices
-from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
+from .schema import NO_MEANING, PATTERNS, SECRET, WorkloadKeys
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
@@ -101,8 +101,6 @@ def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> An
             )
         elif key in NO_MEANING:
             notices.append(f"line {problems.line(below)}: {key} has no effect: {NO_MEANING[key]}")
-        elif key in NOT_YET:
-            problems.add(below, f"{key}: a key of sai3-bench that is not supported yet; remove it")
         else:
             result[key] = _sift(item, below, problems, notices)
     return result

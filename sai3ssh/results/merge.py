@@ -70,7 +70,7 @@ def merge(inputs: Inputs) -> Json:
     """The content of results.json."""
     plan, agents, events = inputs.plan, inputs.agents, inputs.events
     stages = [_stage(inputs, index) for index in range(len(plan.stages))]
-    wrong = _inconsistencies(inputs) + _unreadable_reasons(stages)
+    wrong = _inconsistencies(inputs) + _unreadable_reasons([stage for stage in stages if not stage["optional"]])
     facts = [_facts(inputs, agent) for agent in agents.values()]
     aborted = next((event["reason"] for event in events if event["event"] == "abort"), None)
     stopped = any(event["event"] == "stop_requested" for event in events)
@@ -78,7 +78,7 @@ def merge(inputs: Inputs) -> Json:
     return {
         "schema": SCHEMA,
         "verdict": verdict.value,
-        "reasons": [*reasons, *steady_lines(stages)],
+        "reasons": [*reasons, *steady_lines(stages), *optional_lines(stages)],
         "run_id": plan.run_id,
         "name": plan.name,
         "revisions": [
@@ -105,6 +105,8 @@ def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] |
     if stage.start is None:
         return None
     start = stage.start["start_clock_ns"]
+    if stage.end is not None and "error" in stage.end:
+        return start, max(start, stage.end["drained_clock_ns"])  # an optional one
     lasts_ns = duration_ns(inputs.plan, inputs.agents, index)
     if lasts_ns is not None:
         return start, start + lasts_ns
@@ -210,6 +212,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
         "index": index,
         "name": spec.name,
         "kind": spec.kind.value,
+        "optional": spec.optional,
         "seconds": seconds,
         "warmup_s": warmup_s,
         "steady": steadiness(inputs.plan, inputs.agents, inputs.events, index),
@@ -224,6 +227,8 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
                 "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine, inputs.calibration.get(agent_id)),
+                "error": part.end.get("error") if part.end else None,
+                "command": _command(part),
                 "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
                 "operations": operations(
                     part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s, inputs.plan.target.endpoints
@@ -242,6 +247,24 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
     epoch = inputs.agents[agent_id].epoch
     host: Json | None = epoch["host"] if epoch else None
     return host
+
+
+def _command(part: AgentStage) -> Json | None:
+    """What became of a command, as the agent tells it."""
+    names = ("exit_code", "timed_out", "seconds", "output", "output_bytes")
+    return None if part.command is None else {name: part.command[name] for name in names}
+
+
+def optional_lines(stages: list[Json]) -> list[str]:
+    """One line for each optional stage that failed on some agents, or could not read back all."""
+    lines = []
+    for stage in stages:
+        failed = {agent_id: part["error"]["message"] for agent_id, part in stage["agents"].items() if part.get("error")}
+        if failed:
+            first, why = next(iter(failed.items()))
+            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            lines.append(f"optional stage {stage['name']} failed on {first}{more}: {why}")
+    return lines + _unreadable_reasons([stage for stage in stages if stage.get("optional")])
 
 
 def _unreadable(part: AgentStage) -> Json:

@@ -28,7 +28,7 @@ def duration_ns(plan: Plan, agents: Mapping[str, AgentJournal], index: int) -> i
 
 def _lasted_ns(part: AgentStage) -> int | None:
     """From the start of a stage to the end that its agent had for it; None when it did not get there."""
-    if part.end is None or part.end["outcome"] != Outcome.FINISHED.value:
+    if part.end is None or part.end["outcome"] != Outcome.FINISHED.value or "error" in part.end:
         return None
     lasted: int = part.end["end_clock_ns"] - part.end["start_clock_ns"]
     return lasted

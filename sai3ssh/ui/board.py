@@ -140,7 +140,7 @@ class Board:
     def progress(self) -> str:
         """How many are done, in words; empty for a stage that only has a duration."""
         stage = self.plan.stages[self.stage]
-        things = "objects" if stage.replay is None and not stage.operations else "operations"
+        things = "s" if stage.command else "objects" if stage.replay is None and not stage.operations else "operations"
         return f"{self.done:,} of {self.planned:,} {things}" if self.planned else ""
 
     @property

@@ -69,7 +69,7 @@ class AgentCase(unittest.TestCase):
             if name.isdigit():
                 with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                     arguments = file.read().decode().split("\0")
-                    if any(argument.startswith(self.root) for argument in arguments) and ("serve" in arguments or "supervise" in arguments):
+                    if any(argument.startswith(self.root) for argument in arguments) and {"serve", "supervise", "command"} & set(arguments):
                         found.append(int(name))
         return found
 

@@ -1,10 +1,13 @@
 """What stages do beside load, and how they end, on one whole agent."""
 
+import contextlib
 import dataclasses
 import os
+import signal
 import unittest
 
-from sai3ssh.agent import state
+from sai3ssh.agent import command, state
+from sai3ssh.agent.supervisor import told_failure
 from sai3ssh.model import OperationSpec, Own, SizeSpec, Stage, StageKind
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, KillingCase, wait
@@ -94,6 +97,124 @@ class Stages(KillingCase):
         self.stage(channel, 1, "FINISHED")
         self.finish(channel)
         self.assertEqual(self.files(), [])
+
+    def custom(self, script, *after, own=(), **changes):
+        """A run of one command, released; what it says of itself goes to `said` in the data directory."""
+        stage = Stage("custom", StageKind.CUSTOM, 4, command=("/bin/sh", "-c", script), **changes)
+        channel = self.start(stage, *after, own=own)
+        channel.release(self.key, "a0", 0)
+        return channel
+
+    def said(self):
+        with contextlib.suppress(FileNotFoundError), open(f"{self.data}/said", encoding="ascii") as file:
+            return file.read()
+        return ""
+
+    def test_a_command_is_run_and_its_output_is_in_the_journal(self):
+        channel = self.custom("echo hello; echo $SAI3SSH_TEST_MARK >&2; seq 1 9000", own=(Own(env={"SAI3SSH_TEST_MARK": "world"}),))
+        records = self.finish(channel)
+        self.assertEqual(channel.final["outcome"], "finished")
+        (told,) = [record for record in records if record["kind"] == "command"]
+        whole = "hello\nworld\n" + "".join(f"{n}\n" for n in range(1, 9001))
+        self.assertEqual((told["exit_code"], told["timed_out"], told["output_bytes"]), (0, False, len(whole)))
+        self.assertEqual(told["output"], whole[-command.KEPT_BYTES :])
+        self.assertEqual(len([record for record in records if record["kind"] == "stage_end"]), 1)
+
+    def test_a_command_that_fails_fails_the_agent_with_what_it_said(self):
+        for number, (program, words) in enumerate(
+            {"echo oh; exit 3": "ended with exit code 3; it said: oh", "kill -9 $$": "was killed by SIGKILL"}.items()
+        ):
+            self.run_id = f"{self.run_id}-{number}"
+            self.key = {**self.key, "run_id": self.run_id}
+            records = self.finish(self.custom(program))
+            self.assertEqual(records[-1]["reason"], f"stage custom: command /bin/sh {words}")
+        missing = {"exit_code": 127, "timed_out": False, "output": "x: No such file"}
+        self.assertEqual(command.failure(["x"], missing), "command x ended with exit code 127; it said: x: No such file")
+
+    def test_a_command_is_killed_with_its_process_group_when_its_time_is_over(self):
+        channel = self.custom(f"sleep 600 & echo $! > {self.data}/said; wait", timeout_s=1.0)
+        records = self.finish(channel)
+        self.assertIn("command /bin/sh was killed after", records[-1]["reason"])
+        self.assert_gone(int(self.said()))
+
+    def assert_gone(self, pid):
+        def gone():
+            try:
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    return file.read().rpartition(")")[2].split()[0] in "ZX"
+            except OSError:
+                return True
+
+        wait(gone, "the end of what a command had started")
+
+    def test_a_stop_kills_a_command(self):
+        channel = self.custom(f"sleep 600 & echo $! > {self.data}/said; wait")
+        wait(self.said, "the command")
+        self.assertEqual(channel.ok("stop", key=self.key, agent_id="a0", reason="enough")["outcome"], "stopped")
+        self.assert_gone(int(self.said()))
+
+    def test_a_command_runs_once_whoever_is_killed_meanwhile(self):
+        script = f"echo begun >> {self.data}/said; until test -e {self.data}/go; do sleep 0.05; done; echo done"
+        channel = self.custom(script)
+        wait(self.said, "the command")
+        self.kill(self.worker(0))
+        wait(lambda: [r for r in self.records("worker") if r["worker"] == 0 and r["incarnation"] == 1], "a new worker")
+        self.kill_supervisor(channel)
+        self.kill(self.daemon())
+        with open(f"{self.data}/go", "w", encoding="ascii"):
+            pass
+        wait(lambda: os.path.exists(os.path.join(self.state, "runs", self.run_id, "a0", "status.json")), "the end")
+        wait(lambda: "supervise" not in [self.argument(pid) for pid in self.pids()], "the end of the supervisor")
+        self.assertEqual(self.records("final")[0]["outcome"], "finished")
+        self.assertEqual(self.said(), "begun\n")
+        self.assertEqual({record["output"] for record in self.records("command")}, {"done\n"})
+
+    def test_a_command_of_which_nobody_knows_is_not_run_again(self):
+        channel = self.custom(f"echo $PPID >> {self.data}/said; sleep 600")
+        wait(self.said, "the command")
+        os.kill(int(self.said()), signal.SIGKILL)
+        records = self.finish(channel)
+        self.assertIn("had been started, and nobody knows its outcome", records[-1]["reason"])
+        self.assertEqual(len(self.said().split()), 1)
+
+    def test_an_optional_stage_that_fails_is_told_and_the_next_one_runs(self):
+        prepare, _, cleanup = self.plan().stages
+        channel = self.custom("exit 1", prepare, cleanup, optional=True)
+        channel.wait_state("AT_BARRIER")
+        self.stage(channel, 1, "AT_BARRIER")
+        self.assertEqual(self.files(), self.prepared(COUNT))
+        self.stage(channel, 2, "FINISHED")
+        records = self.finish(channel)
+        self.assertEqual(channel.final["outcome"], "finished")
+        ends = [record for record in records if record["kind"] == "stage_end"]
+        self.assertEqual([(end["outcome"], "error" in end) for end in ends], [("finished", True), ("finished", False), ("finished", False)])
+        self.assertIn("ended with exit code 1", ends[0]["error"]["message"])
+        self.assertEqual(self.files(), [])
+
+    def test_an_optional_load_that_takes_too_long_ends_and_its_puts_are_cleaned_up(self):
+        execute = dataclasses.replace(self.plan().stages[1], duration_s=600.0, timeout_s=2.0, optional=True)
+        channel = self.start(self.plan().stages[0], execute, self.plan().stages[2])
+        self.stage(channel, 0, "AT_BARRIER")
+        self.stage(channel, 1, "AT_BARRIER")
+        self.assertTrue([name for name in self.files() if name.startswith("new/")])
+        self.stage(channel, 2, "FINISHED")
+        end = [record for record in self.finish(channel) if record["kind"] == "stage_end"][1]
+        self.assertIn("was not over 2 s after its start", end["error"]["message"])
+        self.assertLess(end["end_clock_ns"], end["start_clock_ns"] + 600 * 10**9)
+        self.assertEqual(self.files(), [])
+
+    def test_the_failure_of_an_optional_stage_is_known_after_a_crash(self):
+        records = [{"kind": "stage_failed", "stage": 0, "error": {"message": "x"}}]
+        self.assertEqual(told_failure(records), {"message": "x"})
+        self.assertIsNone(told_failure([*records, {"kind": "stage_end", "stage": 0}]))
+        channel = self.custom("exit 1", self.plan().stages[0], optional=True)
+        wait(lambda: self.records("stage_failed"), "the failure on disk")
+        self.kill_supervisor(channel)
+        channel.wait_state("AT_BARRIER")
+        self.stage(channel, 1, "FINISHED")
+        records = self.finish(channel)
+        self.assertEqual(len([record for record in records if record["kind"] == "stage_failed"]), 1)
+        self.assertEqual(["error" in record for record in records if record["kind"] == "stage_end"], [True, False])
 
     def counted(self, tasks, duration_s=None):
         execute = dataclasses.replace(self.plan().stages[1], io_rate=None, duration_s=duration_s, tasks=tasks)

@@ -201,6 +201,16 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: [own.env for own in p.own],
         [{"AWS_PROFILE": "reader", "N": "3", "DEBUG": "true"}, {}],
     ),
+    "custom, command and args": (
+        stages({"type": "custom", "command": "/bin/sh", "args": ["-c", "sleep 5", 7], "completion": "script_exit", "timeout_secs": 30}),
+        lambda p: [(s.kind, s.command, s.timeout_s) for s in p.stages],
+        [(StageKind.CUSTOM, ("/bin/sh", "-c", "sleep 5", "7"), 30.0)],
+    ),
+    "optional": (
+        stages({"type": "prepare", "optional": True}, {"type": "custom", "command": "x", "config": {"optional": True}}, {"type": "execute"}),
+        lambda p: [s.optional for s in p.stages],
+        [True, True, False],
+    ),
     "perf_log": ({"perf_log": {"interval": "10s", "path": "/tmp/x.tsv"}}, lambda p: p.perf_log_interval_s, 10),
     "perf_log in whole seconds": ({"duration": 31, "perf_log": {"interval": "300ms"}}, lambda p: p.perf_log_interval_s, 1),
     "backoff_duration": ({"error_handling": {"backoff_duration": "5s"}}, lambda p: p.error_limits, ErrorLimits(backoff_s=5.0)),
@@ -275,6 +285,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {**agents({"concurrency_override": 2}), "workers": 4},
         "4 workers share a concurrency of 2: some would have nothing to do",
     ),
+    "custom without a command": (stages({"type": "custom"}), "a stage of type custom needs a command"),
+    "a command line for a command": (
+        stages({"type": "custom", "command": "echo hello"}),
+        "command is one program, found 'echo hello'; give its arguments in args (for a shell: /bin/sh, args: [-c, ...])",
+    ),
+    "a command of another stage": (
+        stages({"type": "execute", "command": "true"}),
+        "command has no meaning for a stage of type execute; it belongs to custom",
+    ),
+    "a duration of a command": (stages({"type": "custom", "command": "true", "duration": 5}), "it has no duration"),
     "steady beside expected_tasks": (
         stages({"type": "hybrid", "expected_tasks": 5, "steady": True}),
         "steady and expected_tasks contradict each other: the stage ends by its operations; remove one",
@@ -330,6 +350,10 @@ NOTICES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         agents({"target_override": "s3://other/x"}),
         ("target_override: agents read what others have prepared; where they do not see the same storage give get and stat",),
     ),
+    "a command": (
+        stages({"type": "custom", "command": "/bin/sh", "args": ["-c", "a; b"]}, {"type": "prepare"}),
+        ("stage 's0': every agent runs /bin/sh -c 'a; b' once, with the rights of the agent's user",),
+    ),
     "a place of a secret": (agents({"env": {"GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json", "AWS_WEB_IDENTITY_TOKEN_FILE": "/x"}}), ()),
     "perf_log elsewhere": (
         {"perf_log": {"path": "/tmp/x"}},
@@ -368,3 +392,21 @@ def test_the_command_line_goes_before_barriers(tmp_path: Path) -> None:
     path = tmp_path / "w.yml"
     path.write_text(changed(distributed={"failure_policy": "best_effort", "barrier_sync": {"enabled": True, "prepare": BEST_EFFORT}}))
     assert config.compile_plan(config.load(path), "r", HOSTS, failure_policy="fail_fast")[0].policy.name == "fail_fast"
+
+
+def test_the_description_says_what_is_run_and_how_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    given = stages(
+        {"type": "custom", "command": "/bin/sh", "args": ["-c", "a; b"], "timeout_secs": 9, "optional": True},
+        {"type": "prepare"},
+        {"type": "hybrid", "expected_tasks": 6000},
+        {"type": "cleanup"},
+    )
+    path.write_text(changed(**given, **agents({"concurrency_override": 3}), prepare={**CLEANUP, "post_prepare_delay": 4}))
+    loaded = config.load(path)
+    described = config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded)
+    assert [(part.name, part.seconds, part.pace) for part in described.stages if part.kind in ("custom", "pause", "execute")] == [
+        ("s0", 0.0, "each agent runs /bin/sh -c 'a; b', at most 9 s, optional"),
+        ("s1-delay", 4.0, "all agents wait (post_prepare_delay)"),
+        ("s2", 1.5, "until 6,000 operations are done, concurrency 3 on h1"),
+    ]
