@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model import Outcome, Plan, StageKind, Verdict, from_json
+from ..model import Outcome, Plan, Stage, StageKind, Verdict, from_json
 from .endpoints import endpoint_figures
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
@@ -226,7 +226,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "outcome": part.end["outcome"] if part.end else None,
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
-                "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine, inputs.calibration.get(agent_id)),
+                "limits": _limits(inputs, agent_id, part, spec),
                 "error": part.end.get("error") if part.end else None,
                 "command": _command(part),
                 "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
@@ -247,6 +247,13 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
     epoch = inputs.agents[agent_id].epoch
     host: Json | None = epoch["host"] if epoch else None
     return host
+
+
+def _limits(inputs: Inputs, agent_id: str, part: AgentStage, spec: Stage) -> list[Json]:
+    """What limited an agent in a stage, where it did something that is measured."""
+    if spec.kind in (StageKind.PAUSE, StageKind.CUSTOM):
+        return []
+    return limits(part, _host(inputs, agent_id), inputs.plan.target.engine, inputs.calibration.get(agent_id))
 
 
 def _command(part: AgentStage) -> Json | None:

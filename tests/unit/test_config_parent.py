@@ -207,9 +207,9 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         [(StageKind.CUSTOM, ("/bin/sh", "-c", "sleep 5", "7"), 30.0)],
     ),
     "optional": (
-        stages({"type": "prepare", "optional": True}, {"type": "custom", "command": "x", "config": {"optional": True}}, {"type": "execute"}),
+        stages({"type": "prepare", "optional": True}, {"type": "custom", "command": "x", "config": {"optional": True}}),
         lambda p: [s.optional for s in p.stages],
-        [True, True, False],
+        [True, True],
     ),
     "perf_log": ({"perf_log": {"interval": "10s", "path": "/tmp/x.tsv"}}, lambda p: p.perf_log_interval_s, 10),
     "perf_log in whole seconds": ({"duration": 31, "perf_log": {"interval": "300ms"}}, lambda p: p.perf_log_interval_s, 1),

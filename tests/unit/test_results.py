@@ -640,14 +640,15 @@ def test_what_a_command_said_is_in_the_results(tmp_path: Path) -> None:
     plan = dataclasses.replace(PLAN, stages=(Stage("run", StageKind.CUSTOM, 4, command=("true",)),))
     agent = FakeAgent("h1", 5 * SECOND)
     for number in range(2):
-        agent.second(number, 1e6, count=0)
+        agent.second(number, 1e6, count=0, host={**HOST, "cpu": [100.0, 0.0, 0.0, 0.0], "late_ms": 500.0})
     outcome = {"exit_code": 0, "timed_out": False, "seconds": 1.5, "output": "hello\n", "output_bytes": 6}
     agent.add("command", stage=0, **outcome)
     agent.end(seconds=2)
     agent.final()
     written = write_run(tmp_path / "run", [agent], plan=plan)
     assert written.verdict is Verdict.COMPLETE
-    assert written.content["stages"][0]["agents"]["h1"]["command"] == outcome
+    part = written.content["stages"][0]["agents"]["h1"]
+    assert (part["command"], part["limits"]) == (outcome, [])
 
 
 def test_frames(tmp_path: Path) -> None:
