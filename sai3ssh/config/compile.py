@@ -445,7 +445,7 @@ class _Builder:
         """Whether a pattern over directories such as sai3bench.d*/**/* has all objects of a tree."""
         if population.tree is None:
             return False
-        path = op.path if "://" in op.path else (self._keys.target or "").rstrip("/") + "/" + op.path.lstrip("/")
+        path = op.path if "://" in op.path else (self._target or "").rstrip("/") + "/" + op.path.lstrip("/")
         # ** may stand for no directory; here a * goes over any number of them.
         pattern = path[len(population.target) :].replace("**/", "*")
         sample = {population.count * n // 64 for n in range(64)} | {population.count - 1}

@@ -69,8 +69,8 @@ class Bucket(Section):
 
 
 class SizeLaw(Section):
-    """size_spec: a plain size, {fixed: S}, {uniform: {min, max}}, {type: uniform, min, max}, {type: lognormal, mean, std_dev, min, max} or
-    {type: histogram, buckets: [{size, weight}]}."""
+    """size_spec: a plain size, {fixed: S}, {type: fixed, size: S}, {uniform: {min, max}}, {type: uniform, min, max},
+    {type: lognormal, mean, std_dev, min, max} or {type: histogram, buckets: [{size, weight}]}."""
 
     type: Literal["fixed", "uniform", "lognormal", "histogram"]
     min: Size = 0
@@ -87,6 +87,9 @@ class SizeLaw(Section):
             return {"type": "fixed", "min": n, "max": n}
         if set(value) == {"fixed"}:
             n = units.size(value["fixed"])
+            return {"type": "fixed", "min": n, "max": n}
+        if value.get("type") == "fixed" and set(value) == {"type", "size"}:
+            n = units.size(value["size"])
             return {"type": "fixed", "min": n, "max": n}
         for name in ("uniform", "lognormal", "histogram"):
             if set(value) == {name} and isinstance(value[name], dict):
@@ -152,7 +155,20 @@ class KeySelectionKeys(Section):
         return self
 
 
-class OperationKeys(Section):
+class Sized(Section):
+    """What has a size_spec, which sai3-bench also calls size_distribution."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "size_distribution" not in value:
+            return value
+        if "size_spec" in value:
+            raise ValueError("size_distribution is another name of size_spec; give one of them")
+        return {("size_spec" if key == "size_distribution" else key): item for key, item in value.items()}
+
+
+class OperationKeys(Sized):
     """An entry of workload."""
 
     op: Literal["get", "put", "list", "stat", "delete", "copy", "mkdir", "rmdir"]
@@ -170,10 +186,11 @@ class OperationKeys(Section):
     delimiter: Literal["/"] | None = None
 
 
-class EnsureObjects(Section):
+class EnsureObjects(Sized):
     """An entry of prepare.ensure_objects."""
 
-    base_uri: str
+    base_uri: str = ""
+    """Not given: the target itself."""
     count: Annotated[Count, Field(ge=0, le=MAX_OBJECTS)] = 0
     """0 only with prepare.directory_structure, which says it."""
     min_size: Size | None = None
@@ -500,6 +517,7 @@ NO_MEANING = {
     "deployment": "the agent is uploaded by the run",
     "listen_port": "agents open no port",
     "tree_creation_mode": "each agent makes the directories that its own objects need, when the first one needs them",
+    "use_multi_endpoint": "all operations go to the endpoints of multi_endpoint, where it is given",
     "enable_metadata_cache": "it tunes another engine; names of objects are computed here, and no list of them is kept",
     "cache_checkpoint_interval_secs": "it tunes another engine; what is prepared is in each agent's journal at once",
     "kv_cache_dir": "it tunes another engine; there is no such cache here",

@@ -201,6 +201,27 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, Any]] = {
         lambda p: [own.env for own in p.own],
         [{"AWS_PROFILE": "reader", "N": "3", "DEBUG": "true"}, {}],
     ),
+    "size_distribution, and an entry without base_uri": (
+        {
+            "prepare": {"ensure_objects": [{"count": 9, "size_distribution": {"type": "uniform", "min": 1, "max": 5}}]},
+            "workload": [{"op": "put", "path": "new/", "weight": 1, "size_distribution": {"type": "fixed", "size": "4KiB"}}],
+        },
+        lambda p: (p.populations[0].target, p.populations[0].size.max, p.stages[1].operations[0].size.max),
+        ("s3://bench-bucket/run/", 5, 4096),
+    ),
+    "agents' own endpoints instead of a target": (
+        {
+            "target": None,
+            "s3": None,
+            "distributed": {
+                "agents": [
+                    {"id": f"h{n}", "multi_endpoint": {"endpoints": [f"file:///mnt/{n}/a/", f"file:///mnt/{n}/b/"]}} for n in (1, 2)
+                ]
+            },
+        },
+        lambda p: (p.populations[0].target, p.target.endpoints[2], [spread.positions for spread in p.spreads]),
+        ("file:///mnt/1/a/data/", "file:///mnt/2/a/", [(0, 1), (2, 3)]),
+    ),
     "custom, command and args": (
         stages({"type": "custom", "command": "/bin/sh", "args": ["-c", "sleep 5", 7], "completion": "script_exit", "timeout_secs": 30}),
         lambda p: [(s.kind, s.command, s.timeout_s) for s in p.stages],
@@ -286,6 +307,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "4 workers share a concurrency of 2: some would have nothing to do",
     ),
     "custom without a command": (stages({"type": "custom"}), "a stage of type custom needs a command"),
+    "a size by both its names": (
+        {"prepare": {"ensure_objects": [{"base_uri": "data/", "count": 9, "size_distribution": 5, "size_spec": 5}]}},
+        "size_distribution is another name of size_spec; give one of them",
+    ),
     "a command line for a command": (
         stages({"type": "custom", "command": "echo hello"}),
         "command is one program, found 'echo hello'; give its arguments in args (for a shell: /bin/sh, args: [-c, ...])",
@@ -354,6 +379,10 @@ NOTICES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         stages({"type": "custom", "command": "/bin/sh", "args": ["-c", "a; b"]}, {"type": "prepare"}),
         ("stage 's0': every agent runs /bin/sh -c 'a; b' once, with the rights of the agent's user",),
     ),
+    "use_multi_endpoint": (
+        {"prepare": {"ensure_objects": [{**OBJECTS[0], "use_multi_endpoint": True}]}},
+        ("use_multi_endpoint has no effect: all operations go to the endpoints",),
+    ),
     "a place of a secret": (agents({"env": {"GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json", "AWS_WEB_IDENTITY_TOKEN_FILE": "/x"}}), ()),
     "perf_log elsewhere": (
         {"perf_log": {"path": "/tmp/x"}},
@@ -410,3 +439,37 @@ def test_the_description_says_what_is_run_and_how_it_ends(tmp_path: Path) -> Non
         ("s1-delay", 4.0, "all agents wait (post_prepare_delay)"),
         ("s2", 1.5, "until 6,000 operations are done, concurrency 3 on h1"),
     ]
+
+
+def test_a_whole_file_of_the_other_system_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text("""\
+concurrency: 64
+page_cache_mode: dontneed
+perf_log: {enabled: true, interval: 1s}
+prepare:
+  prepare_strategy: parallel
+  skip_verification: true
+  force_overwrite: true
+  directory_structure: {width: 4, depth: 2, files_per_dir: 5, distribution: bottom, dir_mask: "d%d_w%d.dir"}
+  ensure_objects:
+    - {count: 80, fill: random, size_distribution: {type: lognormal, mean: 8MiB, std_dev: 1MiB}, use_multi_endpoint: true}
+workload: [{op: get, path: "d*_w*.dir/**/*", weight: 100, use_multi_endpoint: true}]
+distributed:
+  path_selection: random
+  barrier_sync:
+    enabled: true
+    prepare: {type: all_or_nothing, heartbeat_interval: 120, agent_barrier_timeout: 2d}
+    execute: {type: all_or_nothing}
+  stages:
+    - {name: preflight, order: 1, completion: validation_passed, type: validation, timeout_secs: 300}
+    - {name: prepare, order: 2, completion: tasks_done, type: prepare}
+    - {name: execute, order: 3, completion: duration, type: execute, duration: 30s}
+  agents:
+    - {address: "192.0.2.1:7761", id: agent-1, concurrency_override: 16, multi_endpoint: {endpoints: ["file:///mnt/1/", "file:///mnt/2/"]}}
+    - {address: "192.0.2.2:7761", id: agent-2, concurrency_override: 16, multi_endpoint: {endpoints: ["file:///mnt/3/", "file:///mnt/4/"]}}
+""")
+    plan, assignments = config.compile_plan(config.load(path), "r", HOSTS)
+    assert names(plan) == [("prepare", "prepare"), ("execute", "execute")]
+    assert [a.ranges["prepared"] for a in assignments] == [((0, 40),), ((40, 80),)]
+    assert (plan.agent_barrier_timeout_s, plan.of_agent(1).stages[0].concurrency) == (172800.0, 16)
