@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Dict, List, Optional, Union
 
 from sai3ssh import dataset
-from sai3ssh.agent import command, metrics, state
+from sai3ssh.agent import metrics, state
 from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
 from sai3ssh.agent.details import DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
@@ -179,21 +179,24 @@ class Worker:
         if stage.kind is StageKind.PAUSE:
             self._wait_until(order["end_clock_ns"] + ahead_ns)
         elif self._index == 0:
-            outcome = self._command(order)
-            send({"command": outcome})
-            wrong = command.failure(list(stage.command), outcome)
-            if wrong is not None:
-                raise AgentError(f"stage {stage.name}: {wrong}", remedy="Its output is in results.json")
+            self._command(stage, order)
         send({"ended": {"drained_clock_ns": state.clock_ns(), "stopped": None}})
 
-    def _command(self, order: Dict[str, Any]) -> Dict[str, Any]:
-        """The outcome of the stage's command. When only the supervisor is gone it goes on: the next worker waits for it."""
+    def _command(self, stage: Stage, order: Dict[str, Any]) -> None:
+        """Tells the outcome of the stage's command; raises AgentError when it failed. When only the supervisor is gone it goes on: the next
+        worker waits for it."""
+        from sai3ssh.agent import command  # what few runs need costs no worker its time to start
+
         try:
-            return command.follow(order["directory"], order["stage"], self.poll)
+            outcome = command.follow(order["directory"], order["stage"], self.poll)
         except Stopped:
             if self._stop_reason is not None:
                 command.kill(order["directory"])
             raise
+        send({"command": outcome})
+        wrong = command.failure(list(stage.command), outcome)
+        if wrong is not None:
+            raise AgentError(f"stage {stage.name}: {wrong}", remedy="Its output is in results.json")
 
     def _open_log(self, order: Dict[str, Any]) -> Optional[OpLog]:
         """The op-log of this worker's part of a stage; None where the plan wants none."""
