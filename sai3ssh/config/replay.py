@@ -47,11 +47,10 @@ def replay_settings(file: Path | None, target: str, *, name: str | None = None, 
         text = "backoff_duration has no meaning for a replay: the trace says when operations begin; remove it"
         raise ConfigError(text, file=loaded.file, line=line, column=column)
     for n, agent in enumerate(keys.distributed.agents):
-        if agent.target_override is not None:
-            line, column = loaded.document.where(("distributed", "agents", n, "target_override"))
-            raise ConfigError(
-                "target_override has no meaning for a replay: --target says where; remove it", file=loaded.file, line=line, column=column
-            )
+        for key, instead in (("target_override", "--target says where"), ("concurrency_override", "a trace is divided evenly")):
+            if getattr(agent, key) is not None:
+                line, column = loaded.document.where(("distributed", "agents", n, key))
+                raise ConfigError(f"{key} has no meaning for a replay: {instead}; remove it", file=loaded.file, line=line, column=column)
     keys.target = target.rstrip("/") + "/"
     keys.name = name or (keys.name if "name" in given else "replay")
     keys.concurrency = concurrency or keys.concurrency
