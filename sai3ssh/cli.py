@@ -16,8 +16,11 @@ from .errors import RunError, Sai3sshError
 from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
-    from .config import Workload
+    from collections.abc import Callable
+
+    from .config import Combination, Workload
     from .controller.rundir import RunDirectory
+    from .model import Plan
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -25,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+RESULTS_DIR = Path("sai3ssh-runs")
 
 WorkloadFile = Annotated[Path, typer.Argument(help="Workload file (sai3-bench YAML).", show_default=False)]
 Inventory = Annotated[
@@ -34,11 +39,25 @@ Inventory = Annotated[
 Limit = Annotated[str, typer.Option("--limit", "-l", help="Ansible host pattern.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where run directories go.")]
 Live = Annotated[bool, typer.Option("--live/--no-live", help="Live table when standard output is a terminal.")]
-Run = Annotated[str, typer.Argument(help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False)]
+
+
+def _known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For completion by the shell: the ids of the runs in the results directory, the newest first."""
+    directory = Path(ctx.params.get("results_dir") or RESULTS_DIR)
+    found = [path.parent for path in directory.glob(f"{incomplete}*/plan.json")]
+    return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False, autocompletion=_known_runs
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
-    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
+    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] | None,
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
 ]
 
@@ -52,8 +71,6 @@ Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
 ]
-
-RESULTS_DIR = Path("sai3ssh-runs")
 
 
 @app.command()
@@ -69,7 +86,7 @@ def run(
         float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
     ] = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
-    policy: Policy | None = None,
+    policy: Policy = None,
     go_on: Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")] = False,
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
@@ -81,53 +98,55 @@ def run(
     ] = False,
     op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
     skip: Skip = None,
+    series: Annotated[
+        Path | None,
+        typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
+    ] = None,
 ) -> None:
-    """Run a workload on all hosts of an inventory."""
+    """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
     from . import bundle, config, preflight, steering
     from . import inventory as inventories
+    from . import matrix as matrices
     from .config import credentials
-    from .controller.rundir import RunDirectory, Steering, new_run_id
+    from .controller.rundir import Steering, new_run_id
     from .errors import ConfigError
-    from .results import calibration
+    from .launch import Launch
 
-    loaded = config.load(workload)
+    combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    if reconnect_timeout is not None:
-        loaded.keys.distributed.reconnect_timeout = reconnect_timeout
-    if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+    for combination in combinations:
+        keys = combination.workload.keys
+        if reconnect_timeout is not None:
+            keys.distributed.reconnect_timeout = reconnect_timeout
+        if op_log:
+            keys.op_log_path = keys.op_log_path or "--op-log"
+    loaded = combinations[0].workload
+    of_matrix = bool(combinations[0].values)
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
+    if background and of_matrix:
+        raise ConfigError("a matrix cannot be run with --detach", remedy="Start the series in the background of your shell")
+    if series is not None and not of_matrix:
+        raise ConfigError(
+            f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
+        )
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
     chosen = "best_effort" if go_on else policy
-    by_name = {host.name: host for host in hosts}
     archive = bundle.build(_cache_dir())
     start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, connect_timeout, start_with_available, loaded.cutoff_timeout_s)
     for notice in loaded.notices:
         err(f"notice: {notice}")
 
-    def create() -> RunDirectory:
-        run_id = new_run_id(name or loaded.name)
-        plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
-        mine = [by_name[assignment.agent_id] for assignment in assignments]
-        options = preflight.Options(
-            archive,
-            plan,
-            assignments,
-            config.describe(plan, assignments, loaded),
-            credentials=secret,
-            skip=skipped,
-            patience_s=connect_timeout,
-            start_with_available=start_with_available,
-        )
-        report = steering.first_look(mine, options, as_json=as_json)
-        directory = RunDirectory.create(results_dir, plan, assignments, mine, workload, start, report.to_json())
-        calibration.copy(results_dir, directory.path, plan.agents)
-        return directory
+    launch = Launch(hosts, archive, results_dir, start, secret, skipped, as_json)
+
+    def create(of: Combination = combinations[0]) -> RunDirectory:
+        run_id = new_run_id(name or of.workload.name)
+        plan, assignments = config.compile_plan(of.workload, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
+        return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), workload)
 
     if background:
         raise typer.Exit(steering.detach(create()))
@@ -135,6 +154,17 @@ def run(
     def once(directory: RunDirectory) -> int:
         return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
 
+    if of_matrix:
+        config.check_matrix(combinations, hosts, chosen)
+        if series is None:
+            found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
+        else:
+            found = matrices.Series.go_on(series, combinations)
+
+        def steer_again(directory: RunDirectory) -> int:
+            return steering.resume(directory, archive, as_json=as_json, live=live, credentials=secret)
+
+        raise typer.Exit(matrices.run(found, create, once, steer_again, repeat, pause_s, as_json=as_json))
     if repeat == 1:
         raise typer.Exit(once(create()))
     raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
@@ -382,6 +412,64 @@ def calibrate(
 
 
 @app.command()
+def autotune(
+    workload: WorkloadFile,
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to vary, named as in a matrix: concurrency, concurrency=1..256, s3.multipart_chunksize=8MiB,64MiB; may be repeated. "
+            "Default: concurrency, and the parts or ranges that the file has.",
+            show_default=False,
+        ),
+    ] = None,
+    under: Annotated[
+        list[str] | None, typer.Option(help="A latency to keep: 'get.p99 < 20ms'; may be repeated.", show_default=False)
+    ] = None,
+    goal: Annotated[Literal["ops", "bytes"], typer.Option(help="Most operations/s, or most bytes/s.")] = "ops",
+    seconds: Annotated[float, typer.Option(min=2.0, max=3600.0, help="How long each trial measures.")] = 10.0,
+    trials: Annotated[int, typer.Option(min=2, max=1000, help="At most so many.")] = 20,
+    results_dir: ResultsDir = RESULTS_DIR,
+    skip: Skip = None,
+    as_json: AsJson = False,
+    live: Live = True,
+) -> None:
+    """Find the concurrency, and the sizes of parts and ranges, with which a workload gives most, over all agents, in a few short runs."""
+    from . import autotune as tuning
+    from . import bundle, config, preflight, steering
+    from . import inventory as inventories
+    from .config import credentials
+    from .controller.rundir import Steering, new_run_id
+    from .errors import ConfigError
+    from .launch import Launch
+
+    (loaded, values), *_ = [(one.workload, one.values) for one in config.load_all(workload)]
+    if values:
+        raise ConfigError(f"{workload} has a matrix", remedy="Remove it: autotune chooses the values itself")
+    hosts = inventories.load(_sources(inventory), limit)
+    settings = [tuning.parse_setting(text, loaded) for text in vary or tuning.default_settings(loaded)]
+    demands = [tuning.parse_demand(text) for text in under or ()]
+    secret = credentials.find(loaded, os.environ)
+    archive = bundle.build(_cache_dir())
+    start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, 60.0, False, loaded.cutoff_timeout_s)
+    launch = Launch(hosts, archive, results_dir, start, secret, preflight.check_skip(skip or ()), as_json)
+    for notice in loaded.notices:
+        err(f"notice: {notice}")
+
+    def create(of: Workload, change: Callable[[Plan], Plan]) -> RunDirectory:
+        plan, assignments = config.compile_plan(of, new_run_id(of.name), hosts, needs_credentials=secret is not None)
+        plan = change(plan)
+        return launch.create(plan, assignments, config.describe(plan, assignments, of), workload)
+
+    def steer(directory: RunDirectory) -> int:
+        return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret, summary=False)
+
+    tools = tuning.Tools(create, steer)
+    raise typer.Exit(tuning.tune(loaded, settings, demands, goal, seconds, trials, results_dir, tools, as_json=as_json))
+
+
+@app.command()
 def doctor(inventory: Inventory = None, limit: Limit = "all", results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False) -> None:
     """Check this machine: versions, keys, ssh's configuration. With -i: whether ssh and sai3ssh see each host alike."""
     from . import inventory as inventories
@@ -625,6 +713,25 @@ def _play(
     if not as_json:
         print_outcome(progress)
     return UNREADY if any(row.failed for row in progress.rows.values()) else 0
+
+
+@app.command()
+def man(
+    install: Annotated[bool, typer.Option("--install", help="Put it where `man sai3ssh` finds it: ~/.local/share/man.")] = False,
+) -> None:
+    """Print the manual page of all commands, as `man -l -` reads it."""
+    from .manpage import page
+
+    text = page(typer.main.get_command(app))
+    if not install:
+        out(text.rstrip())
+        return
+    from platformdirs import user_data_path
+
+    path = user_data_path() / "man" / "man1" / "sai3ssh.1"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    out(f"{path} is there: man sai3ssh")
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:
