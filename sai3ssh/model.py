@@ -76,6 +76,8 @@ class StageKind(str, enum.Enum):
     CLEANUP = "cleanup"
     VERIFY = "verify"
     REPLAY = "replay"
+    PAUSE = "pause"
+    CUSTOM = "custom"
 
 
 class AgentState(str, enum.Enum):
@@ -281,7 +283,7 @@ class Stage:
     concurrency: int
     """Operations in flight per agent, split over its workers."""
     duration_s: Optional[float] = None
-    """execute, and a replay with a speed."""
+    """execute, pause, and a replay with a speed."""
     warmup_s: float = 0.0
     """execute only: the first seconds, measured apart and not in the results."""
     operations: Tuple[OperationSpec, ...] = ()
@@ -295,6 +297,19 @@ class Stage:
     linearly from nothing."""
     delete_batch: int = 1
     """cleanup only: at most so many objects are deleted with one request."""
+    cleanup_mode: str = "strict"
+    """cleanup only: strict (a missing object is an error), tolerant (it is none) or besteffort (no error ends the stage)."""
+    interleaved: bool = False
+    """prepare only: populations are filled together, in proportion; else one after the other."""
+    tasks: Optional[int] = None
+    """execute only: the stage ends when so many operations over all agents, each its share, have ended, warm-up and errors included;
+    where it has a duration, too, at what comes first."""
+    timeout_s: Optional[float] = None
+    """An agent whose stage is not over so long after its start has failed."""
+    optional: bool = False
+    """An agent whose stage fails ends that stage, and goes on with the next one."""
+    command: Tuple[str, ...] = ()
+    """custom only: a program and its arguments, run once by each agent."""
     steady: Optional[Steady] = None
     """execute only: ends the stage, on all agents at once, when all of them together are steady; duration_s is the latest end."""
     replay: Optional[Replay] = None
@@ -330,12 +345,14 @@ class Deadlines:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorLimits:
-    """When an agent gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off
+    """When a worker gives up: failed operations in all, and per second over the window; 0 means no limit. Prepare instead backs off
     through outages."""
 
     max_total_errors: int = 100
     rate_per_s: float = 5.0
     rate_window_s: float = 1.0
+    backoff_s: Optional[float] = None
+    """So long a worker begins nothing when its rate was exceeded; None: then it gives up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,6 +430,20 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True)
+class Own:
+    """What one agent has of its own, instead of what the plan says for all."""
+
+    concurrency: Tuple[int, ...] = ()
+    """Of each stage; empty: as the plan."""
+    populations: Tuple[str, ...] = ()
+    """The target of each population; empty: as the plan."""
+    operations: Tuple[str, ...] = ()
+    """The target of each operation of the mix; empty: as the plan."""
+    env: Dict[str, str] = dataclasses.field(default_factory=dict)
+    """Environment variables of its workers. No secrets: a plan is a file."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FailurePolicy:
     """What a run does when links break and agents are gone."""
 
@@ -475,8 +506,12 @@ class Plan:
     """Each operation's latency is also counted by its parts, where the engine knows them."""
     spreads: Tuple[Spread, ...] = ()
     """How each agent uses the target's endpoints, in the order of `agents`; empty where there is one."""
+    own: Tuple[Own, ...] = ()
+    """What agents have of their own, in the order of `agents`; empty where none has anything. See of_agent."""
     op_log_bytes: Optional[int] = None
     """Each operation is written down, by an agent at most so many bytes, compressed; None: none is."""
+    perf_log_interval_s: int = 1
+    """What one line of perf_log.tsv is about."""
 
     @property
     def lingers(self) -> bool:
@@ -514,6 +549,21 @@ class Plan:
         if not self.target.endpoints:
             return None
         return self.spreads[index] if self.spreads else Spread(tuple(range(len(self.target.endpoints))))
+
+    def of_agent(self, index: int) -> Plan:
+        """The plan as it is for the agent of that index."""
+        if not self.own:
+            return self
+        own = self.own[index]
+        populations, stages = self.populations, self.stages
+        if own.populations:
+            populations = tuple(dataclasses.replace(p, target=uri) for p, uri in zip(populations, own.populations))
+        if own.concurrency:
+            stages = tuple(dataclasses.replace(stage, concurrency=n) for stage, n in zip(stages, own.concurrency))
+        if own.operations:
+            moved = [tuple(dataclasses.replace(op, target=uri) for op, uri in zip(stage.operations, own.operations)) for stage in stages]
+            stages = tuple(dataclasses.replace(stage, operations=mix) for stage, mix in zip(stages, moved))
+        return dataclasses.replace(self, populations=populations, stages=stages, own=())
 
     def population(self, name: str) -> Population:
         """The population of that name; raises KeyError."""

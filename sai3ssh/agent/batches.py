@@ -89,6 +89,7 @@ class BatchedIndexWork(IndexWork):
         assert isinstance(task, DeleteBatch)
         if error_class in _UNKNOWN:
             self._recorder.failed(task, error_class, sent)
+            # Also where no error is to end the stage: with a request that the server does not know nothing would be deleted.
             raise Fatal(f"{detail} ({error_class}) on {self._target}; if it cannot delete several objects at once, set delete_batch: 1")
         self._pauses.clear()
         for one in task.tasks:

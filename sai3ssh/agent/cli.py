@@ -43,6 +43,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     supervise = verbs.add_parser("supervise", help="one run (started by the daemon)")
     supervise.add_argument("directory")
     verbs.add_parser("work", help="one worker (started by a supervisor)")
+    command = verbs.add_parser("command", help="the command of a stage (started by a worker)")
+    command.add_argument("directory")
+    command.add_argument("stage", type=int)
+    command.add_argument("lock", type=int)
     arguments = parser.parse_args(argv)
     if arguments.verb == "version":
         print(json.dumps({**state.version(), "protocol": PROTOCOL}))
@@ -86,6 +90,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         from sai3ssh.agent import supervisor
 
         return supervisor.main(arguments.directory)
+    if arguments.verb == "command":
+        from sai3ssh.agent import command as commands
+
+        return commands.main(arguments.directory, arguments.stage, arguments.lock)
     from sai3ssh.agent import worker
 
     return worker.main()

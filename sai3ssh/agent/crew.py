@@ -57,6 +57,8 @@ class Crew:
         self.credentials: Optional[Json] = None
         self._submitted = submitted
         self._index: int = submitted["assignment"]["index"]
+        own = submitted["plan"].get("own")
+        self._env: Dict[str, str] = own[self._index]["env"] if own else {}
         self._selector = selector
         self._journal = journal
         self._ledger = ledger
@@ -79,7 +81,7 @@ class Crew:
             "workers": count,
             "incarnation": incarnation,
         }
-        worker = WorkerProcess(index, incarnation, init)
+        worker = WorkerProcess(index, incarnation, init, self._env)
         self._selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: self._on_worker(worker))
         return worker
 

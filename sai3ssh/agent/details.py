@@ -73,7 +73,9 @@ class Layout:
 
 def _kinds_of(stage: Stage) -> Set[str]:
     """The kinds of operation of a stage that has no mix."""
-    return set(stage.replay.operations) if stage.replay is not None else {_KINDS[stage.kind]}
+    if stage.replay is not None:
+        return set(stage.replay.operations)
+    return {_KINDS[stage.kind]} if stage.kind in _KINDS else set()
 
 
 class Count:

@@ -167,6 +167,14 @@ class Delta:
         return result
 
 
+def ended(cells: memoryview) -> int:
+    """How many operations have ended, errors and warm-up included."""
+    reader = Reader(cells)
+    heads = [base + OP_BASE[op] for base in (0, PHASE) for op in range(len(OPERATIONS))]
+    failed = sum(sum(cells[head + ERRORS : head + SHARED]) for head in heads)
+    return failed + sum(map(reader.completed, range(len(OPERATIONS))))
+
+
 class Reader:
     """Follows one metrics file: `delta` gives what came since the previous call. Cheap where nothing changed."""
 

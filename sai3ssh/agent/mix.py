@@ -121,6 +121,8 @@ class MixWork:
             watched.add("put")
         self._watched = [kind in watched for kind in OPERATIONS]
         """By operation: whether its end means more than to be counted."""
+        self._resume_ns = 0
+        """Until then nothing begins, because there were too many errors."""
         self._watched_later = self._watched
         if isinstance(pacer, Ramp):
             self._watched = [True] * len(OPERATIONS)
@@ -271,6 +273,9 @@ class MixWork:
         """The next operation of the mix; None when none is due yet (see wake_ns) or may begin, and once the stage is over."""
         pacer = self._pacer
         start_ns = now_ns
+        if now_ns < self._resume_ns:
+            self.wake_ns = self._resume_ns
+            return None
         while now_ns < self._end_ns and not self.finished:
             if pacer is not None:
                 start_ns = pacer.due_ns(now_ns)
@@ -360,9 +365,17 @@ class MixWork:
         if limits.max_total_errors and self._errors > limits.max_total_errors:
             raise Fatal(f"more than {limits.max_total_errors} errors (error_handling.max_total_errors); {last}")
         if limits.rate_per_s and len(self._recent) > max(1.0, limits.rate_per_s * limits.rate_window_s):
-            raise Fatal(
-                f"more than {limits.rate_per_s:g} errors/s over {limits.rate_window_s:g} s (error_handling.error_rate_threshold); {last}"
-            )
+            what = f"more than {limits.rate_per_s:g} errors/s over {limits.rate_window_s:g} s (error_handling.error_rate_threshold)"
+            if limits.backoff_s is None:
+                raise Fatal(f"{what}; {last}")
+            self._back_off(end_ns, limits.backoff_s, f"{what}; {last}")
+
+    def _back_off(self, now_ns: int, pause_s: float, what: str) -> None:
+        """Begins nothing for so long. Errors of what is in flight prolong it; all errors count towards the total."""
+        if now_ns >= self._resume_ns:
+            self._notice(f"no operations for {pause_s:g} s (error_handling.backoff_duration): {what}")
+        self._resume_ns = min(now_ns + int(pause_s * 1e9), self._end_ns)
+        self._recent = []
 
     def retried(self, task: Task, error_class: str, sent: bool) -> None:
         """One attempt is repeated by the engine."""
@@ -379,6 +392,7 @@ class MixWork:
     def end_at(self, end_ns: int) -> None:
         """The stage is over at another time than was planned, in ns of the work's clock."""
         self._end_ns = self._recorder.tail_from_ns = end_ns
+        self._resume_ns = min(self._resume_ns, end_ns)
 
     def stop(self) -> None:
         """No further operations."""
@@ -401,3 +415,23 @@ class MixWork:
                 if count
             ]
         }
+
+
+class CountedMixWork(MixWork):
+    """A mix that ends after so many operations, or at the end of the stage."""
+
+    def __init__(self, *arguments: Any, tasks: int, begun: int, **keywords: Any) -> None:
+        """`begun` of the `tasks` were this worker's before it was started anew."""
+        super().__init__(*arguments, **keywords)
+        self.begun = begun
+        self._tasks = tasks
+        self.finished = begun >= tasks
+
+    def next(self, now_ns: int) -> Optional[Task]:
+        """The next operation of the mix; see MixWork."""
+        task = super().next(now_ns)
+        if task is not None:
+            self.begun += 1
+            if self.begun >= self._tasks:
+                self.finished = True
+        return task

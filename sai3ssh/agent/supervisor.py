@@ -13,10 +13,10 @@ import selectors
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sai3ssh import model
-from sai3ssh.agent import hostmetrics, kernelclock, metrics, recovery, state
+from sai3ssh.agent import command, hostmetrics, kernelclock, metrics, recovery, state
 from sai3ssh.agent.crew import Crew, Share
 from sai3ssh.agent.desk import Answer, Desk
 from sai3ssh.agent.details import DetailReader, Layout
@@ -32,8 +32,25 @@ TICK_S = 1.0
 STOP_GRACE_S = 5.0
 READY_TIMEOUT_S = 60.0
 CLAIM_NS = 10 * 10**9
+COMMAND_GRACE_S = 10.0
 SILENT_S = 10.0
 """A controller that was not heard for so long, or for ten heartbeats, is lost (on_controller_loss: stop)."""
+
+
+def told_failure(records: Sequence[Json]) -> Optional[Json]:
+    """The error with which the stage that a journal has not ended has failed, where it was optional."""
+    found: Optional[Json] = None
+    for record in records:
+        if record["kind"] == "stage_failed":
+            found = record["error"]
+        elif record["kind"] == "stage_end":
+            found = None
+    return found
+
+
+def told_tasks(told: recovery.Told) -> int:
+    """How many operations of a stage a journal tells, errors included."""
+    return sum(figures[0] for figures in told.seconds.values()) + sum(sum(codes.values()) for codes in told.counters.errors.values())
 
 
 class Supervisor:
@@ -42,8 +59,8 @@ class Supervisor:
     def __init__(self, directory: str, init: Json) -> None:
         with open(os.path.join(directory, "plan.json"), encoding="ascii") as file:
             self._submitted = json.load(file)
-        self._plan = from_json(model.Plan, self._submitted["plan"])
         self._assignment = from_json(model.Assignment, self._submitted["assignment"])
+        self._plan = from_json(model.Plan, self._submitted["plan"]).of_agent(self._assignment.index)
         self._dir = directory
         self._boot = state.boot_id()
         self._wake_r, self._wake_w = os.pipe()
@@ -62,6 +79,10 @@ class Supervisor:
         """Since when, and why, not all workers are at work in a stage."""
         self._stage_began = False
         self._planned = 0
+        self._tasks: Optional[int] = None
+        """How many operations the stage that runs has left by the counters in shared memory, where their number ends it."""
+        self._failure: Optional[Sai3sshError] = None
+        """Why the stage that runs, an optional one, is being ended."""
         self._state = "STARTING"
         self._beat = 0
         self._outcome: Optional[Outcome] = None
@@ -145,6 +166,7 @@ class Supervisor:
 
     def _take_over(self) -> None:
         """Another supervisor has been here and is gone: goes on where its journal ends."""
+        failure = told_failure(self._journal.records)
         past, self._journal.records = recovery.replay(self._journal.records), []
         last = past.last
         assert last is not None
@@ -181,6 +203,8 @@ class Supervisor:
             self._make_metrics(stages, count, keep=True)
         if past.committed is not None:
             self._resume_stage(past, shift_ns, count, recovery.cause_of_loss(rebooted, synchronised))
+        if failure is not None and self._stage is not None:
+            self._failure = from_dict(failure)
         stop = self._submitted.get("stop")
         if stop or (past.stage == len(self._plan.stages) and not self._plan.lingers):
             self._reason, self._outcome = stop or "all stages ended", Outcome.STOPPED if stop else Outcome.FINISHED
@@ -205,8 +229,10 @@ class Supervisor:
         self._timers.pop("credentials", None)
         self._on_credentials = None
         self._crew.begin_again(past, self._stage, count, fresh=fresh)
-        if self._stage is not None and not self._suspended:
-            for worker in self._crew.members:
+        for worker in self._crew.members if self._stage is not None else ():
+            if self._failure is not None:
+                worker.ended = {}
+            elif not self._suspended:
                 self._order(worker)
         self._timer("ready", READY_TIMEOUT_S, self._ready_late)
         self._become(resume_as)
@@ -247,6 +273,7 @@ class Supervisor:
         """Workers gone, final record on disk, cache of the outcome written, metrics removed."""
         if self._outcome is Outcome.FAILED and self._plan.target.multipart is not None:
             self._let_abort()
+        command.kill(self._dir)
         left = self._crew.last_words()
         if left:
             pids = [worker.pid for worker in left]
@@ -281,8 +308,28 @@ class Supervisor:
     # --- workers ---------------------------------------------------------------------------------------------------------------------
 
     def _worker_died(self, worker: WorkerProcess, cause: str) -> None:
-        self._crew.check_crashes(worker, cause)
+        try:
+            self._crew.check_crashes(worker, cause)
+        except AgentError as error:
+            self._stage_failed(error)
+            return
         self._replace(worker, cause)
+
+    def _stage_failed(self, error: Sai3sshError) -> None:
+        """An optional stage ends here, once there are workers again for the next one; of another stage the error is raised."""
+        stage = self._stage
+        if stage is None or not stage.stage.optional or self._failure is not None or self._crew.stopping or not self._crew.members:
+            raise error
+        self._journal.append("stage_failed", {"stage": stage.index, "error": error.to_dict()})
+        self._failure = error
+        command.kill(self._dir)
+        self._crew.suspend()
+        for worker in list(self._crew.members):
+            if worker.ended is None:
+                self._crew.replace(worker, error.message, stage).ended = {}
+        self._stage_started()
+        self._timers.pop("timeout", None)
+        self._timer("ready", READY_TIMEOUT_S, self._ready_late)
 
     def _replace(self, worker: WorkerProcess, cause: str) -> None:
         successor = self._crew.replace(worker, cause, self._stage)
@@ -293,11 +340,14 @@ class Supervisor:
 
     def _worker_says(self, worker: WorkerProcess, message: Json) -> None:
         if "error" in message:
-            raise from_dict(message["error"])
-        if "ready" in message:
+            self._stage_failed(from_dict(message["error"]))
+        elif "ready" in message:
             worker.ready = True
             if all(w.ready for w in self._crew.members):
                 self._timers.pop("ready", None)
+                if self._failure is not None and not self._crew.stopping:
+                    self._end_stage(state.clock_ns())
+                    self._after_stage()
                 if self._state == "STARTING":
                     self._journal.append("ready", {"workers": len(self._crew.members)}, on_committed=lambda: self._become("READY"))
         elif "notice" in message:
@@ -305,6 +355,10 @@ class Supervisor:
         elif "started" in message:
             worker.started_clock_ns = message["started"]
             self._stage_started()
+        elif "command" in message and self._stage is not None:
+            self._journal.append("command", {"stage": self._stage.index, **message["command"]})
+        elif "tasks" in message:
+            worker.tasks = message["tasks"]
         elif "finished" in message:
             self._record_finished(worker, message["finished"], message["unreadable"])
         elif "ended" in message:
@@ -346,23 +400,51 @@ class Supervisor:
         self._stage_began = False
         todo = self._ledger.todo(index, stage)
         self._puts = {name: made for name, made in self._ledger.made(stage).items() if name in todo}
-        pieces = {name: ranges.split(workers) for name, ranges in todo.items()}
+        # Workers that have nothing of the stage's concurrency do nothing.
+        active = min(workers, stage.concurrency)
+        pieces = {name: [*ranges.split(active), *(model.Intervals() for _ in range(active, workers))] for name, ranges in todo.items()}
         self._crew.shares = [Share({name: parts[worker] for name, parts in pieces.items()}) for worker in range(workers)]
         self._planned = sum(len(ranges) for ranges in todo.values()) if stage.kind is not StageKind.EXECUTE else 0
+        self._tasks = None
+        if stage.tasks is not None:
+            lo, hi = model.share(stage.tasks, self._assignment.index, self._assignment.agents)
+            self._tasks = self._planned = hi - lo
+        if stage.command:
+            self._planned = int(stage.timeout_s or 0.0)
+
+    def _watch_time(self) -> None:
+        """The stage must be over at its deadline, by this host's clock, whatever happens to the agent meanwhile."""
+        stage = self._stage
+        if stage is not None and stage.stage.timeout_s is not None:
+            # A command is killed by who runs it, and its end is told.
+            grace_s = COMMAND_GRACE_S if stage.stage.command else 0.0
+            left_s = (stage.start_clock_ns - state.clock_ns()) / 1e9 + stage.stage.timeout_s + grace_s
+            self._timer("timeout", max(0.0, left_s), self._watch_time if left_s > 0 else self._time_over)
+
+    def _time_over(self) -> None:
+        assert self._stage is not None
+        stage = self._stage.stage
+        text = f"stage {stage.name} was not over {stage.timeout_s:g} s after its start (timeout_secs)"
+        self._stage_failed(AgentError(text, remedy="Raise timeout_secs of the stage, or look at the results for what was slow"))
 
     def _start_stage(self, index: int, start_clock_ns: int) -> None:
         self._open_stage(index, start_clock_ns, len(self._crew.members))
         for worker in self._crew.members:
             worker.ended = worker.started_clock_ns = None
+            worker.tasks = 0
             self._order(worker)
         self._begin_lease(start_clock_ns)
         self._check_lease()
+        self._watch_time()
 
     def _resume_stage(self, past: recovery.Recovered, shift_ns: int, count: int, cause: str) -> None:
         assert past.committed is not None
         self._open_stage(past.stage, past.committed["start_clock_ns"] + shift_ns, count)
         stage = self._stage
         assert stage is not None
+        if self._tasks is not None:
+            # What was counted in shared memory that is gone.
+            self._tasks = max(0, self._tasks - sum(told_tasks(told) for told in past.before.values()))
         # Between COMMIT and start nothing is lost, and the first second begins with the stage.
         now_ns = max(state.clock_ns(), stage.start_clock_ns)
         self._stage_began = past.started
@@ -381,6 +463,7 @@ class Supervisor:
         self._lost = (now_ns, cause)
         if past.started:
             self._timer("second", (stage.next_second_ns - state.clock_ns()) / 1e9, self._second)
+        self._watch_time()
 
     def _order(self, worker: WorkerProcess) -> None:
         stage = self._stage
@@ -392,6 +475,7 @@ class Supervisor:
                 "stage": stage.index,
                 "start_clock_ns": stage.start_clock_ns,
                 "end_clock_ns": stage.end_clock_ns,
+                "tasks": self._tasks,
                 "metrics": self._metrics(stage.index, worker.index),
                 "directory": self._dir,
                 "ranges": share.left(self._ledger.finished.get(stage.index, {})),
@@ -443,7 +527,9 @@ class Supervisor:
         stage = self._stage
         assert stage is not None
         self._stage = None
-        self._timers.pop("second", None)
+        self._suspended = False
+        for name in ("second", "timeout"):
+            self._timers.pop(name, None)
         if self._lost is not None and self._stage_began:
             self._journal.append("lost", stage.lost(self._lost[0], max(self._lost[0], drained_clock_ns), self._lost[1]))
         self._lost = None
@@ -453,8 +539,9 @@ class Supervisor:
         for kind, fields in stage.second(now_ns, pids) + stage.histograms():
             self._journal.append(kind, fields)
         end_ns = drained_clock_ns
-        if stage.end_clock_ns is not None and self._outcome is None:
-            end_ns = stage.end_clock_ns
+        failure, self._failure = self._failure, None
+        if stage.end_clock_ns is not None and self._outcome is None and failure is None:
+            end_ns = stage.end_clock_ns if self._tasks is None else min(stage.end_clock_ns, drained_clock_ns)
         finished = self._ledger.finished.get(stage.index, {})
         deleted = {name: list(ranges) for name, ranges in finished.items()} if stage.stage.operations else {}
         puts = [made for worker in self._crew.members if worker.ended for made in worker.ended.get("puts", [])]
@@ -473,6 +560,7 @@ class Supervisor:
                 "redone": stage.redone,
                 "made": {"puts": puts, "deleted": deleted},
                 **self._op_log(stage),
+                **({} if failure is None else {"error": failure.to_dict()}),
             },
         )
 
@@ -713,6 +801,16 @@ class Supervisor:
         self._send_heartbeat()
         self._timer("heartbeat", self._plan.heartbeat_s, self._heartbeat)
 
+    def _done(self) -> int:
+        """Of what the stage has planned: of a command, seconds."""
+        if self._stage is None:
+            return 0
+        if self._stage.stage.command:
+            return max(0, (state.clock_ns() - self._stage.start_clock_ns) // 1_000_000_000)
+        if self._tasks is not None:
+            return self._planned - self._tasks + sum(worker.tasks for worker in self._crew.members)
+        return self._stage.done
+
     def _send_heartbeat(self) -> None:
         self._beat += 1
         body = {
@@ -722,7 +820,7 @@ class Supervisor:
             "state": self._state,
             "stage": self._stage.index if self._stage else None,
             "committed": self._journal.committed,
-            "done": self._stage.done if self._stage else 0,
+            "done": self._done(),
             "planned": self._planned if self._stage else 0,
             "controller": self._release.controller,
         }

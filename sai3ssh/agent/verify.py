@@ -6,12 +6,10 @@ from typing import Any, Dict, List, Tuple
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import GET, Task
-from sai3ssh.agent.work import IndexWork
+from sai3ssh.agent.work import TRIES, IndexWork
 
 LISTED = 1000
 """So many objects of an agent and stage are told by name; all are counted."""
-TRIES = 8
-"""An object that failed so often, while the target answered for others, cannot be read back."""
 _MISSING = ("not_found", "http_404")
 
 

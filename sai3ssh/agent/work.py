@@ -23,6 +23,10 @@ BUCKET_BY_BITS = tuple(bucket_of(1 << bits) for bits in range(64))
 """Size bucket by (size - 1).bit_length(): all bounds are powers of two, so sizes in (2^(n-1), 2^n] share one."""
 BACKOFF_S = (0.2, 5.0)
 """First and longest pause of an index of prepare or cleanup between two tries; the pause doubles."""
+TRIES = 8
+"""An object that failed so often is left, by a cleanup that does what it can; and cannot be read back, in a verify stage."""
+_FOR_A_PERSON = ("http_400", "http_401", "http_403", "http_404", "permission", "tls", "verify")
+"""Errors that do not go away by themselves."""
 
 
 class Fatal(Exception):
@@ -115,6 +119,8 @@ class IndexWork:
     An index that failed is tried again after a pause, until nothing at all has succeeded for `outage_timeout_s`; permission and bucket
     errors end the stage at once. Objects of `unsure` populations may not be there: a DELETE that does not find one is no error. A directory
     in which others have put something stays, and is an error.
+
+    With `best_effort` an object that cannot be deleted is counted and left, at once or after TRIES, and an outage ends the stage in order.
     """
 
     def __init__(
@@ -127,15 +133,21 @@ class IndexWork:
         outage_timeout_s: float,
         target: str,
         unsure: Sequence[str] = (),
+        interleaved: bool = False,
+        best_effort: bool = False,
+        notice: Callable[[str], None] = lambda _: None,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        self._best_effort = best_effort
+        self._notice = notice
+        self._undeleted = 0
         self._op = op
         self._objects = objects
         self._recorder = recorder
         self._outage_ns = int(outage_timeout_s * 1e9)
         self._target = target
         self._unsure = frozenset(unsure)
-        self._todo = self._walk(owned)
+        self._todo = self._walk_together(owned) if interleaved else self._walk(owned)
         self._again: List[Tuple[int, str, int]] = []
         self._tries: Dict[Tuple[str, int], int] = {}
         self._finished: Dict[str, List[int]] = {name: [] for name in objects}
@@ -143,6 +155,7 @@ class IndexWork:
         self._now_ns = now_ns
         self._last_success_ns = now_ns()
         self._exhausted = False
+        self._given_up = False
         self.wake_ns: Optional[int] = None
         self.finished = self._left == 0
         self.stopped = False
@@ -154,9 +167,27 @@ class IndexWork:
                 for index in range(lo, hi):
                     yield name, index
 
+    @staticmethod
+    def _walk_together(owned: Dict[str, Intervals]) -> Iterator[Tuple[str, int]]:
+        """All populations in proportion to their sizes, so that they end together."""
+        walks = []
+        for order, (name, ranges) in enumerate(owned.items()):
+            if len(ranges):
+                indices = (index for lo, hi in ranges for index in range(lo, hi))
+                walks.append((0.5 / len(ranges), order, name, 1.0 / len(ranges), indices))
+        heapq.heapify(walks)
+        while walks:
+            at, order, name, step, indices = walks[0]
+            index = next(indices, None)
+            if index is None:
+                heapq.heappop(walks)
+            else:
+                heapq.heapreplace(walks, (at + step, order, name, step, indices))
+                yield name, index
+
     def next(self, now_ns: int) -> Optional[Task]:
         """The next index to do, or None when all are in flight, done, or waiting for their pause (see wake_ns)."""
-        if self.stopped:
+        if self.stopped or self._given_up:
             return None
         if self._again and self._again[0][0] <= now_ns:
             _, name, index = heapq.heappop(self._again)
@@ -186,15 +217,40 @@ class IndexWork:
             return
         self._recorder.failed(task, error_class, sent)
         what = f"{OPERATIONS[self._op].upper()} {task.uri} on {self._target}: {detail} ({error_class})"
-        if error_class in ("http_400", "http_401", "http_403", "http_404", "permission", "tls", "verify"):
+        if error_class in _FOR_A_PERSON:
+            if self._best_effort:
+                self._leave(task, what)
+                return
             raise Fatal(what)
         outage_s = (end_ns - self._last_success_ns) / 1e9
         if end_ns - self._last_success_ns > self._outage_ns:
-            raise Fatal(f"{what}; nothing has succeeded for {outage_s:.0f} s (target_outage_timeout {self._outage_ns / 1e9:.0f} s)")
+            what += f"; nothing has succeeded for {outage_s:.0f} s (target_outage_timeout {self._outage_ns / 1e9:.0f} s)"
+            if self._best_effort:
+                self._give_up(what)
+                return
+            raise Fatal(what)
         name = task.owner
         tries = self._tries[name, task.index] = self._tries.get((name, task.index), 0) + 1
+        if self._best_effort and tries >= TRIES:
+            self._leave(task, what)
+            return
         heapq.heappush(self._again, (end_ns + self._pause_ns(tries), name, task.index))
         self.wake_ns = self._again[0][0]
+
+    def _leave(self, task: Task, what: str) -> None:
+        """Best effort: the object stays."""
+        if not self._undeleted:
+            self._notice(f"cleanup_mode besteffort: an object stays, others may: {what}")
+        self._undeleted += 1
+        self._recorder.cells[metrics.NOT_FOUND] += 1
+        self._complete(task)
+
+    def _give_up(self, what: str) -> None:
+        """Best effort: all that is left stays."""
+        if not self._given_up:
+            self._notice(f"cleanup_mode besteffort: {self._left:,} objects stay: {what}")
+        self._given_up = self.finished = True
+        self.wake_ns = None
 
     def _pause_ns(self, tries: int) -> int:
         return int(min(BACKOFF_S[1], BACKOFF_S[0] * 2 ** (tries - 1)) * (0.75 + 0.5 * random.random()) * 1e9)

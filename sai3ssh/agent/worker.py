@@ -1,8 +1,9 @@
 """One worker process: the load of a share of an agent's concurrency.
 
 Talks JSON lines with its supervisor: on stdin one {"init": ...}, then {"stage": ...}, {"end": another end of it} and {"stop": ...}; on
-stdout {"ready": true}, {"finished": ranges, "unreadable": of them, in a verify stage}, {"notice": text}, {"ended": {...}} and
-{"error": {...}}. When stdin ends the supervisor is gone and the worker exits: a new supervisor must find nobody writing.
+stdout {"ready": true}, {"finished": ranges, "unreadable": of them, in a verify stage}, {"tasks": operations that have begun, where their
+number ends the stage}, {"command": its outcome}, {"notice": text}, {"ended": {...}} and {"error": {...}}. When stdin ends the supervisor is
+gone and the worker exits: a new supervisor must find nobody writing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sai3ssh.agent.details import DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, PUT, Engine
 from sai3ssh.agent.engines.file import FileEngine
-from sai3ssh.agent.mix import MixWork, mkdir_format, put_format
+from sai3ssh.agent.mix import CountedMixWork, MixWork, mkdir_format, put_format
 from sai3ssh.agent.oplog import LoggedRecorder, OpLog
 from sai3ssh.agent.pacing import Pacer, Ramp, RampedPacer
 from sai3ssh.agent.pinning import pin
@@ -31,10 +32,11 @@ from sai3ssh.agent.replay import ReplayWork
 from sai3ssh.agent.verify import VerifyWork
 from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
 from sai3ssh.errors import AgentError, Sai3sshError, TargetError, Transient
-from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, Replay, SizeSpec, Stage, StageKind, from_json
+from sai3ssh.model import NAMING, Assignment, Intervals, Plan, Population, Replay, SizeSpec, Stage, StageKind, from_json, share
 from sai3ssh.protocol import dumps
 
 SPIN_NS = 200_000
+NEVER_NS = 1 << 62
 TICK_S = 0.25
 SWEEP = 64
 """After so many directories a worker listens."""
@@ -52,8 +54,8 @@ class Worker:
     """Serves one supervisor until stdin ends."""
 
     def __init__(self, init: Dict[str, Any]) -> None:
-        self._plan = from_json(Plan, init["plan"])
         self._assignment = from_json(Assignment, init["assignment"])
+        self._plan = from_json(Plan, init["plan"]).of_agent(self._assignment.index)
         self._index: int = init["worker"]
         self._workers: int = init["workers"]
         self._incarnation: int = init["incarnation"]
@@ -122,6 +124,8 @@ class Worker:
             elif "tick" in message:
                 self._report_finished()
                 self._flush_log()
+                if isinstance(self._work, CountedMixWork):
+                    send({"tasks": self._work.begun})
             elif "end" in message:
                 self._end_at(message["end"])
             else:
@@ -136,6 +140,9 @@ class Worker:
 
     def _run(self, order: Dict[str, Any]) -> None:
         stage = self._plan.stages[order["stage"]]
+        if stage.kind in (StageKind.PAUSE, StageKind.CUSTOM):
+            self._run_without_load(stage, order)
+            return
         cells = metrics.attach(order["metrics"])
         start_ns = order["start_clock_ns"] - state.clock_ns() + time.monotonic_ns()
         layout = Layout(self._plan, stage, self._assignment.index)
@@ -163,6 +170,33 @@ class Worker:
         send({"ended": {**work.result(), **logged, "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
+
+    def _run_without_load(self, stage: Stage, order: Dict[str, Any]) -> None:
+        """A stage in which nothing is done until its end, or the first worker waits for a command."""
+        ahead_ns = time.monotonic_ns() - state.clock_ns()
+        self._wait_until(order["start_clock_ns"] + ahead_ns)
+        send({"started": state.clock_ns()})
+        if stage.kind is StageKind.PAUSE:
+            self._wait_until(order["end_clock_ns"] + ahead_ns)
+        elif self._index == 0:
+            self._command(stage, order)
+        send({"ended": {"drained_clock_ns": state.clock_ns(), "stopped": None}})
+
+    def _command(self, stage: Stage, order: Dict[str, Any]) -> None:
+        """Tells the outcome of the stage's command; raises AgentError when it failed. When only the supervisor is gone it goes on: the next
+        worker waits for it."""
+        from sai3ssh.agent import command  # what few runs need costs no worker its time to start
+
+        try:
+            outcome = command.follow(order["directory"], order["stage"], self.poll)
+        except Stopped:
+            if self._stop_reason is not None:
+                command.kill(order["directory"])
+            raise
+        send({"command": outcome})
+        wrong = command.failure(list(stage.command), outcome)
+        if wrong is not None:
+            raise AgentError(f"stage {stage.name}: {wrong}", remedy="Its output is in results.json")
 
     def _open_log(self, order: Dict[str, Any]) -> Optional[OpLog]:
         """The op-log of this worker's part of a stage; None where the plan wants none."""
@@ -197,12 +231,17 @@ class Worker:
         ranges = {name: Intervals(pieces) for name, pieces in order["ranges"].items()}
         plan = self._plan
         if stage.kind is StageKind.EXECUTE:
-            end_ns = start_ns + order["end_clock_ns"] - order["start_clock_ns"]
+            end_clock_ns = order["end_clock_ns"]
+            end_ns = NEVER_NS if end_clock_ns is None else start_ns + end_clock_ns - order["start_clock_ns"]
             recorder.warmup_until_ns = start_ns + int(stage.warmup_s * 1e9) if stage.warmup_s else 0
             recorder.tail_from_ns = end_ns
             seed = f"{plan.seed}/{self._assignment.index}/{order['stage']}/{self._index}/{self._incarnation}"
-            batched = any(op.delete_batch > 1 for op in stage.operations)
-            return (BatchedMixWork if batched else MixWork)(
+            make_mix: Any = BatchedMixWork if any(op.delete_batch > 1 for op in stage.operations) else MixWork
+            if order["tasks"] is not None:
+                active = self._active(stage)
+                lo, hi = share(order["tasks"], self._index, active) if self._index < active else (0, 0)
+                make_mix = partial(CountedMixWork, tasks=hi - lo, begun=metrics.ended(recorder.cells))
+            mix: MixWork = make_mix(
                 self._engine,
                 stage.operations,
                 self._objects,
@@ -219,6 +258,7 @@ class Worker:
                 lane=(self._index, self._active(stage)),
                 pools=self._pools,
             )
+            return mix
         if stage.replay is not None:
             return self._make_replay(stage, stage.replay, order, recorder, start_ns)
         if stage.kind is StageKind.CLEANUP:
@@ -234,6 +274,9 @@ class Worker:
                 self._engine, Population(name, made["target"], made["key_format"], made["count"], SizeSpec("fixed", 0, 0), 0)
             )
         make = partial(BatchedIndexWork, batch=stage.delete_batch) if stage.delete_batch > 1 else IndexWork
+        unsure = [name for name, made in order.get("puts", {}).items() if made.get("unsure")]
+        if stage.cleanup_mode != "strict":
+            unsure = list(objects)
         return make(
             PUT if stage.kind is StageKind.PREPARE else DELETE,
             objects,
@@ -241,7 +284,10 @@ class Worker:
             recorder,
             outage_timeout_s=plan.target_outage_timeout_s,
             target=target,
-            unsure=[name for name, made in order.get("puts", {}).items() if made.get("unsure")],
+            unsure=unsure,
+            interleaved=stage.interleaved,
+            best_effort=stage.cleanup_mode == "besteffort",
+            notice=lambda text: send({"notice": text}),
         )
 
     def _make_replay(self, stage: Stage, spec: Replay, order: Dict[str, Any], recorder: Recorder, start_ns: int) -> ReplayWork:

@@ -19,14 +19,18 @@ KILL_WAIT_S = 5.0
 class WorkerProcess:
     """One worker: its process, its pipe, and what it last said."""
 
-    def __init__(self, index: int, incarnation: int, init: Json) -> None:
+    def __init__(self, index: int, incarnation: int, init: Json, env: Dict[str, str]) -> None:
+        """`env` is added to the environment."""
         self.index = index
         self.incarnation = incarnation
         self.ready = False
         self.began = time.monotonic()
         self.started_clock_ns: Optional[int] = None
         self.ended: Optional[Dict[str, Any]] = None
-        self.process = subprocess.Popen([*state.self_argv(), "work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.tasks = 0
+        """Operations that it and those before it have begun in the running stage, where their number ends it."""
+        environment = {**os.environ, **env}
+        self.process = subprocess.Popen([*state.self_argv(), "work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.lines = Lines(self.process.stdout.fileno(), self.process.stdin.fileno())

@@ -35,8 +35,11 @@ from ..model import (
     assign,
 )
 from . import cloud, units
+from .barriers import Barriers
 from .document import Path_, Problems
 from .endpoints import Endpoints, check_url, implied_target
+from .notices import checks_beforehand, perf_log_interval_s, taken_as_there
+from .own import Owner, check_own
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -48,6 +51,16 @@ _CHOOSING = ("get", "stat", "copy")
 """Operations on any of the prepared objects, which stay."""
 PARTITION_OVERLAP = 0.3
 """sai3-bench's."""
+COMPLETIONS = {
+    "execute": ("duration", "duration_or_tasks", "tasks_done"),
+    "hybrid": ("duration_or_tasks",),
+    "prepare": ("tasks_done", "duration_or_tasks"),
+    "cleanup": ("tasks_done", "duration_or_tasks"),
+    "verify": ("validation_passed", "tasks_done"),
+    "validation": ("validation_passed", "tasks_done"),
+    "custom": ("script_exit", "duration_or_tasks"),
+}
+"""What sai3-bench's completion can be for a stage of each type."""
 MOST_OBJECTS = 1 << 33
 """So many objects of a population have bytes of their own, see dataset."""
 LEASE_HEARTBEATS = 5
@@ -71,19 +84,21 @@ def compile_plan(
     problems = Problems(workload.document)
     builder = _Builder(keys, problems)
     builder.check_target()
+    check_own(keys, builder.base, problems)
     # All else would be wrong for the same reason.
     problems.raise_if_any()
     populations = builder.populations()
     mix = builder.mix(populations)
     stages = list(replay) or builder.stages(populations, mix)
     uris = [p.target for p in populations] + [o.target for o in mix] + [stage.replay.target for stage in stages if stage.replay]
+    uris += [agent.target_override.rstrip("/") + "/" for agent in keys.distributed.agents if agent.target_override is not None]
     endpoints = builder.endpoints(uris)
     target = builder.target(uris, endpoints)
     cloud.check_sizes(target, populations, mix, stages, problems)
     problems.raise_if_any()
     chosen = choose(workload, hosts)
     builder.check_parts(mix, populations, len(chosen))
-    policy = builder.policy(len(chosen))
+    policy = builder.policy(len(chosen), ("distributed", "failure_policy") in workload.options)
     loss, loss_s = builder.controller_loss()
     problems.raise_if_any()
     handling = keys.error_handling
@@ -102,10 +117,12 @@ def compile_plan(
             handling.retry_jitter_factor,
         ),
         deadlines=Deadlines(keys.deadlines.connect, keys.deadlines.first_byte, keys.deadlines.total),
-        error_limits=ErrorLimits(handling.max_total_errors, handling.error_rate_threshold, handling.error_rate_window),
+        error_limits=ErrorLimits(
+            handling.max_total_errors, handling.error_rate_threshold, handling.error_rate_window, handling.backoff_duration
+        ),
         target_outage_timeout_s=keys.target_outage_timeout,
         heartbeat_s=heartbeat_s,
-        agent_barrier_timeout_s=keys.distributed.agent_barrier_timeout,
+        agent_barrier_timeout_s=builder.agent_barrier_timeout_s(),
         workers=keys.workers,
         pin_workers=keys.pin_workers,
         seed=keys.seed,
@@ -119,6 +136,8 @@ def compile_plan(
         timing_splits=keys.timing_splits and target.engine == "s3",
         spreads=(endpoints.spreads if keys.distributed.agents else endpoints.spreads * len(chosen)) if target.endpoints else (),
         op_log_bytes=keys.op_log_max_bytes if keys.op_log_path else None,
+        perf_log_interval_s=perf_log_interval_s(keys),
+        own=Owner(keys, builder.base, populations, mix, stages).all(chosen),
     )
     return plan, assign(plan.populations, plan.agents)
 
@@ -162,13 +181,23 @@ class _Builder:
         self._problems = problems
         self._target = keys.target or implied_target(keys)
 
+    @property
+    def base(self) -> str | None:
+        """What relative paths are below."""
+        return self._target
+
     def check_target(self) -> None:
         """Notes a target that is none, and paths that are relative to no target."""
         target = self._target
         if target is not None:
-            wrong = check_uri(target)
-            if wrong:
-                self._problems.add(("target",), wrong)
+            overrides: list[tuple[Path_, str | None]] = [
+                (("distributed", "agents", n, "target_override"), agent.target_override)
+                for n, agent in enumerate(self._keys.distributed.agents)
+            ]
+            for where, uri in [(("target",), target), *overrides]:
+                wrong = check_uri(uri) if uri is not None else None
+                if wrong:
+                    self._problems.add(where, wrong)
             return
         paths: list[tuple[str, Path_]] = [
             (entry.base_uri, ("prepare", "ensure_objects", n, "base_uri")) for n, entry in enumerate(self._keys.prepare.ensure_objects)
@@ -426,7 +455,7 @@ class _Builder:
         """Whether a pattern over directories such as sai3bench.d*/**/* has all objects of a tree."""
         if population.tree is None:
             return False
-        path = op.path if "://" in op.path else (self._keys.target or "").rstrip("/") + "/" + op.path.lstrip("/")
+        path = op.path if "://" in op.path else (self._target or "").rstrip("/") + "/" + op.path.lstrip("/")
         # ** may stand for no directory; here a * goes over any number of them.
         pattern = path[len(population.target) :].replace("**/", "*")
         sample = {population.count * n // 64 for n in range(64)} | {population.count - 1}
@@ -436,7 +465,8 @@ class _Builder:
         """The given stages in order, or prepare, execute and cleanup as far as the file asks for them."""
         keys = self._keys
         where: Path_ = ("stages",) if keys.stages else ("distributed", "stages")
-        if keys.prepare.delete_batch > 1 and (keys.stages or keys.distributed.stages or not keys.prepare.cleanup):
+        cleanup = keys.prepare.cleanup or keys.prepare.cleanup_only
+        if keys.prepare.delete_batch > 1 and (keys.stages or keys.distributed.stages or not cleanup):
             text = (
                 "prepare.delete_batch is for the cleanup that prepare.cleanup: true adds; give a stage of type cleanup its own delete_batch"
             )
@@ -450,19 +480,21 @@ class _Builder:
                 implied.append(StageKeys(name="prepare", type="prepare"))
             if keys.workload:
                 implied.append(StageKeys(name="execute", type="execute"))
-            if keys.prepare.cleanup:
+            if cleanup:
                 implied.append(StageKeys(name="cleanup", type="cleanup", delete_batch=keys.prepare.delete_batch))
             if not implied:
                 self._problems.add(("workload",), "nothing to do: workload is empty and nothing is prepared")
             given = list(enumerate(implied))
         given.sort(key=lambda item: (item[1].order if item[1].order is not None else 0, item[0]))
+        given = self._wanted(given)
         names: set[str] = set()
         result: list[Stage] = []
         for n, stage in given:
             if stage.name in names:
                 self._problems.add((*where, n, "name"), f"two stages are named {stage.name!r}; results are kept by name: choose another")
             names.add(stage.name)
-            result.append(self._stage(stage, (*where, n), populations, mix))
+            made = self._stage(stage, (*where, n), populations, mix)
+            result.append(replace(made, timeout_s=stage.timeout_secs, optional=stage.optional))
         self._check_order(result, [(*where, n) for n, _ in given])
         orders: dict[int, str] = {}
         for n, stage in given:
@@ -471,6 +503,39 @@ class _Builder:
                 self._problems.add((*where, n, "order"), text)
             elif stage.order is not None:
                 orders[stage.order] = stage.name
+        return self._delayed(result)
+
+    def _wanted(self, given: list[tuple[int, StageKeys]]) -> list[tuple[int, StageKeys]]:
+        """The stages without those that prepare.cleanup_only and prepare.skip_verification leave out, and what preflight does."""
+        prepare = self._keys.prepare
+        before = checks_beforehand([stage for _, stage in given])
+        given = [item for item in given if item[1].name not in before]
+        if prepare.cleanup_only:
+            kept = [(n, stage) for n, stage in given if stage.type == "cleanup"]
+            if not kept or not prepare.ensure_objects:
+                what = "a stage of type cleanup" if prepare.ensure_objects else "prepare.ensure_objects: what is to be removed"
+                self._problems.add(("prepare", "cleanup_only"), f"cleanup_only has nothing to do; give {what}")
+            return kept
+        if not taken_as_there(prepare):
+            return given
+        kept = [(n, stage) for n, stage in given if stage.type != "prepare"]
+        if not kept:
+            text = "skip_verification takes the objects as there, so that nothing is left to do; set force_overwrite: true to write them"
+            self._problems.add(("prepare", "skip_verification"), text)
+        return kept
+
+    def _delayed(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages, with a pause of post_prepare_delay after each prepare that another one follows."""
+        delay_s = self._keys.prepare.post_prepare_delay
+        if not delay_s:
+            return list(stages)
+        names = {stage.name for stage in stages}
+        result: list[Stage] = []
+        for n, stage in enumerate(stages):
+            result.append(stage)
+            if stage.kind is StageKind.PREPARE and n + 1 < len(stages):
+                name = next(name for name in (f"{stage.name}-delay{mark * '_'}" for mark in range(len(stages) + 1)) if name not in names)
+                result.append(Stage(name, StageKind.PAUSE, stage.concurrency, delay_s))
         return result
 
     def _check_order(self, stages: Sequence[Stage], where: Sequence[Path_]) -> None:
@@ -489,10 +554,15 @@ class _Builder:
 
     def _stage(self, stage: StageKeys, where: Path_, populations: Sequence[Population], mix: Sequence[OperationSpec]) -> Stage:
         keys = self._keys
-        kind = StageKind.VERIFY if stage.type == "validation" else StageKind(stage.type)
+        kind = {"validation": StageKind.VERIFY, "hybrid": StageKind.EXECUTE}.get(stage.type) or StageKind(stage.type)
+        self._check_end(stage, kind, where, populations)
         concurrency = stage.concurrency or keys.concurrency
         if kind is StageKind.EXECUTE:
             concurrency = self._in_flight(stage.name, concurrency)
+        for n, agent in enumerate(keys.distributed.agents):
+            if agent.concurrency_override is not None and keys.workers > agent.concurrency_override:
+                text = f"{keys.workers} workers share a concurrency of {agent.concurrency_override}: some would have nothing to do"
+                self._problems.add(("distributed", "agents", n, "concurrency_override"), text)
         if keys.workers > concurrency:
             self._problems.add(("workers",), f"{keys.workers} workers share a concurrency of {concurrency}: some would have nothing to do")
         names = tuple(p.name for p in populations)
@@ -504,22 +574,96 @@ class _Builder:
                 self._problems.add((*where, "duration"), f"a {kind.value} stage ends when its work is done; it has no duration: remove it")
             if stage.steady is not None:
                 self._problems.add((*where, "steady"), f"a {kind.value} stage ends when its work is done; only execute can be steady")
+            if kind is StageKind.CUSTOM:
+                return Stage(stage.name, kind, concurrency, command=(stage.command or "", *stage.args))
             if not names and kind is not StageKind.CLEANUP:
                 self._problems.add(where, f"nothing to {kind.value}: prepare.ensure_objects is empty")
-            return Stage(stage.name, kind, concurrency, populations=names, delete_batch=stage.delete_batch)
-        duration_s = stage.duration or keys.duration
+            prepare = keys.prepare
+            if kind is StageKind.PREPARE:
+                together = prepare.prepare_strategy == "parallel"
+                return Stage(stage.name, kind, concurrency, populations=names, interleaved=together)
+            # What was interrupted may have removed some of them.
+            mode = prepare.cleanup_mode or ("tolerant" if prepare.cleanup_only else "strict")
+            mode = mode if kind is StageKind.CLEANUP else "strict"
+            return Stage(
+                stage.name,
+                kind,
+                concurrency,
+                populations=names,
+                delete_batch=stage.delete_batch,
+                cleanup_mode=mode,
+            )
+        duration_s: float | None = stage.duration or keys.duration
+        if stage.type == "hybrid":
+            duration_s = stage.max_duration or (None if stage.expected_tasks else keys.duration)
         if not mix or not any(op.weight for op in mix):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
-        if keys.warmup_period >= duration_s:
+        if duration_s is not None and keys.warmup_period >= duration_s:
             text = f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
             self._problems.add(("warmup_period",), f"{text}; shorten it, or raise duration")
-        if keys.ramp_up >= duration_s:
+        if duration_s is not None and keys.ramp_up >= duration_s:
             text = f"ramp_up ({keys.ramp_up:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"
             self._problems.add(("ramp_up",), f"{text}; shorten it, or raise duration")
         paced = IoRate(keys.io_rate.iops, keys.io_rate.distribution) if keys.io_rate.iops else None
         warmup_s = max(keys.warmup_period, keys.ramp_up)
-        steady = self._steady(stage, where, warmup_s, duration_s)
-        return Stage(stage.name, kind, concurrency, duration_s, warmup_s, tuple(mix), io_rate=paced, ramp_s=keys.ramp_up, steady=steady)
+        steady = None
+        if stage.expected_tasks is None and duration_s is not None:
+            steady = self._steady(stage, where, warmup_s, duration_s)
+        elif stage.steady is not None:
+            text = "steady and expected_tasks contradict each other: the stage ends by its operations; remove one"
+            self._problems.add((*where, "steady"), text)
+        if stage.expected_tasks is not None:
+            for n, op in enumerate(keys.workload):
+                if op.delete_batch > 1:
+                    text = f"delete_batch contradicts expected_tasks of stage {stage.name!r}, which counts operations; remove one of them"
+                    self._problems.add(("workload", n, "delete_batch"), text)
+        return Stage(
+            stage.name,
+            kind,
+            concurrency,
+            duration_s,
+            warmup_s,
+            tuple(mix),
+            io_rate=paced,
+            ramp_s=keys.ramp_up,
+            steady=steady,
+            tasks=stage.expected_tasks,
+        )
+
+    def _check_end(self, stage: StageKeys, kind: StageKind, where: Path_, populations: Sequence[Population]) -> None:
+        """What says how a stage ends must fit to its type."""
+        fitting = COMPLETIONS[stage.type]
+        if stage.completion is not None and stage.completion not in fitting:
+            text = f"a stage of type {stage.type} ends with completion: {' or '.join(fitting)}; write that, or remove completion"
+            self._problems.add((*where, "completion"), text)
+        if stage.type == "execute" and stage.completion == "tasks_done" and stage.expected_tasks is None:
+            text = "completion: tasks_done of an execute stage needs expected_tasks: how many operations it has; set it"
+            self._problems.add((*where, "completion"), text)
+        if stage.expected_tasks is not None and kind is not StageKind.EXECUTE:
+            text = f"expected_tasks has no meaning for a stage of type {stage.type}; it belongs to hybrid and execute"
+            self._problems.add((*where, "expected_tasks"), text)
+        if stage.max_duration is not None and stage.type != "hybrid":
+            text = f"max_duration belongs to hybrid; write {'duration' if kind is StageKind.EXECUTE else 'timeout_secs'}"
+            self._problems.add((*where, "max_duration"), text)
+        if stage.duration is not None and stage.type == "hybrid":
+            self._problems.add((*where, "duration"), "a stage of type hybrid has max_duration; write that")
+        made = sum(population.count for population in populations)
+        pooled = sum(population.count for population in populations if not population.name.startswith("deletable"))
+        if stage.expected_objects is not None and kind is StageKind.PREPARE and stage.expected_objects not in (made, pooled):
+            text = f"expected_objects is {stage.expected_objects:,}, but prepare makes {made:,} objects; correct one of them"
+            self._problems.add((*where, "expected_objects"), text)
+        if kind is StageKind.CUSTOM and not stage.command:
+            self._problems.add(where, "a stage of type custom needs a command: the program that each agent runs; set command, and args")
+        elif kind is StageKind.CUSTOM and not stage.args and len((stage.command or "").split()) > 1:
+            text = f"command is one program, found {stage.command!r}; give its arguments in args (for a shell: /bin/sh, args: [-c, ...])"
+            self._problems.add((*where, "command"), text)
+        for name in ("command", "args"):
+            if kind is not StageKind.CUSTOM and getattr(stage, name):
+                self._problems.add((*where, name), f"{name} has no meaning for a stage of type {stage.type}; it belongs to custom")
+        lasts_s = (stage.max_duration if stage.type == "hybrid" else stage.duration or self._keys.duration) or 0.0
+        if stage.timeout_secs is not None and kind is StageKind.EXECUTE and stage.timeout_secs <= lasts_s:
+            text = f"timeout_secs ({stage.timeout_secs:g} s) is over before stage {stage.name!r} ({lasts_s:g} s); raise it, or remove it"
+            self._problems.add((*where, "timeout_secs"), text)
 
     def _steady(self, stage: StageKeys, where: Path_, warmup_s: float, duration_s: float) -> Steady | None:
         """When a stage is taken as steady; its own keys go before those of the file, all of them."""
@@ -546,10 +690,15 @@ class _Builder:
         own = [op.concurrency for op in self._keys.workload if op.weight]
         return min(concurrency, sum(n or concurrency for n in own)) if own else concurrency
 
-    def policy(self, agents: int) -> FailurePolicy:
+    def policy(self, agents: int, overridden: bool) -> FailurePolicy:
         """What happens when agents are lost; combinations that make no sense are refused."""
         keys = self._keys.distributed
-        name = keys.failure_policy
+        barriers = Barriers(self._keys)
+        given = "failure_policy" in keys.model_fields_set
+        name = keys.failure_policy if given else barriers.policy(agents) or keys.failure_policy
+        contradiction = barriers.contradiction(name) if given and not overridden else None
+        if contradiction is not None:
+            self._problems.add(*contradiction)
         where: Path_ = ("distributed", "failure_policy")
         least = keys.min_agents_required
         survives = name in ("best_effort", "continue_if_majority")
@@ -569,6 +718,12 @@ class _Builder:
         return FailurePolicy(
             name, least or 1, keys.agent_retry_attempts, keys.agent_retry_delay_s, 120.0, keys.reconnect_timeout, keys.reassign_on_loss
         )
+
+    def agent_barrier_timeout_s(self) -> float:
+        """Our own key goes before those of barriers."""
+        keys = self._keys.distributed
+        own = "agent_barrier_timeout" in keys.model_fields_set
+        return keys.agent_barrier_timeout if own else Barriers(self._keys).agent_barrier_timeout_s or keys.agent_barrier_timeout
 
     def controller_loss(self) -> tuple[str, float]:
         """on_controller_loss, and the time of stop_after in seconds."""

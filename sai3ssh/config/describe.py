@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import dataset
-from ..model import Assignment, OperationSpec, Plan, Population, Stage, Steady
+from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind, Steady
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -85,13 +86,35 @@ def _operation(op: OperationSpec) -> str:
 
 
 def _pace(stage: Stage) -> str:
+    if stage.kind is StageKind.PAUSE:
+        return "all agents wait (post_prepare_delay)"
+    if stage.command:
+        return f"each agent runs {shlex.join(stage.command)}"
+    if stage.interleaved:
+        return "populations together"
+    if stage.cleanup_mode != "strict":
+        return stage.cleanup_mode
     if stage.replay is not None:
         how = "one after the other" if stage.replay.speed is None else f"at {stage.replay.speed:g} times its speed"
         return f"trace of {stage.replay.records:,} operations, {how}"
     rate = stage.io_rate
     open_loop = [f"open loop, {rate.iops:,g} operations/s per agent, {rate.distribution}"] if rate else []
     ramp = [f"ramp of {stage.ramp_s:g} s"] if stage.ramp_s else []
-    return ", ".join([*open_loop, *ramp, *([_until_steady(stage.steady)] if stage.steady else [])])
+    tasks = [] if stage.tasks is None else [f"until {stage.tasks:,} operations are done"]
+    return ", ".join([*open_loop, *ramp, *tasks, *([_until_steady(stage.steady)] if stage.steady else [])])
+
+
+def _limits(stage: Stage) -> tuple[str, str]:
+    return f"at most {stage.timeout_s:g} s" if stage.timeout_s else "", "optional" if stage.optional else ""
+
+
+def _own(plan: Plan, stage: int) -> list[str]:
+    """What of a stage is another concurrency on some agents."""
+    agents: dict[int, list[str]] = {}
+    for name, own in zip(plan.agents, plan.own, strict=False):
+        if own.concurrency and not plan.stages[stage].command and plan.stages[stage].kind is not StageKind.PAUSE:
+            agents.setdefault(own.concurrency[stage], []).append(name)
+    return [f"concurrency {n} on {', '.join(names)}" for n, names in agents.items()]
 
 
 def _until_steady(steady: Steady) -> str:
@@ -102,7 +125,9 @@ def _until_steady(steady: Steady) -> str:
 
 
 def _operations(stage: Stage, objects: int) -> int:
-    return stage.replay.records if stage.replay is not None else objects
+    if stage.command:
+        return 0
+    return stage.replay.records if stage.replay is not None else stage.tasks or objects
 
 
 def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) -> Description:
@@ -117,9 +142,9 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
             stage.duration_s if stage.duration_s is not None else _operations(stage, objects) / agents / ASSUMED_OPS_PER_S,
             stage.duration_s is not None,
             tuple((_operation(op), 100 * op.weight / sum(o.weight for o in stage.operations), op.target) for op in stage.operations),
-            _pace(stage),
+            ", ".join([part for part in (_pace(stage), *_limits(stage)) if part] + _own(plan, n)),
         )
-        for stage in plan.stages
+        for n, stage in enumerate(plan.stages)
     )
     seconds = sum(stage.seconds for stage in stages)
     shares = [sum(hi - lo for ranges in a.ranges.values() for lo, hi in ranges) for a in assignments]

@@ -14,10 +14,13 @@ _S3 = re.compile(r"s3://(?P<host>\[[0-9A-Fa-f:.]+\]|[^/:\s\[\]@]+):(?P<port>\d{1
 
 
 def implied_target(keys: WorkloadKeys) -> str | None:
-    """What relative paths are below when there is no target: the first endpoint, where that names a place and not only a server."""
-    if keys.multi_endpoint is None:
+    """What relative paths are below when there is no target: the first endpoint, else that of the first agent, where it names a place and
+    not only a server. All endpoints hold the same objects."""
+    own = [agent.multi_endpoint for agent in keys.distributed.agents]
+    given = keys.multi_endpoint or (own[0] if own else None)
+    if given is None:
         return None
-    first = keys.multi_endpoint.endpoints[0]
+    first = given.endpoints[0]
     found = _S3.fullmatch(first)
     if found is None:
         return first if first.startswith("file://") else None

@@ -64,6 +64,11 @@ _QUANTITIES: dict[Any, _Quantity] = {
     units.share_or_bool: _Quantity("Share", _SHARE, units.SHARE_PATTERN, "a share such as 0.95 or 95%", (True, "5%")),
 }
 """By the function that reads it."""
+_TEXTS: dict[Any, Json] = {
+    units.text: {"type": ["string", "number", "boolean"]},
+    units.path_template: {"type": "string", "examples": ["agent-{id}/"]},
+}
+"""The same for what is no figure."""
 
 
 def workload_schema() -> Json:
@@ -93,6 +98,8 @@ class _Generator(GenerateJsonSchema):
             return {**forms, "anyOf": [{"type": "boolean"}, *forms["anyOf"]]}
         if function in _QUANTITIES:
             return _QUANTITIES[function].forms
+        if function in _TEXTS:
+            return dict(_TEXTS[function])
         if not hasattr(function, "__self__"):
             raise NotImplementedError(f"json_schema._QUANTITIES does not know what {function.__name__} accepts")
         return super().function_before_schema(schema)

@@ -42,6 +42,15 @@ def replay_settings(file: Path | None, target: str, *, name: str | None = None, 
             line, column = loaded.document.where((key,))
             text = f"{key} has no meaning for a replay: the trace says what is done, --target where; remove it"
             raise ConfigError(text, file=loaded.file, line=line, column=column)
+    if keys.error_handling.backoff_duration is not None:
+        line, column = loaded.document.where(("error_handling", "backoff_duration"))
+        text = "backoff_duration has no meaning for a replay: the trace says when operations begin; remove it"
+        raise ConfigError(text, file=loaded.file, line=line, column=column)
+    for n, agent in enumerate(keys.distributed.agents):
+        for key, instead in (("target_override", "--target says where"), ("concurrency_override", "a trace is divided evenly")):
+            if getattr(agent, key) is not None:
+                line, column = loaded.document.where(("distributed", "agents", n, key))
+                raise ConfigError(f"{key} has no meaning for a replay: {instead}; remove it", file=loaded.file, line=line, column=column)
     keys.target = target.rstrip("/") + "/"
     keys.name = name or (keys.name if "name" in given else "replay")
     keys.concurrency = concurrency or keys.concurrency

@@ -26,7 +26,10 @@ MAX_OBJECTS = 10**12
 NAME = r"^[A-Za-z0-9_.-]{1,40}$"
 CONTROLLER_LOSS = r"^(continue|stop|stop_after: *\S+)$"
 ACCOUNT = r"^[a-z0-9]{3,24}$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PathTemplate = Annotated[str, BeforeValidator(units.path_template)]
 PATTERNS = {
+    VARIABLE: "the name of an environment variable",
     ACCOUNT: "3 to 24 lower-case letters and digits",
     NAME: "1 to 40 letters, digits, '_', '.' and '-'",
     CONTROLLER_LOSS: "continue, stop or 'stop_after: 10m'",
@@ -100,8 +103,8 @@ class Bucket(Section):
 
 
 class SizeLaw(Section):
-    """size_spec: a plain size, {fixed: S}, {uniform: {min, max}}, {type: uniform, min, max}, {type: lognormal, mean, std_dev, min, max} or
-    {type: histogram, buckets: [{size, weight}]}."""
+    """size_spec: a plain size, {fixed: S}, {type: fixed, size: S}, {uniform: {min, max}}, {type: uniform, min, max},
+    {type: lognormal, mean, std_dev, min, max} or {type: histogram, buckets: [{size, weight}]}."""
 
     short: ClassVar[Any] = Size
     needs: ClassVar = {"uniform": (("max",),), "lognormal": (("mean",), ("std_dev",)), "histogram": (("buckets",),)}
@@ -128,6 +131,9 @@ class SizeLaw(Section):
             return {"type": "fixed", "min": n, "max": n}
         if set(value) == {"fixed"}:
             n = units.size(value["fixed"])
+            return {"type": "fixed", "min": n, "max": n}
+        if value.get("type") == "fixed" and set(value) == {"type", "size"}:
+            n = units.size(value["size"])
             return {"type": "fixed", "min": n, "max": n}
         for name in ("uniform", "lognormal", "histogram"):
             if set(value) == {name} and isinstance(value[name], dict):
@@ -199,7 +205,20 @@ class KeySelectionKeys(Section):
         return self
 
 
-class OperationKeys(Section):
+class Sized(Section):
+    """What has a size_spec, which sai3-bench also calls size_distribution."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "size_distribution" not in value:
+            return value
+        if "size_spec" in value:
+            raise ValueError("size_distribution is another name of size_spec; give one of them")
+        return {("size_spec" if key == "size_distribution" else key): item for key, item in value.items()}
+
+
+class OperationKeys(Sized):
     """An entry of workload."""
 
     needs: ClassVar = {"put": (("object_size", "size_spec"),)}
@@ -239,13 +258,13 @@ class OperationKeys(Section):
     """A list of one level, as of a directory; without it all names below the path."""
 
 
-class EnsureObjects(Section):
+class EnsureObjects(Sized):
     """An entry of prepare.ensure_objects."""
 
     needs: ClassVar = {"": (("size_spec", "min_size", "max_size"),)}
 
-    base_uri: Annotated[str, _path("data/")]
-    """Where the objects are: a prefix below target, or a whole URI."""
+    base_uri: Annotated[str, _path("data/")] = ""
+    """Where the objects are: a prefix below target, or a whole URI; by default the target itself."""
     count: Annotated[Count, Field(ge=0, le=MAX_OBJECTS)] = 0
     """How many objects; left out with prepare.directory_structure, which says it."""
     min_size: Size | None = None
@@ -292,10 +311,22 @@ class Prepare(Section):
     """Spreads the objects of each entry over a tree of directories."""
     cleanup: bool = False
     """All objects of the run are deleted at its end."""
+    cleanup_only: bool = False
+    """Only the stages of type cleanup: for what an earlier run has left."""
+    cleanup_mode: Literal["strict", "tolerant", "besteffort"] | None = None
+    """A missing object is an error in strict (default) and none in tolerant (default of cleanup_only); besteffort: no error ends it."""
     delete_batch: DeleteBatch = 1
     """Objects that one request of that cleanup deletes (s3://, native engine)."""
     key_prefix_shards: Annotated[int, Field(ge=0, le=256)] = 0
     """Spreads names over so many prefixes, such as 00/ to ff/; 0 is none."""
+    post_prepare_delay: Annotated[Duration, Field(ge=0)] = 0.0
+    """A pause of all agents between a prepare stage and the next one."""
+    prepare_strategy: Literal["sequential", "parallel"] = "sequential"
+    """One entry of ensure_objects after the other, or all together."""
+    skip_verification: bool = False
+    """The objects are taken as there: no prepare stage, unless force_overwrite is true."""
+    force_overwrite: bool = False
+    """Prepare puts all objects although skip_verification is true."""
 
 
 class IoRateKeys(Section):
@@ -342,6 +373,8 @@ class ErrorHandling(Section):
     """More errors per second than that fail an agent; 0 is no limit."""
     error_rate_window: Annotated[Duration, Field(gt=0)] = 1.0
     """Time over which errors per second are counted."""
+    backoff_duration: Annotated[Duration, Field(ge=0)] | None = None
+    """A worker pauses so long beyond error_rate_threshold; not given: it ends the stage."""
     retry_on_error: bool = True
     """Operations that fail are tried again."""
     max_retries: Annotated[int, Field(ge=0)] = 3
@@ -448,6 +481,64 @@ class MultiEndpoint(Section):
     """http(s)://host:port, s3://host:port/bucket/prefix/, or mount points such as file:///mnt/a/."""
 
 
+class PhaseBarrier(Section):
+    """A barrier of sai3-bench; see barriers.py. Only its type is text."""
+
+    type: Literal["all_or_nothing", "majority", "best_effort"] = "all_or_nothing"
+    """Who must come: as failure_policy retry, continue_if_majority or best_effort."""
+    heartbeat_interval: Duration | None = None
+    """No meaning here: set distributed.heartbeat_interval."""
+    missed_threshold: int | None = None
+    """No meaning here: a link is given up after three heartbeats."""
+    query_timeout: Duration | None = None
+    """No meaning here."""
+    query_retries: int | None = None
+    """No meaning here."""
+    agent_barrier_timeout: Annotated[Duration, Field(gt=0)] | None = None
+    """The same as distributed.agent_barrier_timeout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+
+class BarrierSync(Section):
+    """distributed.barrier_sync."""
+
+    enabled: bool = False
+    """Whether the types below choose the failure_policy; stages begin together in any case."""
+    default_heartbeat_interval: Duration | None = None
+    """No meaning here: set distributed.heartbeat_interval."""
+    default_missed_threshold: int | None = None
+    """No meaning here: a link is given up after three heartbeats."""
+    default_query_timeout: Duration | None = None
+    """No meaning here."""
+    default_query_retries: int | None = None
+    """No meaning here."""
+    timeout_seconds: Duration | None = None
+    """No meaning here."""
+    validation: PhaseBarrier | None = None
+    """Of verify stages."""
+    prepare: PhaseBarrier | None = None
+    """Of prepare stages."""
+    execute: PhaseBarrier | None = None
+    """Of execute stages."""
+    cleanup: PhaseBarrier | None = None
+    """Of cleanup stages."""
+
+
+class PerfLog(Section):
+    """perf_log: perf_log.tsv of the run directory, which is always written."""
+
+    enabled: bool = True
+    """No meaning here: it is always written."""
+    path: str | None = None
+    """No meaning here: it is perf_log.tsv of the run directory."""
+    interval: Annotated[Duration, Field(gt=0)] = 1.0
+    """A row has so much time."""
+
+
 class AgentKeys(Section):
     """An entry of distributed.agents: a host of the inventory, by name."""
 
@@ -457,6 +548,14 @@ class AgentKeys(Section):
     """Name of a host of the inventory."""
     multi_endpoint: MultiEndpoint | None = None
     """Endpoints that this agent uses, instead of those of the file."""
+    concurrency_override: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Of this agent, in all stages."""
+    target_override: str | None = None
+    """Of this agent, instead of target."""
+    path_template: PathTemplate | None = None
+    """As distributed.path_template, for this agent."""
+    env: dict[Annotated[str, Field(pattern=VARIABLE)], Annotated[str, BeforeValidator(units.text)]] = {}
+    """Environment variables of this agent's workers; no secrets."""
 
     @model_validator(mode="after")
     def _check(self) -> AgentKeys:
@@ -468,16 +567,40 @@ class AgentKeys(Section):
 class StageKeys(Section):
     """A stage, with its own fields beside name or under config."""
 
-    only_for: ClassVar = {"duration": ("execute",), "steady": ("execute",), "delete_batch": ("cleanup",)}
+    only_for: ClassVar = {
+        "duration": ("execute",),
+        "steady": ("execute", "hybrid"),
+        "delete_batch": ("cleanup",),
+        "max_duration": ("hybrid",),
+        "command": ("custom",),
+    }
 
     name: Annotated[str, Field(pattern=NAME)]
     """Name of the stage, in results and file names."""
-    type: Literal["prepare", "execute", "cleanup", "verify", "validation"]
-    """What is done; validation is sai3-bench's word for verify."""
+    type: Literal["prepare", "execute", "cleanup", "verify", "validation", "hybrid", "custom"]
+    """What is done. validation is verify, or, before a prepare stage, preflight's; hybrid is execute with expected_tasks."""
     order: int | None = None
     """Stages run in this order; without it as they are written."""
     duration: Annotated[Duration, Field(gt=0)] | None = None
     """Of an execute stage; the file's duration by default."""
+    max_duration: Annotated[Duration, Field(gt=0)] | None = None
+    """hybrid only."""
+    expected_tasks: Annotated[Count, Field(ge=1)] | None = None
+    """execute and hybrid: the stage ends when all agents together have done so many operations."""
+    expected_objects: Annotated[Count, Field(ge=0)] | None = None
+    """prepare: must be what it makes."""
+    completion: Literal["duration", "tasks_done", "validation_passed", "script_exit", "duration_or_tasks"] | None = None
+    """How the stage ends, which its type says already; must fit."""
+    timeout_secs: Annotated[Duration, Field(gt=0)] | None = None
+    """An agent whose stage is not over so long after its start has failed."""
+    barrier: PhaseBarrier | None = None
+    """How many agents must come to the end of the stage; all barriers together choose the failure_policy."""
+    optional: bool = False
+    """Its failure on an agent does not fail the run."""
+    command: str | None = None
+    """custom: the program that each agent runs once."""
+    args: list[Annotated[str, BeforeValidator(units.text)]] = []
+    """custom: what the program is given."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Operations in flight per agent; the file's concurrency by default."""
     delete_batch: DeleteBatch = 1
@@ -532,6 +655,10 @@ class Distributed(Section):
     """Which objects gets and stats of an agent take; sai3-bench's spelling of key_selection."""
     partition_overlap: Share | None = None
     """Share of operations that take any object, for partitioned and weighted; 0.3 by default."""
+    path_template: PathTemplate | None = None
+    """What an agent puts is below it, such as agent-{id}/."""
+    barrier_sync: BarrierSync = BarrierSync()
+    """Barriers of sai3-bench, by kind of stage."""
     stages: list[StageKeys] = []
     """The same as stages at the top of the file."""
 
@@ -593,6 +720,8 @@ class WorkloadKeys(Section):
     """Latencies by their parts: connect, TLS, first byte, transfer (native S3 engine)."""
     multi_endpoint: MultiEndpoint | None = None
     """Several addresses of the same storage."""
+    perf_log: PerfLog = PerfLog()
+    """Figures over time."""
     matrix: dict[str, list[Any]] = {}
     """Values by key: the file is then one workload for each combination of them."""
     op_log_path: str | None = None
@@ -630,16 +759,6 @@ def unit_of(key: FieldInfo) -> str:
     return found([key.annotation, *key.metadata])
 
 
-NOT_YET = {
-    "args", "backoff_duration", "barrier", "barrier_sync",
-    "cache_checkpoint_interval_secs", "cleanup_mode", "cleanup_only", "command", "completion",
-    "concurrency_override", "enable_metadata_cache", "env",
-    "expected_objects", "expected_tasks", "force_overwrite", "max_duration", "optional",
-    "path_template", "perf_log", "post_prepare_delay", "prepare_strategy",
-    "skip_verification", "target_override", "timeout_secs", "volumes",
-}  # fmt: skip
-"""Keys of sai3-bench files that have no effect here yet: an error each, so that nobody believes in one."""
-
 NO_MEANING = {
     "processes": "one worker process per core is the rule here; set workers",
     "processing_mode": "workers are always processes here",
@@ -650,6 +769,12 @@ NO_MEANING = {
     "deployment": "the agent is uploaded by the run",
     "listen_port": "agents open no port",
     "tree_creation_mode": "each agent makes the directories that its own objects need, when the first one needs them",
+    "use_multi_endpoint": "all operations go to the endpoints of multi_endpoint, where it is given",
+    "enable_metadata_cache": "it tunes another engine; names of objects are computed here, and no list of them is kept",
+    "cache_checkpoint_interval_secs": "it tunes another engine; what is prepared is in each agent's journal at once",
+    "kv_cache_dir": "it tunes another engine; there is no such cache here",
+    "volumes": "agents are no containers of the run; mount what they use on the hosts, and where the role runs the agent in a "
+    "container, in sai3ssh_agent_container_options of the inventory",
     "shared_filesystem": "objects are divided among the agents in any case; where an agent sees only its own files, give get and stat "
     "key_selection: partitioned",
 }

@@ -69,6 +69,25 @@ def count(value: object) -> int:
     return int(found)
 
 
+def text(value: object) -> str:
+    """A scalar as text: yes, 1 and 'a' alike. Raises ValueError."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError(f"expected text, found {shown(value)}")
+
+
+def path_template(value: object) -> str:
+    """A relative prefix that ends in '/', in which {id} may stand for an agent. Raises ValueError."""
+    found = str(value).rstrip("/")
+    rest = found.replace("{id}", "")
+    wrong = not isinstance(value, str) or not rest or rest.startswith("/") or any(part in rest for part in ("://", "{", "}", ".."))
+    if wrong and found != "{id}":
+        raise ValueError(f"expected a relative path such as agent-{{id}}/, found {shown(value)}")
+    return f"{found}/"
+
+
 def rate(value: object) -> float:
     """Operations per second: 500, '1,000', 0.5, or 'max', which is 0: no limit. Raises ValueError."""
     if value == "max":

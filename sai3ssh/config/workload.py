@@ -16,7 +16,8 @@ from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
 from .matrix import expand, vary
 from .messages import message, nearest_key
-from .schema import NO_MEANING, NOT_YET, SECRET, WorkloadKeys
+from .notices import notices as found_notices
+from .schema import NO_MEANING, SECRET, WorkloadKeys
 
 _NO_OP_LOG = "op_log_max_bytes has no effect without op_log_path (or --op-log)"
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -119,6 +120,7 @@ def _check(file: Path, found: Document, earlier: Problems) -> Workload:
         notices.append(f"line {line}: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not {keys.op_log_path}")
     elif "op_log_max_bytes" in keys.model_fields_set:
         notices.append(f"line {problems.line(('op_log_max_bytes',))}: {_NO_OP_LOG}")
+    notices += [f"line {problems.line(where)}: {text}" for where, text in found_notices(keys)]
     stages = keys.stages or distributed.stages
     if stages and keys.prepare.ensure_objects and all(stage.type != "prepare" for stage in stages):
         line = problems.line(("prepare", "ensure_objects"))
@@ -170,8 +172,6 @@ def _sift(value: Any, path: Path_, problems: Problems, notices: list[str]) -> An
             )
         elif key in NO_MEANING:
             notices.append(f"line {problems.line(below)}: {key} has no effect: {NO_MEANING[key]}")
-        elif key in NOT_YET:
-            problems.add(below, f"{key}: a key of sai3-bench that is not supported yet; remove it")
         else:
             result[key] = _sift(item, below, problems, notices)
     return result

@@ -103,6 +103,7 @@ def storage(plan: Plan, assignment: Assignment) -> list[dict[str, Any]]:
 
 def demand(plan: Plan, assignment: Assignment) -> Mapping[str, Any]:
     """The `plan` of the agent's input."""
+    plan = plan.of_agent(assignment.index)
     return {
         "journal_bytes": journal_bytes(plan),
         "op_log_bytes": plan.op_log_bytes or 0,

@@ -68,10 +68,11 @@ def _agents(notes: Notes, report: Report, plan: Plan, start_with_available: bool
 
 
 def _concurrency(notes: Notes, report: Report, plan: Plan, machines: Sequence[Sequence[str]]) -> None:
-    most = max(stage.concurrency for stage in plan.stages)
-    values = {"per_agent": most, "in_all": most * len(plan.agents)}
+    each = [max(stage.concurrency for stage in plan.of_agent(index).stages) for index in range(len(plan.agents))]
+    most, in_all = max(each), sum(each)
+    values = {"per_agent": most, "in_all": in_all}
     connections = most * plan.target.connections_per_operation
-    found = f"{most * len(plan.agents):,} operations in flight at most, {most:,} per agent"
+    found = f"{in_all:,} operations in flight at most, {most:,} per agent"
     together = max((len(set(names) & set(plan.agents)) for names in machines), default=1)
     ports = min(int(report.facts.get(name, {}).get("host", {}).get("ephemeral_ports") or EPHEMERAL_PORTS) for name in plan.agents)
     if plan.target.engine != "file" and connections * together > SHARE_OF_PORTS * ports:

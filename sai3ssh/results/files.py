@@ -36,7 +36,8 @@ def write(path: Path) -> Results:
         replace_file(path / name, [results_table(content, stage["operations"], stage["seconds"])])
         for agent_id, part in stage["agents"].items():
             replace_file(path / "agents" / agent_id / name, [results_table(content, part["operations"], part["seconds"])])
-    replace_file(path / "perf_log.tsv", perf_log(content, inputs.agents, [stage.name for stage in inputs.plan.stages]))
+    names = [stage.name for stage in inputs.plan.stages]
+    replace_file(path / "perf_log.tsv", perf_log(content, inputs.agents, names, inputs.plan.perf_log_interval_s))
     replace_file(path / "STATUS.txt", [f"{content['verdict']}\n", *(line + "\n" for line in comments(content))])
     return _results(content)
 

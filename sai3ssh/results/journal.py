@@ -147,6 +147,8 @@ class AgentStage:
     without_histogram: Json = field(default_factory=dict)
     """Operations that are in the summaries only, because a power cut took their histograms: {op: [count, bytes, sum_ns]}."""
     unreadable: Unreadable = field(default_factory=Unreadable)
+    command: Json | None = None
+    """What became of the command of a custom stage."""
     passes: int = 0
     """How often it was begun: once more for what was taken over from lost agents."""
 
@@ -208,6 +210,8 @@ def _take(agent: AgentJournal, record: Json) -> None:
         agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
     elif kind == "ending":
         agent.stages.setdefault(record["stage"], AgentStage()).ending = record
+    elif kind == "command":
+        agent.stages.setdefault(record["stage"], AgentStage()).command = record
     elif kind == "ledger" and "unreadable" in record:
         agent.stages.setdefault(record["stage"], AgentStage()).unreadable.take(record["unreadable"])
     elif kind in ("stage_start", "stage_end", "sec", "gap", "lost", "hist"):

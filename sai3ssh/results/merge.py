@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model import Outcome, Plan, StageKind, Verdict, from_json
+from ..model import Outcome, Plan, Stage, StageKind, Verdict, from_json
 from .endpoints import endpoint_figures
 from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
 from .limits import limits
@@ -70,7 +70,7 @@ def merge(inputs: Inputs) -> Json:
     """The content of results.json."""
     plan, agents, events = inputs.plan, inputs.agents, inputs.events
     stages = [_stage(inputs, index) for index in range(len(plan.stages))]
-    wrong = _inconsistencies(inputs) + _unreadable_reasons(stages)
+    wrong = _inconsistencies(inputs) + _unreadable_reasons([stage for stage in stages if not stage["optional"]])
     facts = [_facts(inputs, agent) for agent in agents.values()]
     aborted = next((event["reason"] for event in events if event["event"] == "abort"), None)
     stopped = any(event["event"] == "stop_requested" for event in events)
@@ -78,7 +78,7 @@ def merge(inputs: Inputs) -> Json:
     return {
         "schema": SCHEMA,
         "verdict": verdict.value,
-        "reasons": [*reasons, *steady_lines(stages)],
+        "reasons": [*reasons, *steady_lines(stages), *optional_lines(stages)],
         "run_id": plan.run_id,
         "name": plan.name,
         "revisions": [
@@ -105,11 +105,13 @@ def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] |
     if stage.start is None:
         return None
     start = stage.start["start_clock_ns"]
+    if stage.end is not None and "error" in stage.end:
+        return start, max(start, stage.end["drained_clock_ns"])  # an optional one
     lasts_ns = duration_ns(inputs.plan, inputs.agents, index)
     if lasts_ns is not None:
         return start, start + lasts_ns
     if stage.end is not None and stage.end["outcome"] == Outcome.FINISHED.value:
-        return start, stage.end["drained_clock_ns"]
+        return start, stage.end["drained_clock_ns" if inputs.plan.stages[index].tasks is None else "end_clock_ns"]
     # It did not get to its end: as long as the slowest of the others that did, or as what is known of it.
     others = [agent.stages[index] for agent in inputs.agents.values() if index in agent.stages]
     longest = max((s.end["drained_clock_ns"] - s.end["start_clock_ns"] for s in others if s.end), default=0)
@@ -131,7 +133,7 @@ def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, in
 
 def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
     measured_ns = planned_ns = 0
-    for index in range(len(inputs.plan.stages)):
+    for index in _measuring(inputs.plan):
         mine = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, mine)
         if planned is None:
@@ -142,6 +144,11 @@ def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
     whole = any(e["event"] == "journal_complete" and e["agent"] == agent.agent_id for e in inputs.events)
     outcome = Outcome(agent.final["outcome"]) if agent.final else None
     return AgentFacts(agent.agent_id, outcome, agent.final["reason"] if agent.final else "", whole, measured_ns / 1e9, planned_ns / 1e9)
+
+
+def _measuring(plan: Plan) -> list[int]:
+    """The stages in which there is something to measure."""
+    return [index for index, stage in enumerate(plan.stages) if stage.kind is not StageKind.PAUSE]
 
 
 def _others_ns(inputs: Inputs, index: int) -> int:
@@ -156,7 +163,7 @@ def _others_ns(inputs: Inputs, index: int) -> int:
 def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
     """The planned intervals without measurement, in seconds from the start of their stage."""
     lost: list[Json] = []
-    for index in range(len(inputs.plan.stages)):
+    for index in _measuring(inputs.plan):
         stage = agent.stages.get(index, AgentStage())
         planned = _planned(inputs, index, stage)
         if planned is None:
@@ -205,6 +212,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
         "index": index,
         "name": spec.name,
         "kind": spec.kind.value,
+        "optional": spec.optional,
         "seconds": seconds,
         "warmup_s": warmup_s,
         "steady": steadiness(inputs.plan, inputs.agents, inputs.events, index),
@@ -218,7 +226,9 @@ def _stage(inputs: Inputs, index: int) -> Json:
                 "outcome": part.end["outcome"] if part.end else None,
                 "redone": part.end.get("redone", 0) if part.end else 0,
                 "without_histogram": part.without_histogram,
-                "limits": limits(part, _host(inputs, agent_id), inputs.plan.target.engine, inputs.calibration.get(agent_id)),
+                "limits": _limits(inputs, agent_id, part, spec),
+                "error": part.end.get("error") if part.end else None,
+                "command": _command(part),
                 "unreadable": _unreadable(part) if spec.kind is StageKind.VERIFY else None,
                 "operations": operations(
                     part.data, (spans[agent_id][1] - spans[agent_id][0]) / 1e9 - warmup_s, inputs.plan.target.endpoints
@@ -227,7 +237,7 @@ def _stage(inputs: Inputs, index: int) -> Json:
             for agent_id, part in parts.items()
             if agent_id in spans
         },
-        "full_strength": _full_strength(inputs, parts) if spec.duration_s is not None else None,
+        "full_strength": _full_strength(inputs, parts) if spec.duration_s is not None and spec.kind is not StageKind.PAUSE else None,
         "unreadable": sum(part.unreadable.count for part in parts.values()) if spec.kind is StageKind.VERIFY else None,
     }
 
@@ -237,6 +247,31 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
     epoch = inputs.agents[agent_id].epoch
     host: Json | None = epoch["host"] if epoch else None
     return host
+
+
+def _limits(inputs: Inputs, agent_id: str, part: AgentStage, spec: Stage) -> list[Json]:
+    """What limited an agent in a stage, where it did something that is measured."""
+    if spec.kind in (StageKind.PAUSE, StageKind.CUSTOM):
+        return []
+    return limits(part, _host(inputs, agent_id), inputs.plan.target.engine, inputs.calibration.get(agent_id))
+
+
+def _command(part: AgentStage) -> Json | None:
+    """What became of a command, as the agent tells it."""
+    names = ("exit_code", "timed_out", "seconds", "output", "output_bytes")
+    return None if part.command is None else {name: part.command[name] for name in names}
+
+
+def optional_lines(stages: list[Json]) -> list[str]:
+    """One line for each optional stage that failed on some agents, or could not read back all."""
+    lines = []
+    for stage in stages:
+        failed = {agent_id: part["error"]["message"] for agent_id, part in stage["agents"].items() if part.get("error")}
+        if failed:
+            first, why = next(iter(failed.items()))
+            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            lines.append(f"optional stage {stage['name']} failed on {first}{more}: {why}")
+    return lines + _unreadable_reasons([stage for stage in stages if stage.get("optional")])
 
 
 def _unreadable(part: AgentStage) -> Json:

@@ -13,9 +13,9 @@ Json = dict[str, Any]
 
 def duration_ns(plan: Plan, agents: Mapping[str, AgentJournal], index: int) -> int | None:
     """How long a stage was to last on every agent: its duration, or what all had until it was ended because it was steady. None where
-    the plan has no duration."""
+    the plan has no duration, or the stage can end by its operations on each agent."""
     spec = plan.stages[index]
-    if spec.duration_s is None:
+    if spec.duration_s is None or spec.tasks is not None:
         return None
     planned_ns = int(spec.duration_s * 1e9)
     parts = [agent.stages[index] for agent in agents.values() if index in agent.stages]
@@ -28,7 +28,7 @@ def duration_ns(plan: Plan, agents: Mapping[str, AgentJournal], index: int) -> i
 
 def _lasted_ns(part: AgentStage) -> int | None:
     """From the start of a stage to the end that its agent had for it; None when it did not get there."""
-    if part.end is None or part.end["outcome"] != Outcome.FINISHED.value:
+    if part.end is None or part.end["outcome"] != Outcome.FINISHED.value or "error" in part.end:
         return None
     lasted: int = part.end["end_clock_ns"] - part.end["start_clock_ns"]
     return lasted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from ..histogram import Histogram
@@ -123,20 +124,44 @@ def _row(name: str, label: str, index: int, figures: list[Json], seconds: float)
     return "\t".join([name, label, str(index), *cells, f"{size / count if count else 0:.0f}", *rates, str(count)])
 
 
-def perf_log(content: Json, agents: dict[str, AgentJournal], names: list[str]) -> Iterator[str]:
-    """The 31 columns, a line per agent and second, in lines.
+def perf_log(content: Json, agents: dict[str, AgentJournal], names: list[str], interval_s: int = 1) -> Iterator[str]:
+    """The 31 columns, a line per agent and interval, in lines.
 
     Percentiles are the agent's own of that second. META percentiles are empty when a second had several kinds of META operations: theirs
-    are not kept
-    together, and percentiles cannot be added.
+    are not kept together, and percentiles cannot be added; for the same reason all are empty where an interval has several seconds.
     """
     for line in [*comments(content), "\t".join(PERF_COLUMNS)]:
         yield line + "\n"
     for agent_id, agent in agents.items():
         for index, stage in sorted(agent.stages.items()):
             began_ns = stage.start["start_clock_ns"] if stage.start else 0
-            for second in stage.seconds:
+            for second in stage.seconds if interval_s == 1 else _intervals(stage.seconds, interval_s):
                 yield _perf_line(agent_id, names[index], began_ns, second)
+
+
+def _intervals(seconds: list[Json], interval_s: int) -> Iterator[Json]:
+    """The seconds of a stage, added up; those of the warm-up apart."""
+    for _, group in groupby(seconds, lambda second: (second["second"] // interval_s, second["warmup"])):
+        yield _added(list(group))
+
+
+def _added(seconds: list[Json]) -> Json:
+    if len(seconds) == 1:
+        return seconds[0]
+    ops: dict[str, list[Any]] = {}
+    errors: dict[str, Json] = {}
+    for number, second in enumerate(seconds):
+        for op, figures in second["ops"].items():
+            mine = ops.setdefault(op, [0, 0, 0, "", "", "", ""])
+            mine[:3] = [a + b for a, b in zip(mine, figures[:3], strict=False)]
+        errors[str(number)] = {op: sum(classes.values()) for op, classes in second["errors"].items()}
+    spans = [second["to_clock_ns"] - second["from_clock_ns"] for second in seconds]
+    cpu = [
+        round(sum(second["host"]["cpu"][at] * span for second, span in zip(seconds, spans, strict=True)) / max(1, sum(spans)), 1)
+        for at in range(3)
+    ]
+    first, last = seconds[0], seconds[-1]
+    return {**last, "from_clock_ns": first["from_clock_ns"], "ops": ops, "errors": errors, "host": {"cpu": cpu}}
 
 
 def _perf_line(agent_id: str, stage: str, began_ns: int, second: Json) -> str:

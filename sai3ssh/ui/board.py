@@ -139,7 +139,8 @@ class Board:
     @property
     def progress(self) -> str:
         """How many are done, in words; empty for a stage that only has a duration."""
-        things = "objects" if self.plan.stages[self.stage].replay is None else "operations"
+        stage = self.plan.stages[self.stage]
+        things = "s" if stage.command else "objects" if stage.replay is None and not stage.operations else "operations"
         return f"{self.done:,} of {self.planned:,} {things}" if self.planned else ""
 
     @property
@@ -166,7 +167,9 @@ class Board:
     @property
     def at_most(self) -> str:
         """Before eta_s, in a stage that may end before its duration."""
-        return "at most " if self.plan.stages[self.stage].steady is not None and self.ends_s is None else ""
+        stage = self.plan.stages[self.stage]
+        early = stage.steady is not None or (stage.tasks is not None and stage.duration_s is not None)
+        return "at most " if early and self.ends_s is None else ""
 
     def totals(self) -> tuple[float, float, int]:
         """Operations/s and MiB/s of the agents whose rates are current, and errors of all."""

@@ -38,7 +38,7 @@ def print_plan(plan: Description, agents: Sequence[str], *, known_hosts: bool) -
         console.print(f"in all {plan.objects:,} objects, {size_text(plan.bytes)}; {each} objects per agent")
     table = _table("stage", "kind", ("concurrency/agent", "time", "mix"))
     for stage in plan.stages:
-        mix = ", ".join(f"{op} {percent:.3g} %" for op, percent, _ in stage.mix) + (f"; {stage.pace}" if stage.pace else "")
+        mix = "; ".join(part for part in (", ".join(f"{op} {percent:.3g} %" for op, percent, _ in stage.mix), stage.pace) if part)
         table.add_row(stage.name, stage.kind, str(stage.concurrency), ("" if stage.exact else "~ ") + duration(stage.seconds), mix)
     console.print(table)
     if any(not stage.exact for stage in plan.stages):

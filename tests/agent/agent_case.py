@@ -10,6 +10,7 @@ import time
 import unittest
 
 from sai3ssh.agent import state
+from sai3ssh.agent.workers import group_members
 from sai3ssh.model import (
     Assignment,
     ErrorLimits,
@@ -23,6 +24,7 @@ from sai3ssh.model import (
     Target,
     to_json,
 )  # fmt: skip
+from sai3ssh.protocol import scan
 from tests.agent.channel import Channel
 
 COUNT = 600
@@ -67,7 +69,7 @@ class AgentCase(unittest.TestCase):
             if name.isdigit():
                 with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                     arguments = file.read().decode().split("\0")
-                    if any(argument.startswith(self.root) for argument in arguments) and ("serve" in arguments or "supervise" in arguments):
+                    if any(argument.startswith(self.root) for argument in arguments) and {"serve", "supervise", "command"} & set(arguments):
                         found.append(int(name))
         return found
 
@@ -139,3 +141,64 @@ class AgentCase(unittest.TestCase):
                 self.assertEqual(sum(sec[1] for sec in secs), totals["bytes"], (end["name"], op))
                 self.assertEqual(sum(sum(region["cells"][1::2]) for region in cells), totals["ops"], (end["name"], op))
                 self.assertEqual(sum(region["bytes"] for region in cells), totals["bytes"], (end["name"], op))
+
+
+class KillingCase(AgentCase):
+    """Kills single processes of the agent."""
+
+    def records(self, *kinds):
+        return [record for record in scan(self.journal())[0] if record["kind"] in kinds]
+
+    def worker(self, index):
+        """The pid of a worker's present incarnation."""
+        return [record for record in self.records("worker") if record["worker"] == index][-1]["pid"]
+
+    def supervisor(self):
+        """The one that has workers; a new one may still be starting them."""
+        found = []
+
+        def there():
+            found[:] = [pid for pid in self.pids() if self.argument(pid) == "supervise" and len(group_members(pid)) > 1]
+            return found
+
+        wait(there, "a supervisor with workers", timeout_s=30.0)
+        return found[0]
+
+    def daemon(self):
+        found = []
+
+        def there():
+            found[:] = [pid for pid in self.pids() if self.argument(pid) == "serve"]
+            return found
+
+        wait(there, "a daemon", timeout_s=30.0)
+        return found[0]
+
+    @staticmethod
+    def argument(pid):
+        """What a process is; None once it is gone."""
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                arguments = file.read().decode().split("\0")
+        except OSError:
+            return None
+        return next((word for word in ("serve", "supervise") if word in arguments), None)
+
+    def kill(self, pid):
+        def gone():
+            try:
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    return file.read().rpartition(")")[2].split()[0] in "ZX"
+            except OSError:
+                return True
+
+        os.kill(pid, signal.SIGKILL)
+        wait(gone, "death")
+
+    def kill_supervisor(self, channel):
+        """Returns when its successor is heard."""
+        self.kill(self.supervisor())
+        channel.read()
+        channel.beats.clear()
+        wait(lambda: self.records("recovered"), "a new supervisor")
+        channel.wait(lambda: channel.beats, "its heartbeat")

@@ -3,16 +3,14 @@
 import dataclasses
 import os
 import random
-import signal
 import time
 import unittest
 
 from sai3ssh.agent import kernelclock, recovery, state
 from sai3ssh.agent.stage import metrics_files
-from sai3ssh.agent.workers import group_members
 from sai3ssh.model import FailurePolicy, Target, to_json
 from sai3ssh.protocol import encode_record, scan
-from tests.agent.agent_case import COUNT, AgentCase, wait
+from tests.agent.agent_case import COUNT, KillingCase, wait
 from tests.agent.s3_server import Server, response
 
 MANY = 10000
@@ -27,64 +25,7 @@ class Cause(unittest.TestCase):
             self.assertEqual(recovery.cause_of_loss(False, known), "the supervisor died")
 
 
-class Recovery(AgentCase):
-    def records(self, *kinds):
-        return [record for record in scan(self.journal())[0] if record["kind"] in kinds]
-
-    def worker(self, index):
-        """The pid of a worker's present incarnation."""
-        return [record for record in self.records("worker") if record["worker"] == index][-1]["pid"]
-
-    def supervisor(self):
-        """The one that has workers; a new one may still be starting them."""
-        found = []
-
-        def there():
-            found[:] = [pid for pid in self.pids() if self.argument(pid) == "supervise" and len(group_members(pid)) > 1]
-            return found
-
-        wait(there, "a supervisor with workers", timeout_s=30.0)
-        return found[0]
-
-    def daemon(self):
-        found = []
-
-        def there():
-            found[:] = [pid for pid in self.pids() if self.argument(pid) == "serve"]
-            return found
-
-        wait(there, "a daemon", timeout_s=30.0)
-        return found[0]
-
-    @staticmethod
-    def argument(pid):
-        """What a process is; None once it is gone."""
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                arguments = file.read().decode().split("\0")
-        except OSError:
-            return None
-        return next((word for word in ("serve", "supervise") if word in arguments), None)
-
-    def kill(self, pid):
-        def gone():
-            try:
-                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                    return file.read().rpartition(")")[2].split()[0] in "ZX"
-            except OSError:
-                return True
-
-        os.kill(pid, signal.SIGKILL)
-        wait(gone, "death")
-
-    def kill_supervisor(self, channel):
-        """Returns when its successor is heard."""
-        self.kill(self.supervisor())
-        channel.read()
-        channel.beats.clear()
-        wait(lambda: self.records("recovered"), "a new supervisor")
-        channel.wait(lambda: channel.beats, "its heartbeat")
-
+class Recovery(KillingCase):
     def many(self, **changes):
         """A run whose prepare takes a moment."""
         channel = self.channel()

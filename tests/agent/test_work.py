@@ -12,7 +12,7 @@ from sai3ssh.agent import metrics
 from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
 from sai3ssh.agent.engines.base import DELETE, GET, MKDIR, PUT, RMDIR, Root
 from sai3ssh.agent.engines.tasks import DeleteBatch
-from sai3ssh.agent.mix import MixWork
+from sai3ssh.agent.mix import CountedMixWork, MixWork
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Published
@@ -112,6 +112,46 @@ class Prepare(Base):
             with self.assertRaises(Fatal, msg=error_class):
                 work = self.work([(0, 1)])
                 work.failed(work.next(0), 1, error_class, "no", True)
+
+    def test_populations_are_filled_together_in_proportion(self):
+        owned = {"prepared": Intervals([(0, 6)]), "deletable": Intervals([(0, 2), (8, 9)])}
+        work = IndexWork(
+            PUT, self.objects(population(), population("deletable")), owned, self.recorder,
+            outage_timeout_s=10.0, target="http://s3", interleaved=True,
+        )  # fmt: skip
+        tasks = iter(lambda: work.next(0), None)
+        self.assertEqual("".join(f"{task.owner[0]}{task.index} " for task in tasks), "p0 d0 p1 p2 d1 p3 p4 d8 p5 ")
+
+    def best_effort(self, owned):
+        self.notices = []
+        return IndexWork(
+            DELETE, self.objects(population()), {"prepared": Intervals(owned)}, self.recorder, outage_timeout_s=10.0, target="http://s3",
+            unsure=["prepared"], best_effort=True, notice=self.notices.append, now_ns=lambda: self.clock,
+        )  # fmt: skip
+
+    def test_a_cleanup_that_does_what_it_can_leaves_what_it_cannot_delete(self):
+        work = self.best_effort([(0, 4)])
+        for error_class in ("http_403", "http_404"):
+            work.failed(work.next(0), 1, error_class, "no", True)
+        work.done(work.next(0), 1, 0)
+        for n in range(1, TRIES + 1):
+            work.failed(work.next(n * SECOND if n == 1 else work.wake_ns), n * SECOND, "http_500", "InternalError", True)
+        self.assertTrue(work.finished)
+        self.assertEqual(work.take_finished(), {"prepared": [(0, 4)]})
+        self.assertEqual(self.reader.delta(0).counters()["errors"], {"delete": {"http_403": 1, "http_500": TRIES}})
+        self.assertEqual(len(self.notices), 1)
+        self.assertIn("an object stays, others may: DELETE s3://b/p/prepared-00000000.dat", self.notices[0])
+
+    def test_a_cleanup_that_does_what_it_can_ends_in_order_in_an_outage(self):
+        work = self.best_effort([(0, 10)])
+        first, second = work.next(0), work.next(0)
+        for task in (first, second):
+            work.failed(task, 10 * SECOND + 1, "refused", "connection refused", False)
+        self.assertTrue(work.finished)
+        self.assertFalse(work.stopped)
+        self.assertIsNone(work.next(20 * SECOND))
+        self.assertEqual(len(self.notices), 1)
+        self.assertIn("10 objects stay: DELETE s3://b/p/prepared-00000000.dat", self.notices[0])
 
     def test_cleanup_takes_a_missing_object_for_deleted(self):
         work = self.work([(0, 1)], op=DELETE)
@@ -452,13 +492,66 @@ class Names(unittest.TestCase):
 
 
 class Mix(Base):
-    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000, pacer=None, **rest):  # noqa: B008 (frozen)
+    def work(self, mix, *, deletable=(), limits=ErrorLimits(0, 0, 1.0), end_ns=SECOND, count=1000, pacer=None, kind=MixWork, **rest):  # noqa: B008 (frozen)
         self.notices = []
-        return MixWork(
+        return kind(
             FakeEngine(), mix, self.objects(population("prepared", count), population("deletable", count)),
             {"deletable": Intervals(deletable)}, self.recorder, put_format="put-w0-%010d.dat", mkdir_format="mkdir-w0-%d/", seed="s/0",
             limits=limits, end_ns=end_ns, notice=self.notices.append, pacer=pacer, **rest,
         )  # fmt: skip
+
+    def test_beyond_the_error_rate_it_pauses_where_a_backoff_is_given(self):
+        limits = ErrorLimits(0, 2.0, 1.0, 5.0)
+        work = self.work((OperationSpec("get", 1, "s3://b/p/", "prepared"),), limits=limits, end_ns=10 * SECOND)
+        tasks = [work.next(0) for _ in range(5)]
+        for task in tasks[:2]:
+            work.failed(task, 1, "http_500", "no", True)
+        self.assertIsNotNone(work.next(1))
+        work.failed(tasks[2], 2, "http_500", "no", True)
+        self.assertIsNone(work.next(3))
+        self.assertEqual(work.wake_ns, 5 * SECOND + 2)
+        work.failed(tasks[3], SECOND, "http_500", "no", True)
+        self.assertEqual(len(self.notices), 1)
+        self.assertIn("no operations for 5 s (error_handling.backoff_duration): more than 2 errors/s over 1 s", self.notices[0])
+        self.assertIsNotNone(work.next(work.wake_ns))
+        # A pause is over with the stage.
+        for _ in range(3):
+            work.failed(tasks[4], 8 * SECOND, "http_500", "no", True)
+        self.assertIsNone(work.next(8 * SECOND))
+        self.assertEqual(work.wake_ns, 10 * SECOND)
+        self.assertFalse(work.finished)
+        self.assertIsNone(work.next(10 * SECOND))
+        self.assertTrue(work.finished)
+
+    def test_errors_count_towards_the_total_in_a_pause_too(self):
+        work = self.work((OperationSpec("get", 1, "s3://b/p/", "prepared"),), limits=ErrorLimits(4, 1.0, 1.0, 5.0))
+        tasks = [work.next(0) for _ in range(5)]
+        for task in tasks[:4]:
+            work.failed(task, 1, "http_500", "no", True)
+        with self.assertRaises(Fatal) as caught:
+            work.failed(tasks[4], 1, "http_500", "no", True)
+        self.assertIn("more than 4 errors (error_handling.max_total_errors)", str(caught.exception))
+
+    def test_a_number_of_operations_ends_the_mix(self):
+        mix = (OperationSpec("get", 1, "s3://b/p/", "prepared"),)
+        for begun, left in ((0, 3), (2, 1), (3, 0), (4, 0)):
+            work = self.work(mix, kind=CountedMixWork, tasks=3, begun=begun)
+            self.assertEqual(len(list(iter(lambda work=work: work.next(0), None))), left)
+            self.assertTrue(work.finished)
+        work = self.work(mix, kind=CountedMixWork, tasks=3, begun=0)
+        work.next(0)
+        self.assertFalse(work.finished)
+        self.assertIsNone(work.next(SECOND))
+        self.assertTrue(work.finished)
+
+    def test_operations_that_have_ended_are_counted_with_errors_and_warm_up(self):
+        work = self.work((OperationSpec("get", 1, "s3://b/p/", "prepared"),))
+        self.recorder.warmup_until_ns = 5
+        for at in (0, 0, 6, 6):
+            work.done(work.next(at), at + 1, 4096)
+        work.failed(work.next(7), 7, "http_500", "no", True)
+        work.retried(work.next(7), "http_500", True)
+        self.assertEqual(metrics.ended(self.cells), 5)
 
     def test_weights_are_kept(self):
         mix = [

@@ -53,7 +53,8 @@ WHOLE = {
     "a typo in a type of stage": (
         GOOD + "stages: [{name: a, type: prepair}]\n",
         (
-            ":11:20: stages.0.type: expected 'prepare', 'execute', 'cleanup', 'verify' or 'validation', found 'prepair'; "
+            ":11:20: stages.0.type: expected 'prepare', 'execute', 'cleanup', 'verify', 'validation', 'hybrid' or 'custom', found "
+            "'prepair'; "
             "did you mean 'prepare'?"
         ),
     ),

@@ -202,6 +202,7 @@ def test_keys_of_some_operations_and_stages_are_refused_for_others(model: type[S
     values = get_args(model.model_fields[decisive].annotation)
     samples = {"object_size": 5, "size_spec": 5, "dedup_factor": 2, "compress_factor": 2, "key_selection": "zipf", "recursive": True}
     samples |= {"delete_batch": 5, "delimiter": "/", "duration": "20s", "steady": {"window": "5s", "min_duration": "5s"}}
+    samples |= {"max_duration": "20s", "command": "/bin/true"}
     for key, allowed in model.only_for.items():
         for value in values:
             entry = {decisive: value, key: samples[key], **({"path": "data/", "weight": 1} if place == "workload" else {"name": "x"})}
@@ -212,7 +213,7 @@ def test_keys_of_some_operations_and_stages_are_refused_for_others(model: type[S
             )
             assert (errors(data) == []) == (value in allowed), (key, value, errors(data))
             if value not in allowed:
-                with pytest.raises(ConfigError, match=r"has no meaning for|only get, stat and copy|it has no duration|can be steady"):
+                with pytest.raises(ConfigError, match=r"has no meaning for|only get, stat and copy|no duration|can be steady|max_duration"):
                     compiled(data, tmp_path)
 
 

@@ -118,13 +118,15 @@ class FakeAgent:
         spans = {"duration_ns": duration_s * SECOND, "lasts_ns": lasts_s * SECOND}
         self.add("ending", stage=0, round=1, figures=FIGURES, **spans)
 
-    def end(self, outcome: str = "finished", totals_off_by: int = 0, seconds: int = 10, **tail: int) -> None:
+    def end(
+        self, outcome: str = "finished", totals_off_by: int = 0, seconds: int = 10, error: dict[str, Any] | None = None, **tail: int
+    ) -> None:
         self.hist(self._histogram, **tail)
         end_ns = self.start_ns + seconds * SECOND
         totals = {"get": {"ops": self.ops + totals_off_by, "bytes": 0, "requests": 0, "retries": 0, "errors": {}}}
         self.add(
             "stage_end", stage=0, name="mix", outcome=outcome, start_clock_ns=self.start_ns, end_clock_ns=end_ns, drained_clock_ns=end_ns,
-            totals=totals, made={"puts": [], "deleted": {}},
+            totals=totals, made={"puts": [], "deleted": {}}, **({} if error is None else {"error": error}),
         )  # fmt: skip
 
     def final(self, outcome: str = "finished", reason: str = "all stages ended") -> None:
@@ -578,6 +580,75 @@ def test_tables_are_in_the_parents_format(tmp_path: Path) -> None:
     assert sum(int(row[4]) for row in perf[1:]) == 1000
     assert (tmp_path / "run" / "STATUS.txt").read_text().startswith("COMPLETE\n")
     assert (tmp_path / "run" / "agents" / "h2" / "01_mix_results.tsv").exists()
+
+
+def test_intervals_of_the_perf_log_are_sums_and_have_no_percentiles(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, perf_log_interval_s=4)
+    write_run(tmp_path / "run", [whole("h1", 5)], plan=plan)
+    perf = [line.split("\t") for line in (tmp_path / "run" / "perf_log.tsv").read_text().splitlines() if not line.startswith("#")]
+    assert {len(row) for row in perf} == {31}
+    assert [(row[2], row[4], row[6]) for row in perf[1:]] == [
+        ("4.000", "200", "50.00"),
+        ("8.000", "200", "50.00"),
+        ("10.000", "100", "50.00"),
+    ]
+    assert [row[9:12] for row in perf[1:]] == [["", "", ""]] * 3
+    assert [row[26:29] for row in perf[1:]] == [["10.0", "5.0", "1.0"]] * 3
+
+
+def test_a_stage_that_ends_by_its_operations_lasts_on_each_agent_as_long_as_it_took(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, stages=(dataclasses.replace(PLAN.stages[0], duration_s=60.0, tasks=700),))
+    agents = []
+    for name, seconds in (("h1", 6), ("h2", 8)):
+        agent = FakeAgent(name, 5 * SECOND)
+        for number in range(seconds):
+            agent.second(number, 1e6)
+        agent.end(seconds=seconds)
+        agent.final()
+        agents.append(agent)
+    written = write_run(tmp_path / "run", agents, plan=plan)
+    assert written.verdict is Verdict.COMPLETE
+    stage = written.content["stages"][0]
+    assert (stage["seconds"], {name: part["seconds"] for name, part in stage["agents"].items()}) == (8.0, {"h1": 6.0, "h2": 8.0})
+
+
+def test_what_was_lost_of_a_pause_is_nothing(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, stages=(*PLAN.stages, Stage("wait", StageKind.PAUSE, 4, 5.0)))
+    written = write_run(tmp_path / "run", [whole("h1", 5)], plan=plan)
+    assert (written.verdict, written.content["coverage"]) == (Verdict.COMPLETE, 1.0)
+    assert written.content["stages"][1]["full_strength"] is None
+
+
+def test_an_optional_stage_that_failed_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    stage = dataclasses.replace(PLAN.stages[0], duration_s=60.0, optional=True)
+    plan = dataclasses.replace(PLAN, stages=(stage,))
+    agents = [FakeAgent(name, 5 * SECOND) for name in ("h1", "h2")]
+    for agent in agents:
+        for number in range(4):
+            agent.second(number, 1e6)
+        agent.end(seconds=4, error={"type": "AgentError", "message": "the disk is full", "remedy": None})
+        agent.final()
+    written = write_run(tmp_path / "run", agents, plan=plan)
+    assert (written.verdict, written.content["coverage"]) == (Verdict.COMPLETE, 1.0)
+    line = "optional stage mix failed on h1 and 1 more: the disk is full"
+    assert line in written.reasons
+    assert line in (tmp_path / "run" / "STATUS.txt").read_text()
+    assert written.content["stages"][0]["agents"]["h2"]["error"]["message"] == "the disk is full"
+
+
+def test_what_a_command_said_is_in_the_results(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, stages=(Stage("run", StageKind.CUSTOM, 4, command=("true",)),))
+    agent = FakeAgent("h1", 5 * SECOND)
+    for number in range(2):
+        agent.second(number, 1e6, count=0, host={**HOST, "cpu": [100.0, 0.0, 0.0, 0.0], "late_ms": 500.0})
+    outcome = {"exit_code": 0, "timed_out": False, "seconds": 1.5, "output": "hello\n", "output_bytes": 6}
+    agent.add("command", stage=0, **outcome)
+    agent.end(seconds=2)
+    agent.final()
+    written = write_run(tmp_path / "run", [agent], plan=plan)
+    assert written.verdict is Verdict.COMPLETE
+    part = written.content["stages"][0]["agents"]["h1"]
+    assert (part["command"], part["limits"]) == (outcome, [])
 
 
 def test_frames(tmp_path: Path) -> None:

@@ -251,6 +251,17 @@ def test_a_replay_counts_errors_and_has_the_time_of_its_trace(tmp_path: Path) ->
     ("text", "target", "expected"),
     [
         ("workers: 2\nworkload: []\n", "s3://to-there/", "s.yml:2:1: workload has no meaning for a replay"),
+        ("error_handling: {backoff_duration: 5s}\n", "s3://to-there/", "s.yml:1:18: backoff_duration has no meaning for a replay"),
+        (
+            "distributed: {agents: [{id: a, concurrency_override: 2}]}\n",
+            "s3://to-there/",
+            "s.yml:1:32: concurrency_override has no meaning for a replay: a trace is divided evenly; remove it",
+        ),
+        (
+            "distributed: {agents: [{id: a, target_override: 's3://b-2/'}]}\n",
+            "s3://to-there/",
+            "s.yml:1:32: target_override has no meaning for a replay: --target says where; remove it",
+        ),
         ("workers: 2\n", "ftp://x/", "--target: scheme ftp:// is not supported"),
         ("workers: 20\n", "s3://to-there/", "20 workers share a concurrency of 16"),
     ],
