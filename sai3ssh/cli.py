@@ -427,7 +427,7 @@ def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", 
         raise ConfigError(f"{run_dir} is no run directory: it has no plan.json", remedy="Name a directory below --results-dir")
     written = results.read(run_dir)
     if as_json:
-        out((run_dir / "results.json").read_text(encoding="utf-8").rstrip())
+        out("".join(results.json_lines(written.content)).rstrip())
         return
     from .results.network import links
     from .ui.summary import print_summary

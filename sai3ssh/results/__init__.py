@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-from .files import Results, read, write
+from .files import Results, json_lines, read, write
 from .summary import Summary, summary
 
-__all__ = ["Results", "Summary", "load", "read", "summary", "write"]
+__all__ = ["Results", "Summary", "json_lines", "load", "read", "summary", "write"]
 
 
 def __getattr__(name: str) -> object:
