@@ -471,6 +471,21 @@ def aggregate(
 
 
 @app.command()
+def export(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    form: Annotated[Literal["csv", "parquet", "json", "xlsx"], typer.Option("--format", help="xlsx: one workbook; else a file per table.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory, or the workbook; default: here, by the run's id.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the results of runs as tables for other programs."""
+    from .results.export import export as write_tables
+
+    for path in write_tables(runs, form, output):
+        out(str(path))
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Run directories: two, or several a side with the word vs between the sides.", show_default=False)
