@@ -471,6 +471,34 @@ def aggregate(
 
 
 @app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New directory for the results.", show_default=False)],
+    segments: Annotated[bool, typer.Option(help="The runs are of the same agents, one after the other.")] = False,
+    allow_different_plans: Annotated[bool, typer.Option(help="Merge runs whose plans differ.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write runs of several controllers, or segments, as one results directory."""
+    from . import results
+    from .results.union import merge_runs
+
+    found = merge_runs(runs, output, allow_different_plans=allow_different_plans, segments=segments)
+    if as_json:
+        out("".join(results.json_lines(found.content)).rstrip())
+    elif segments:
+        from .ui.aggregate import print_aggregate
+
+        print_aggregate(found.content)
+        out(f"results: {output}")
+    else:
+        from .results.network import links
+        from .ui.summary import print_summary
+
+        print_summary(results.summary(found), output, links=links(found.content))
+    raise typer.Exit(found.verdict.exit_code)
+
+
+@app.command()
 def export(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
     form: Annotated[Literal["csv", "parquet", "json", "xlsx"], typer.Option("--format", help="xlsx: one workbook; else a file per table.")],

@@ -15,6 +15,9 @@ from ..model import Verdict
 from .merge import merge, read_inputs
 from .tables import comments, perf_log, results_table
 
+MERGED = "merged.json"
+"""Of a directory that `merge` made: its runs, and remarks for its results."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -29,6 +32,9 @@ def write(path: Path) -> Results:
     """Merges all mirrors of a run directory and writes results.json, STATUS.txt, and the tables of all stages and agents."""
     inputs = read_inputs(path)
     content = merge(inputs)
+    merged = path / MERGED
+    if merged.exists():
+        content["reasons"] += parse_json(merged.read_bytes())["remarks"]
     replace_file(path / "results.json", json_lines(content))
     for stage in content["stages"]:
         name = f"{stage['index'] + 1:02d}_{stage['name']}_results.tsv"
