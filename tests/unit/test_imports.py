@@ -14,6 +14,7 @@ import sai3ssh
 ROOT = Path(sai3ssh.__file__).parent
 SHARED = {"__init__", "errors", "findings", "model", "oplog", "protocol", "histogram", "dataset"}
 MAY_IMPORT = {
+    "__init__": SHARED | {"api"},  # when it is asked for `run`, on no host
     "agent": SHARED | {"agent"},
     "bundle": SHARED,
     "config": SHARED | {"config"},
