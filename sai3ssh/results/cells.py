@@ -108,8 +108,9 @@ def latencies_at(histogram: Histogram, positions: Sequence[int]) -> list[float]:
 class CellSum:
     """The sum of histograms that come as Histogram.to_pairs."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting_bytes: int = WAITING_BYTES) -> None:
         self.sum_ns = self.max_ns = 0
+        self._most_bytes = waiting_bytes
         self._waiting = bytearray()
         self._lengths: list[int] = []
         self._total: npt.NDArray[np.int64] = np.zeros(CELLS, np.int64)
@@ -123,7 +124,7 @@ class CellSum:
             self._lengths.append(len(pairs) // 2)
         self.sum_ns += sum_ns
         self.max_ns = max(self.max_ns, max_ns)
-        if len(self._waiting) > WAITING_BYTES:
+        if len(self._waiting) > self._most_bytes:
             self._settle()
 
     def histogram(self) -> ArrayHistogram:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from ..model import Verdict
+from .journal import parse_json
 from .merge import merge, read_inputs
 from .tables import comments, perf_log, results_table
 
@@ -58,15 +59,6 @@ def read(path: Path) -> Results:
 def has_ended(events: Sequence[dict[str, Any]]) -> bool:
     """Whether the run is over, by its controller's log."""
     return any(event["event"] == "run_ended" for event in events)
-
-
-def parse_json(data: bytes) -> dict[str, Any]:
-    """What a file of ours says."""
-    try:
-        found: dict[str, Any] = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        found = json.loads(data)  # such as NaN, which Python's own writes
-    return found
 
 
 def json_lines(content: dict[str, Any]) -> Iterator[str]:

@@ -13,8 +13,8 @@ import pandas as pd
 from ..histogram import Histogram, value_of
 from ..model import BUCKET_LABELS, SPLIT_PARTS, Plan, Verdict
 from .columns import KINDS, Array, Seconds
-from .files import has_ended, parse_json
-from .journal import AgentJournal
+from .files import has_ended
+from .journal import AgentJournal, parse_json
 from .merge import RANKS as LATENCY_RANKS
 from .merge import merge, read_inputs
 from .network import COUNTERS, RANKS, networks

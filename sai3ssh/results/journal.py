@@ -188,12 +188,18 @@ def _decode(line: bytes) -> Json:
     """What protocol.decode_record gives, three times as fast."""
     if line[-19:-11] != b',"crc":"' or line[-3:] != b'"}\n' or line[-11:-3] != b"%08x" % zlib.crc32(line[:-19]):
         raise ProtocolError("journal line is torn or altered")
-    try:
-        record: Json = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        record = json.loads(line)  # such as NaN, which Python's own writes
+    record = parse_json(line)
     del record["crc"]
     return record
+
+
+def parse_json(data: bytes) -> Json:
+    """The object in a line or file of ours."""
+    try:
+        found: Json = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        found = json.loads(data)  # such as NaN, which Python's own writes
+    return found
 
 
 def read_agent(agent_id: str, path: Path) -> AgentJournal:

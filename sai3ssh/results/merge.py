@@ -14,7 +14,7 @@ import numpy as np
 
 from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .endpoints import endpoint_figures
-from .journal import AgentJournal, AgentStage, Region, StageData
+from .journal import AgentJournal, AgentStage, Region, StageData, parse_json
 from .limits import limits
 from .mirrors import read_agents
 from .network import controller, networks
@@ -62,7 +62,7 @@ def read_inputs(path: Path) -> Inputs:
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
     preflight = path / "preflight.json"
     looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
-    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
+    return Inputs(path, plan, hosts, agents, [parse_json(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
 
 
 def _calibration(path: Path) -> Json:

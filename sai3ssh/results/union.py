@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..model import Verdict
 from .aggregate import FLAG, aggregate
 from .files import MERGED, Results, has_ended, json_lines, replace_file, write
+from .journal import parse_json
 from .runs import GivenRun, differences, read_run
 from .tables import comments, results_table
 
@@ -138,7 +139,7 @@ def _apart(runs: Sequence[GivenRun], index: int) -> str | None:
 def _events(path: Path) -> list[Json]:
     file = path / "events.ndjson"
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [parse_json(line) for line in lines if line.endswith(b"\n")]
 
 
 def _link(source: Path, target: Path) -> None:
