@@ -553,7 +553,7 @@ def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", 
         raise ConfigError(f"{run_dir} is no run directory: it has no plan.json", remedy="Name a directory below --results-dir")
     written = results.read(run_dir)
     if as_json:
-        out((run_dir / "results.json").read_text(encoding="utf-8").rstrip())
+        out("".join(results.json_lines(written.content)).rstrip())
         return
     from .results.network import links
     from .ui.summary import print_summary
@@ -594,6 +594,49 @@ def aggregate(
     else:
         print_aggregate(content)
     raise typer.Exit(Verdict(content["verdict"]).exit_code)
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New directory for the results.", show_default=False)],
+    segments: Annotated[bool, typer.Option(help="The runs are of the same agents, one after the other.")] = False,
+    allow_different_plans: Annotated[bool, typer.Option(help="Merge runs whose plans differ.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write runs of several controllers, or segments, as one results directory."""
+    from . import results
+    from .results.union import merge_runs
+
+    found = merge_runs(runs, output, allow_different_plans=allow_different_plans, segments=segments)
+    if as_json:
+        out("".join(results.json_lines(found.content)).rstrip())
+    elif segments:
+        from .ui.aggregate import print_aggregate
+
+        print_aggregate(found.content)
+        out(f"results: {output}")
+    else:
+        from .results.network import links
+        from .ui.summary import print_summary
+
+        print_summary(results.summary(found), output, links=links(found.content))
+    raise typer.Exit(found.verdict.exit_code)
+
+
+@app.command()
+def export(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    form: Annotated[Literal["csv", "parquet", "json", "xlsx"], typer.Option("--format", help="xlsx: one workbook; else a file per table.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory, or the workbook; default: here, by the run's id.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the results of runs as tables for other programs."""
+    from .results.export import export as write_tables
+
+    for path in write_tables(runs, form, output):
+        out(str(path))
 
 
 @app.command()

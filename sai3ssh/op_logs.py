@@ -25,10 +25,11 @@ PARTS = "oplog.parts"
 """Where an agent's segments are until its table is written."""
 
 
-def fetch(directory: RunDirectory, archive: Path, say: Callable[[str], None]) -> list[str]:
+def fetch(directory: RunDirectory, archive: Path, say: Callable[[str], None], *, interruptible: bool = True) -> list[str]:
     """Fetches each op-log of a run that is not here yet, writes its table and logs what became of it. Returns the agents whose were wanted.
 
-    What goes wrong is an event, no exception: the results tell of it, and another call goes on where this one ended. Ctrl-C ends it.
+    What goes wrong is an event, no exception: the results tell of it, and another call goes on where this one ended. Ctrl-C ends it where
+    it is interruptible, which takes handlers of signals.
     """
     contents = directory.contents()
     if contents.plan.op_log_bytes is None:
@@ -42,7 +43,7 @@ def fetch(directory: RunDirectory, archive: Path, say: Callable[[str], None]) ->
         return []
     say(f"fetching the op-logs of {len(wanted)} agents (Ctrl-C leaves them to `sai3ssh collect {directory.path.name}`)")
     log = EventLog(directory.events)
-    with _until_interrupted() as stop, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="op-log") as pool:
+    with _until_interrupted(interruptible) as stop, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="op-log") as pool:
         fetched = {
             agent: pool.submit(
                 OpLogFetch(
@@ -89,9 +90,10 @@ def _table(directory: RunDirectory, agent: str, segments: list[Path], stop: thre
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[threading.Event]:
+def _until_interrupted(interruptible: bool) -> Iterator[threading.Event]:
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if interruptible else ()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:

@@ -18,7 +18,8 @@ from .controller.rundir import RunDirectory
 from .errors import ConfigError, Permanent, Superseded
 
 if TYPE_CHECKING:
-    from .controller.run import RunController
+    from .controller.run import Observer, RunController
+    from .controller.rundir import Contents
     from .model import Host
     from .preflight import Options as Preflight
     from .preflight import Report
@@ -52,16 +53,11 @@ def first_look(hosts: Sequence[Host], options: Preflight, *, as_json: bool) -> R
     """The preflight of a run, without what is slow and needs no look each time. One line when all is well, warnings in full; failures in
     a table, and as RunError. With start_with_available, failures of some hosts are warnings."""
     import json
-    from dataclasses import replace
 
-    from .findings import Level
-    from .preflight import FEW_PROBES, FLEET, examine, preflight_failed
+    from .preflight import preflight_failed
     from .ui.preflight import headline, print_report, print_warnings
 
-    report = examine(hosts, replace(options, probes=FEW_PROBES, throughput=False))
-    failures = report.of(Level.FAILURE)
-    some_are_well = len(report.failed_hosts()) < len(hosts) and all(host != FLEET for host, _ in failures)
-    ends = bool(failures) and not (options.start_with_available and some_are_well)
+    report, ends = look_once(hosts, options)
     if as_json:
         out(json.dumps({"event": "preflight_failed" if ends else "preflight", **(report.to_json() if ends else report.summary())}))
     if ends:
@@ -71,6 +67,20 @@ def first_look(hosts: Sequence[Host], options: Preflight, *, as_json: bool) -> R
         out(headline(report))
         print_warnings(report)
     return report
+
+
+def look_once(hosts: Sequence[Host], options: Preflight) -> tuple[Report, bool]:
+    """The preflight of a run, without what is slow and needs no look each time, and whether it ends the run: with start_with_available
+    failures of some hosts do not."""
+    from dataclasses import replace
+
+    from .findings import Level
+    from .preflight import FEW_PROBES, FLEET, examine
+
+    report = examine(hosts, replace(options, probes=FEW_PROBES, throughput=False))
+    failures = report.of(Level.FAILURE)
+    some_are_well = len(report.failed_hosts()) < len(hosts) and all(host != FLEET for host, _ in failures)
+    return report, bool(failures) and not (options.start_with_available and some_are_well)
 
 
 # --- steering ----------------------------------------------------------------------------------------------------------------------------
@@ -90,9 +100,6 @@ def steer(
 ) -> int:
     """Runs the run of a directory, from its beginning or from where an earlier controller left it; the exit code. `stop_reason`: to end
     it; `summary`: show one at the end."""
-    from .controller.link import LinkOptions
-    from .controller.run import RunController
-    from .controller.session import Options
     from .ui.views import make_view
 
     if takeover:
@@ -101,32 +108,17 @@ def steer(
         directory.take()
         history = directory.history()
         contents = directory.contents()
-        steering = contents.steering
         view = make_view(contents.plan, contents.assignments, as_json=as_json, live=live)
         view.catch_up(history)
-        controller = RunController(
-            contents.plan,
-            contents.assignments,
-            contents.hosts,
+        controller = make_controller(
             directory,
+            contents,
             archive,
-            credentials=credentials,
-            options=Options(
-                start_delay_s=steering.start_delay_s,
-                ready_timeout_s=steering.ready_timeout_s,
-                start_with_available=steering.start_with_available or without_unreachable,
-                takeover=takeover,
-                cutoff_timeout_s=steering.cutoff_timeout_s,
-            ),
-            link_options=LinkOptions(
-                heartbeat_s=contents.plan.heartbeat_s,
-                # Agents that have the plan go on without us, so there is no hurry; for the others the operator waits.
-                first_connect_timeout_s=math.inf if history else steering.connect_timeout_s,
-                # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
-                reconnect_timeout_s=math.inf,
-            ),
-            observers=view.observers,
+            credentials,
+            view.observers,
             history=history,
+            takeover=takeover,
+            start_with_available=without_unreachable,
         )
         obey_signals(controller)
     if stop_reason is not None:
@@ -139,6 +131,49 @@ def steer(
         sys.stdout.flush()
         os._exit(code)
     return code
+
+
+def make_controller(
+    directory: RunDirectory,
+    contents: Contents,
+    archive: Path,
+    credentials: Json | None,
+    observers: Sequence[Observer],
+    *,
+    history: Sequence[Json] = (),
+    takeover: bool = False,
+    start_with_available: bool = False,
+) -> RunController:
+    """The controller of a run directory that has been taken."""
+    from .controller.link import LinkOptions
+    from .controller.run import RunController
+    from .controller.session import Options
+
+    steering = contents.steering
+    return RunController(
+        contents.plan,
+        contents.assignments,
+        contents.hosts,
+        directory,
+        archive,
+        credentials=credentials,
+        options=Options(
+            start_delay_s=steering.start_delay_s,
+            ready_timeout_s=steering.ready_timeout_s,
+            start_with_available=steering.start_with_available or start_with_available,
+            takeover=takeover,
+            cutoff_timeout_s=steering.cutoff_timeout_s,
+        ),
+        link_options=LinkOptions(
+            heartbeat_s=contents.plan.heartbeat_s,
+            # Agents that have the plan go on without us, so there is no hurry; for the others the operator waits.
+            first_connect_timeout_s=math.inf if history else steering.connect_timeout_s,
+            # The session decides when an agent is lost; its link goes on trying for as long as the run lasts.
+            reconnect_timeout_s=math.inf,
+        ),
+        observers=observers,
+        history=history,
+    )
 
 
 @contextlib.contextmanager

@@ -8,10 +8,16 @@
 
 from __future__ import annotations
 
-from .files import Results, read, write
+from typing import TYPE_CHECKING
+
+from .files import Results, json_lines, read, write
 from .summary import Summary, summary
 
-__all__ = ["Results", "Summary", "load", "read", "summary", "write"]
+__all__ = ["Results", "Summary", "json_lines", "load", "read", "summary", "write"]
+
+
+if TYPE_CHECKING:
+    from .frames import load
 
 
 def __getattr__(name: str) -> object:
@@ -20,4 +26,4 @@ def __getattr__(name: str) -> object:
         from .frames import load
 
         return load
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

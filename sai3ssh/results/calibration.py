@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .columns import Seconds
 from .files import replace_file
 from .limits import cost_us
 from .merge import Inputs, read_inputs
@@ -33,17 +34,18 @@ def _host(inputs: Inputs, agent_id: str) -> Json | None:
     figures: dict[str, list[Json]] = {}
     workers = 0
     for index, stage in enumerate(inputs.plan.stages):
-        measured = agent.stages[index].seconds if index in agent.stages else []
-        seconds = [second for second in measured if not second["warmup"] and "workers_cpu" in second.get("host", {})]
+        seconds = agent.stages[index].seconds if index in agent.stages else Seconds.empty()
         (operation,) = stage.operations
-        count = sum(second["ops"].get(operation.kind, (0,))[0] for second in seconds)
-        if not count or any(second["errors"] for second in seconds):
+        chosen = ~seconds.each["warmup"] & (seconds.each["workers"] > 0)
+        rows = seconds.by_operation(chosen).get(operation.kind)
+        count = int(seconds.ops["count"][rows].sum()) if rows is not None else 0
+        if not count or seconds.errors_by_row()[chosen].any():
             return None
-        spans = [(second["to_clock_ns"] - second["from_clock_ns"]) / 1e9 for second in seconds]
-        used_s = sum(second["host"]["workers_cpu"][0] / 100 * span for second, span in zip(seconds, spans, strict=True))
-        workers = max(second["host"]["workers_cpu"][1] for second in seconds)
+        spans = ((seconds.each["to_clock_ns"] - seconds.each["from_clock_ns"]) / 1e9)[chosen].tolist()
+        used_s = sum(pct / 100 * span for pct, span in zip(seconds.each["workers_cpu_pct"][chosen].tolist(), spans, strict=True))
+        workers = int(seconds.each["workers"][chosen].max())
         # A second may have an operation without its bytes, which come a moment later.
-        size = round(sum(second["ops"].get(operation.kind, (0, 0))[1] for second in seconds) / count)
+        size = round(int(seconds.ops["bytes"][rows].sum()) / count)
         cpu_us = used_s / count * 1e6
         if cpu_us <= 0:
             return None

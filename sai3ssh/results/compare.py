@@ -22,6 +22,7 @@ from scipy.special import stdtrit
 from ..errors import ConfigError
 from ..histogram import value_of
 from ..model import BUCKET_LABELS, Verdict
+from .cells import arrays_of
 from .runs import GivenRun, differences, read_run
 from .windows import Window, windows
 
@@ -214,15 +215,15 @@ class _Resamples:
             for window in self._windows[side][stage]
         ]
         weights = self._drawn(side, stage)
-        used = sorted({cell for _, regions in parts for region in regions for cell in region.histogram.cells})
+        used = sorted({cell for _, regions in parts for region in regions for cell in arrays_of(region.histogram)[0].tolist()})
         position = {cell: at for at, cell in enumerate(used)}
         counts = np.zeros((len(parts), len(used)))
         sums = np.zeros((len(parts), 4))
         for row, (seconds, regions) in enumerate(parts):
             sums[row, 0] = seconds
             for region in regions:
-                cells = region.histogram.cells
-                counts[row, [position[cell] for cell in cells]] += list(cells.values())
+                filled, found = arrays_of(region.histogram)
+                counts[row, [position[cell] for cell in filled.tolist()]] += found
                 in_time = region.histogram.count - region.tail_ops
                 sums[row, 1:] += (in_time, region.bytes - region.tail_bytes, region.histogram.sum_ns)
         cumulated = np.cumsum(weights @ counts, axis=1)

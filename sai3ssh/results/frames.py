@@ -7,34 +7,68 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..histogram import Histogram, value_of
 from ..model import BUCKET_LABELS, SPLIT_PARTS, Plan, Verdict
-from .files import read
+from .columns import KINDS, Array, Seconds
+from .files import has_ended
+from .journal import AgentJournal, parse_json
 from .merge import RANKS as LATENCY_RANKS
-from .merge import read_inputs
-from .network import COUNTERS, RANKS, network
+from .merge import merge, read_inputs
+from .network import COUNTERS, RANKS, networks
 
 Json = dict[str, Any]
-LOSS_COLUMNS = ("agent", "at", "cause", "down_s", "unreachable_s", "attempts", "resumed_offset", "rounds", "resume_s")
-SPLIT_COLUMNS = ("stage", "operation", "part", "known", "count", "mean_us", *(f"{name}_us" for name in LATENCY_RANKS))
-ENDPOINT_COLUMNS = (
-    "stage", "operation", "endpoint", "ops", "bytes", "errors", "retries", "mean_us", *(f"{name}_us" for name in LATENCY_RANKS), "max_us",
-)  # fmt: skip
+_RANKS = {f"{name}_us": "float64" for name in LATENCY_RANKS}
+_FIGURES = {
+    **dict.fromkeys(("ops", "bytes", "tail_ops", "tail_bytes"), "int64"), **dict.fromkeys(("ops_per_s", "mib_per_s"), "float64"),
+    **dict.fromkeys(("requests", "retries"), "int64"), "mean_us": "float64", **_RANKS, "max_us": "float64", "errors": "int64",
+}  # fmt: skip
+_UTC = "datetime64[ns, UTC]"
+_SECOND = {"agent": "category", "stage": "category", "second": "int32", "at": _UTC, "wall_ns": "int64"}
+OPERATIONS = {"stage": "str", "operation": "str", **_FIGURES}
+AGENTS = {"agent": "str", **OPERATIONS}
+TIMESERIES = {
+    **_SECOND, "seconds": "float64", "warmup": "bool", "operation": "category", "ops": "int64", "bytes": "int64",
+    **dict.fromkeys(("mean_us", "p50_us", "p90_us", "p99_us", "max_us"), "float64"), "errors": "int32", "retries": "int32",
+}  # fmt: skip
+HISTOGRAMS = {"stage": "str", "operation": "str", "bucket": "int64", "size": "str", "latency_us": "float64", "count": "int64"}
+HOSTS = {
+    **_SECOND, **{f"cpu_{name}_pct": "float64" for name in ("user", "system", "iowait", "steal")}, "worker_cpu_pct": "float64",
+    "late_ms": "float64",
+    **dict.fromkeys(
+        ("mem_used_bytes", "net_received_bytes", "net_sent_bytes", "disk_read_bytes", "disk_written_bytes"), "int64"
+    ),
+}  # fmt: skip
+EVENTS = {"at": _UTC, "event": "str", "agent": "str"}
+"""Beside these a column per further field."""
+SPLITS = {"stage": "str", "operation": "str", "part": "str", "known": "int64", "count": "int64", "mean_us": "float64", **_RANKS}
+ENDPOINTS = {
+    "stage": "str", "operation": "str", "endpoint": "str", "ops": "int64", "bytes": "int64", "errors": "int64", "retries": "int64",
+    "mean_us": "float64", **_RANKS, "max_us": "float64",
+}  # fmt: skip
+LOSSES = {
+    "agent": "str", "at": _UTC, "cause": "str", "down_s": "float64", "unreachable_s": "float64", "attempts": "float64",
+    "resumed_offset": "float64", "rounds": "int64", "resume_s": "float64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run, finished or not. Units are in the names of columns; the dtypes are those of OPERATIONS, TIMESERIES ... in this module.
 
-    operations   a row per stage and operation, all agents: ops, bytes, ops_per_s, mib_per_s, mean_us, p50_us ... max_us, requests,
-    retries, errors
+    verdict, reasons, plan
+    finished     whether the run is over; until then verdict and figures are those of what is here so far
+    operations   a row per stage and operation, all agents, without warm-up: ops, bytes, tail_ops and tail_bytes (of them what completed
+    after the end), requests, retries, errors (int64), ops_per_s, mib_per_s, mean_us, p50_us ... p99.99_us, max_us (float64)
     agents       the same per agent
-    timeseries   a row per agent, stage, second and operation: ops, bytes, seconds, mean_us, p50_us, p90_us, p99_us, warmup
-    histograms   a row per stage, operation, size bucket and cell: latency_us (midpoint), count
-    hosts        a row per agent, stage and second: cpu_*_pct (of all cores), worker_cpu_pct (the busiest worker's, of a core; NaN where
-    it is not known), late_ms (by how much the load loop came late), mem_used_bytes, net_*_bytes, disk_*_bytes
+    timeseries   a row per agent, stage, second (int32, from 0) and operation; these three are categories: at (the end of the second by the
+    host's clock, a timestamp in UTC), wall_ns (the same, int64), seconds (how long it was, float64), warmup (bool), ops, bytes (int64),
+    mean_us, p50_us, p90_us, p99_us, max_us (float64), errors, retries (int32)
+    histograms   a row per stage, operation, size bucket (int64, and size: its name) and cell: latency_us (midpoint, float64), count (int64)
+    hosts        a row per agent, stage and second, as in timeseries: cpu_*_pct (of all cores), worker_cpu_pct (the busiest worker's, of a
+    core; NaN where it is not known), late_ms (by how much the load loop came late; float64), mem_used_bytes, net_*_bytes, disk_*_bytes
     events       a row per event of the controller's log, in order: at (wall time, a timestamp in UTC), event (its kind), agent (NaN for
     what concerns the whole run), and a column per further field that any event of this log has, NaN where an event has it not:
     link_up: attempt, down_s, resumed_offset; link_down: cause, level (warning; info once the agent's journal is all here: no loss);
@@ -67,56 +101,188 @@ class Run:
     losses: pd.DataFrame
     splits: pd.DataFrame
     endpoints: pd.DataFrame
+    finished: bool = True
 
 
 def load(path: str | PathLike[str]) -> Run:
-    """The results of a run directory. Raises FileNotFoundError when it is none."""
+    """The results of a run directory, also of one that is not over yet; writes no results. Raises FileNotFoundError when it is none."""
     directory = Path(path)
     inputs = read_inputs(directory)
-    results = read(directory)
+    file = directory / "results.json"
+    content = parse_json(file.read_bytes()) if file.exists() else merge(inputs)
+    verdict, reasons = Verdict(content["verdict"]), tuple(content["reasons"])
+    frames = _figures(content)
+    links = content.get("network") or networks(list(inputs.agents), inputs.events)
+    # Of a big run a gigabyte, which the seconds need next.
+    del content
+    names = [stage.name for stage in inputs.plan.stages]
+    frames |= _seconds(inputs.agents, names)
+    losses = [_loss(agent, loss) for agent, link in links.items() for loss in link["losses"]]
+    return Run(
+        verdict,
+        reasons,
+        inputs.plan,
+        **frames,
+        events=_events(inputs.events),
+        network=pd.DataFrame([_link(agent, link) for agent, link in links.items()]),
+        losses=_frame(losses, LOSSES),
+        finished=has_ended(inputs.events),
+    )
+
+
+def _frame(rows: list[Json], dtypes: dict[str, str]) -> pd.DataFrame:
+    """Rows as a frame of these columns, also when there are none."""
+    frame = pd.DataFrame(rows, columns=list(dtypes))
+    for name, dtype in dtypes.items():
+        if dtype == _UTC:
+            frame[name] = _times(frame[name])
+    return frame.astype({name: dtype for name, dtype in dtypes.items() if dtype != _UTC})
+
+
+def _times(wall_s: pd.Series[Any]) -> pd.Series[Any]:
+    """Wall times in seconds as timestamps."""
+    times: pd.Series[Any] = pd.to_datetime(wall_s.astype("float64"), unit="s", utc=True).dt.as_unit("ns")
+    return times
+
+
+def _events(events: list[Json]) -> pd.DataFrame:
+    frame = pd.DataFrame(events, columns=None if events else list(EVENTS))
+    frame["at"] = _times(frame["at"])
+    return frame
+
+
+def _figures(content: Json) -> dict[str, pd.DataFrame]:
+    """The frames that results.json has."""
     operations, agents, cells, splits, endpoints = [], [], [], [], []
-    for stage in results.content["stages"]:
+    for stage in content["stages"]:
         for op, figures in stage["operations"].items():
-            operations.append({"stage": stage["name"], "operation": op, **_flat(figures)})
-            splits += [{"stage": stage["name"], "operation": op, **row} for row in _splits(figures.get("splits"))]
+            head = {"stage": stage["name"], "operation": op}
+            operations.append({**head, **_flat(figures)})
+            splits += [{**head, **row} for row in _splits(figures.get("splits"))]
             for name, found in (figures.get("endpoints") or {}).items():
                 counts = {column: found[column] for column in ("ops", "bytes", "errors", "retries")}
                 latencies = {f"{rank}_us": value for rank, value in found["latency_us"].items()}
-                endpoints.append({"stage": stage["name"], "operation": op, "endpoint": name, **counts, **latencies})
+                endpoints.append({**head, "endpoint": name, **counts, **latencies})
             for bucket, part in figures["buckets"].items():
                 for cell, count in sorted(Histogram.from_pairs(part["cells"]).cells.items()):
-                    cells.append((stage["name"], op, int(bucket), BUCKET_LABELS[int(bucket)], value_of(cell) / 1000, count))
-        for agent, part in stage["agents"].items():
-            agents += [{"agent": agent, "stage": stage["name"], "operation": op, **_flat(f)} for op, f in part["operations"].items()]
-    names = [stage.name for stage in inputs.plan.stages]
-    series, hosts = [], []
-    for agent_id, agent in inputs.agents.items():
-        for index, data in sorted(agent.stages.items()):
-            for second in data.seconds:
-                hosts.append(_host(agent_id, names[index], second))
-                series += _series(agent_id, names[index], second)
-    events = pd.DataFrame(inputs.events)
-    if not events.empty:
-        events["at"] = pd.to_datetime(events["at"], unit="s", utc=True)
-    links = {agent_id: network(agent_id, inputs.events) for agent_id in inputs.agents}
-    losses = pd.DataFrame([_loss(agent, loss) for agent, link in links.items() for loss in link["losses"]], columns=LOSS_COLUMNS)
-    losses["at"] = pd.to_datetime(losses["at"], unit="s", utc=True)
-    columns = ["stage", "operation", "bucket", "size", "latency_us", "count"]
-    return Run(
-        results.verdict,
-        results.reasons,
-        inputs.plan,
-        pd.DataFrame(operations),
-        pd.DataFrame(agents),
-        pd.DataFrame(series),
-        pd.DataFrame(cells, columns=columns),
-        pd.DataFrame(hosts),
-        events,
-        pd.DataFrame([_link(agent, link) for agent, link in links.items()]),
-        losses,
-        pd.DataFrame(splits, columns=SPLIT_COLUMNS),
-        pd.DataFrame(endpoints, columns=ENDPOINT_COLUMNS),
-    )
+                    size = {"bucket": int(bucket), "size": BUCKET_LABELS[int(bucket)]}
+                    cells.append({**head, **size, "latency_us": value_of(cell) / 1000, "count": count})
+        for agent, told in stage["agents"].items():
+            agents += [{"agent": agent, "stage": stage["name"], "operation": op, **_flat(f)} for op, f in told["operations"].items()]
+    return {
+        "operations": _frame(operations, OPERATIONS),
+        "agents": _frame(agents, AGENTS),
+        "histograms": _frame(cells, HISTOGRAMS),
+        "splits": _frame(splits, SPLITS),
+        "endpoints": _frame(endpoints, ENDPOINTS),
+    }
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The seconds of one agent and stage."""
+
+    agent: int
+    stage: int
+    seconds: Seconds
+    ops: dict[str, Array]
+    """Its rows of the time series, as Seconds.ops: of what only failed in a second, too; with errors and retries."""
+
+
+def _seconds(agents: dict[str, AgentJournal], stages: list[str]) -> dict[str, pd.DataFrame]:
+    """The frames with a row per second, made a column at a time: they are most of the memory that a run takes."""
+    pieces = [
+        _Piece(number, index, part.seconds, _operations_of(part.seconds))
+        for number, agent in enumerate(agents.values())
+        for index, part in sorted(agent.stages.items())
+    ]
+    ids, names = list(agents), list(dict.fromkeys(stages))
+    kinds = list(dict.fromkeys(text for piece in pieces for text in _kinds(piece)))
+    stage_codes = [names.index(name) for name in stages]
+
+    def heads(rows: list[int]) -> dict[str, Any]:
+        return {
+            "agent": _category(np.repeat([piece.agent for piece in pieces], rows), ids),
+            "stage": _category(np.repeat([stage_codes[piece.stage] for piece in pieces], rows), names),
+        }
+
+    hosts = heads([len(piece.seconds) for piece in pieces])
+    series = heads([len(piece.ops["row"]) for piece in pieces])
+    for name in HOSTS:
+        if name not in hosts and name != "at":
+            hosts[name] = _joined([piece.seconds.each[name] for piece in pieces], HOSTS[name])
+    for name in ("second", "wall_ns", "warmup"):
+        series[name] = _joined([piece.seconds.each[name][piece.ops["row"]] for piece in pieces], TIMESERIES[name])
+    series["seconds"] = _joined([_lasted_s(piece.seconds)[piece.ops["row"]] for piece in pieces], "float64")
+    codes = [np.array([kinds.index(text) if text in kinds else -1 for text in piece.seconds.names.texts], np.int16) for piece in pieces]
+    series["operation"] = _category(_joined([code[piece.ops["code"]] for code, piece in zip(codes, pieces, strict=True)], "int16"), kinds)
+    series["ops"] = _joined([piece.ops["count"] for piece in pieces], "int64")
+    for name in ("bytes", "p50_us", "p90_us", "p99_us", "max_us", "errors", "retries"):
+        series[name] = _joined([piece.ops[name] for piece in pieces], TIMESERIES[name])
+    sums = _joined([piece.ops["sum_ns"] for piece in pieces], "float64")
+    series["mean_us"] = np.divide(sums, series["ops"], out=sums, where=series["ops"] > 0)
+    series["mean_us"] /= 1000
+    for frame in (hosts, series):
+        frame["at"] = pd.Series(frame["wall_ns"].view("datetime64[ns]"), copy=False).dt.tz_localize("UTC").array
+    return {
+        "timeseries": pd.DataFrame({name: series[name] for name in TIMESERIES}, copy=False),
+        "hosts": pd.DataFrame({name: hosts[name] for name in HOSTS}, copy=False),
+    }
+
+
+def _kinds(piece: _Piece) -> list[str]:
+    codes, first = np.unique(piece.ops["code"], return_index=True)
+    return [piece.seconds.names.texts[code] for code in codes[np.argsort(first)]]
+
+
+def _category(codes: Array, names: list[str]) -> pd.Categorical[str]:
+    return pd.Categorical.from_codes(codes.astype(np.int16 if len(names) < 1 << 15 else np.int32), pd.Index(names, dtype="str"))
+
+
+def _joined(parts: list[Array], dtype: str) -> Array:
+    joined: Array = np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)
+    return joined
+
+
+def _lasted_s(seconds: Seconds) -> Array:
+    lasted: Array = (seconds.each["to_clock_ns"] - seconds.each["from_clock_ns"]) / 1e9
+    return lasted
+
+
+def _operations_of(seconds: Seconds) -> dict[str, Array]:
+    """The rows of an agent's time series: Seconds.ops with errors and retries, and rows for what only failed in a second."""
+    ops, more = dict(seconds.ops), seconds.more
+    many = len(ops["row"])
+    for name in ("errors", "retries"):
+        ops[name] = np.zeros(many, np.int32)
+    chosen = np.isin(more["kind"], [KINDS.index("errors"), KINDS.index("retries")])
+    if not chosen.any():
+        return ops
+    want = {name: more[name][chosen] for name in ("row", "code", "kind", "n")}
+    at = _find(ops, want["row"], want["code"])
+    if (at < 0).any():
+        missing = np.unique(np.stack((want["row"], want["code"]))[:, at < 0], axis=1)
+        for name, column in ops.items():
+            ops[name] = np.concatenate((column, np.zeros(missing.shape[1], column.dtype)))
+        ops["row"][many:], ops["code"][many:] = missing
+        order = np.argsort(ops["row"], kind="stable")
+        ops = {name: column[order] for name, column in ops.items()}
+        at = _find(ops, want["row"], want["code"])
+    for name in ("errors", "retries"):
+        told = want["kind"] == KINDS.index(name)
+        np.add.at(ops[name], at[told], want["n"][told])
+    return ops
+
+
+def _find(ops: dict[str, Array], rows: Array, codes: Array) -> Array:
+    """Where these rows and codes are in `ops`, whose rows ascend; -1 where they are not."""
+    found = np.full(len(rows), -1)
+    first, end = np.searchsorted(ops["row"], rows, "left"), np.searchsorted(ops["row"], rows, "right")
+    for step in range(int((end - first).max(initial=0))):
+        at = np.minimum(first + step, end - 1)
+        here = (end > first) & (ops["code"][at] == codes)
+        found[here] = at[here]
+    return found
 
 
 def _flat(figures: Json) -> Json:
@@ -168,48 +334,3 @@ def _loss(agent: str, loss: Json) -> Json:
 def _known(row: Json) -> Json:
     """The row with NaN for None, so that a column of numbers is one even when all of it is unknown."""
     return {name: float("nan") if value is None else value for name, value in row.items()}
-
-
-def _series(agent: str, stage: str, second: Json) -> list[Json]:
-    head = {
-        "agent": agent,
-        "stage": stage,
-        "second": second["second"],
-        "wall_ns": second["wall_ns"],
-        "seconds": (second["to_clock_ns"] - second["from_clock_ns"]) / 1e9,
-        "warmup": second["warmup"],
-    }
-    rows = []
-    for op, (n, size, sum_ns, p50, p90, p99, highest) in second["ops"].items():
-        mean = sum_ns / n / 1000 if n else 0.0
-        errors = sum(second["errors"].get(op, {}).values())
-        figures = {
-            "ops": n,
-            "bytes": size,
-            "mean_us": mean,
-            "p50_us": p50,
-            "p90_us": p90,
-            "p99_us": p99,
-            "max_us": highest,
-            "errors": errors,
-        }
-        rows.append({**head, "operation": op, **figures})
-    return rows
-
-
-def _host(agent: str, stage: str, second: Json) -> Json:
-    host = second["host"]
-    return {
-        "agent": agent,
-        "stage": stage,
-        "second": second["second"],
-        "wall_ns": second["wall_ns"],
-        **{f"cpu_{name}_pct": value for name, value in zip(("user", "system", "iowait", "steal"), host["cpu"], strict=True)},
-        "worker_cpu_pct": host.get("worker_cpu", float("nan")),
-        "late_ms": host.get("late_ms", 0.0),
-        "mem_used_bytes": host["mem_used_bytes"],
-        "net_received_bytes": host["net"][0],
-        "net_sent_bytes": host["net"][1],
-        "disk_read_bytes": host["disk"][0],
-        "disk_written_bytes": host["disk"][1],
-    }

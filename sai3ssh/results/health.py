@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .network import controller, network
+from .network import controller, networks
 
 Json = dict[str, Any]
 CAUSES = 3
@@ -115,10 +115,11 @@ def _read_run(path: Path) -> tuple[dict[str, _Tally], list[Json]]:
     names = {str(agent["agent_id"]): str(agent.get("host") or agent["agent_id"]) for agent in agents}
     events = _events(path / "events.ndjson")
     found: dict[str, _Tally] = {}
+    links = networks(list(names), events)
     for agent_id, host in names.items():
         tally = found.setdefault(host, _Tally(runs=1))
         tally.watched_s += _watched_s(agent_id, events)
-        tally.losses += network(agent_id, events)["losses"]
+        tally.losses += links[agent_id]["losses"]
         if any(event["event"] == "agent_lost" and event["agent"] == agent_id for event in events):
             tally.lost_in.append(path.name)
     return found, controller(events)["cut_offs"]

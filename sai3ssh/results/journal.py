@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
+
 from ..histogram import Histogram
 from ..model import OPERATIONS, SPLIT_PARTS
-from ..protocol import ProtocolError, decode_record
+from ..protocol import ProtocolError
+from .cells import ArrayHistogram, CellSum
+from .columns import KINDS, Collector, Names, Seconds
 
 Json = dict[str, Any]
 
@@ -19,7 +26,7 @@ Json = dict[str, Any]
 class Region:
     """Latencies and bytes of one operation and size bucket."""
 
-    histogram: Histogram = field(default_factory=Histogram)
+    histogram: Histogram = field(default_factory=ArrayHistogram)
     bytes: int = 0
     tail_ops: int = 0
     tail_bytes: int = 0
@@ -36,7 +43,7 @@ class Region:
 class Splits:
     """The parts of the latencies of one operation: of each that is known the first byte, of the other parts what was counted."""
 
-    parts: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in SPLIT_PARTS})
+    parts: dict[str, Histogram] = field(default_factory=lambda: {name: ArrayHistogram() for name in SPLIT_PARTS})
 
     @property
     def known(self) -> int:
@@ -53,7 +60,7 @@ class Splits:
 class EndpointData:
     """One operation at one endpoint: latencies of what ended there, and what failed there."""
 
-    histogram: Histogram = field(default_factory=Histogram)
+    histogram: Histogram = field(default_factory=ArrayHistogram)
     bytes: int = 0
     errors: int = 0
     """Operations that failed for good."""
@@ -137,7 +144,8 @@ class AgentStage:
     """That it was ended before its planned end."""
     data: StageData = field(default_factory=StageData)
     warmup: StageData = field(default_factory=StageData)
-    seconds: list[Json] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds.empty)
+    """The sec records, as columns."""
     measured: list[tuple[int, int]] = field(default_factory=list)
     """Intervals with a summary, merged; those in which not all workers were at work are left out."""
     unseconded: list[Json] = field(default_factory=list)
@@ -172,63 +180,126 @@ class AgentJournal:
 
 def records(path: Path) -> Iterator[Json]:
     """The whole records of a mirror; a torn last line is left out. Raises ProtocolError on anything else that is altered."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=1 << 20) as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield decode_record(line)
+                yield _decode(line)
+
+
+def _decode(line: bytes) -> Json:
+    """What protocol.decode_record gives, three times as fast."""
+    if line[-19:-11] != b',"crc":"' or line[-3:] != b'"}\n' or line[-11:-3] != b"%08x" % zlib.crc32(line[:-19]):
+        raise ProtocolError("journal line is torn or altered")
+    record = parse_json(line)
+    del record["crc"]
+    return record
+
+
+def parse_json(data: bytes) -> Json:
+    """The object in a line or file of ours."""
+    try:
+        found: Json = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        found = json.loads(data)  # such as NaN, which Python's own writes
+    return found
 
 
 def read_agent(agent_id: str, path: Path) -> AgentJournal:
     """The agent's journal; empty when there is no mirror yet."""
-    agent = AgentJournal(agent_id)
-    if not path.exists():
-        return agent
-    try:
-        for record in records(path):
-            _take(agent, record)
-    except ProtocolError:
-        agent.torn = True
-    return agent
+    reader = _Reader(agent_id)
+    if path.exists():
+        try:
+            for record in records(path):
+                reader.take(record)
+        except ProtocolError:
+            reader.agent.torn = True
+    return reader.result()
 
 
 _TIMES = ("from_clock_ns", "to_clock_ns", "start_clock_ns", "actual_clock_ns", "end_clock_ns", "drained_clock_ns")
 
 
-def _take(agent: AgentJournal, record: Json) -> None:
-    kind = record["kind"]
-    if kind == "epoch":
-        agent.epoch, agent.boot = record, record["boot"]
-    elif kind == "recovered":
-        # Its shift leads from the boot before to the present one; results stay in the clock of the first.
-        agent.shift_ns -= record["shift_ns"]
-        agent.notices.append("the host was restarted" if record["rebooted"] else "the supervisor was restarted")
-    elif kind == "final":
-        agent.final = record
-    elif kind == "notice":
-        agent.notices.append(str(record["text"]))
-    elif kind == "worker" and record.get("cause"):
-        agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
-    elif kind == "ending":
-        agent.stages.setdefault(record["stage"], AgentStage()).ending = record
-    elif kind == "command":
-        agent.stages.setdefault(record["stage"], AgentStage()).command = record
-    elif kind == "ledger" and "unreadable" in record:
-        agent.stages.setdefault(record["stage"], AgentStage()).unreadable.take(record["unreadable"])
-    elif kind in ("stage_start", "stage_end", "sec", "gap", "lost", "hist"):
-        if agent.shift_ns:
-            record = {**record, **{name: record[name] + agent.shift_ns for name in _TIMES if name in record}}
-        stage = agent.stages.setdefault(record["stage"], AgentStage())
-        if kind == "stage_start":
-            stage.passes += 1
-            stage.start = stage.start or record
-        elif kind == "stage_end":
-            stage.end = record if stage.end is None else _both(stage.end, record)
+class _Reader:
+    """Takes the records of one journal. What comes each second is collected in columns, and histograms are added many at a time."""
+
+    def __init__(self, agent_id: str) -> None:
+        self.agent = AgentJournal(agent_id)
+        self._names = Names()
+        self._seconds: dict[int, Collector] = {}
+        self._sums: dict[tuple[int, bool], _Sums] = defaultdict(_Sums)
+
+    def take(self, record: Json) -> None:
+        """Adds the next record."""
+        kind = record["kind"]
+        if kind == "sec":
+            self._take_second(record)
         elif kind == "hist":
-            _take_hist(stage.warmup if record["warmup"] else stage.data, record)
-        elif kind == "lost":
-            _take_lost(stage, record)
+            self._stage(record)
+            self._sums[record["stage"], bool(record["warmup"])].take(record)
         else:
-            _take_second(stage, record)
+            self._take_other(kind, record)
+
+    def result(self) -> AgentJournal:
+        """What the records came to."""
+        for index, collector in self._seconds.items():
+            stage = self.agent.stages[index]
+            stage.seconds = collector.seconds()
+            for warmup, data in ((False, stage.data), (True, stage.warmup)):
+                _count_seconds(data, stage.seconds, warmup)
+        for (index, warmup), sums in self._sums.items():
+            stage = self.agent.stages[index]
+            sums.give(stage.warmup if warmup else stage.data)
+        return self.agent
+
+    def _stage(self, record: Json) -> AgentStage:
+        index = record["stage"]
+        if index not in self.agent.stages:
+            self.agent.stages[index] = AgentStage()
+        return self.agent.stages[index]
+
+    def _take_second(self, record: Json) -> None:
+        index, shift_ns = record["stage"], self.agent.shift_ns
+        if index not in self._seconds:
+            self._stage(record)
+            self._seconds[index] = Collector(index, self._names)
+        self._seconds[index].take(record, shift_ns)
+        _measure(self.agent.stages[index], record["from_clock_ns"] + shift_ns, record["to_clock_ns"] + shift_ns)
+
+    def _take_other(self, kind: str, record: Json) -> None:
+        agent = self.agent
+        if kind == "epoch":
+            agent.epoch, agent.boot = record, record["boot"]
+        elif kind == "recovered":
+            # Its shift leads from the boot before to the present one; results stay in the clock of the first.
+            agent.shift_ns -= record["shift_ns"]
+            agent.notices.append("the host was restarted" if record["rebooted"] else "the supervisor was restarted")
+        elif kind == "final":
+            agent.final = record
+        elif kind == "notice":
+            agent.notices.append(str(record["text"]))
+        elif kind == "worker" and record.get("cause"):
+            agent.notices.append(f"worker {record['worker']} was replaced: {record['cause']}")
+        elif kind == "ending":
+            self._stage(record).ending = record
+        elif kind == "command":
+            self._stage(record).command = record
+        elif kind == "ledger" and "unreadable" in record:
+            self._stage(record).unreadable.take(record["unreadable"])
+        elif kind in ("stage_start", "stage_end", "gap", "lost"):
+            if agent.shift_ns:
+                record = {**record, **{name: record[name] + agent.shift_ns for name in _TIMES if name in record}}
+            stage = self._stage(record)
+            if kind == "stage_start":
+                stage.passes += 1
+                stage.start = stage.start or record
+            elif kind == "stage_end":
+                stage.end = record if stage.end is None else _both(stage.end, record)
+            elif kind == "lost":
+                _take_lost(stage, record)
+            else:
+                _count(stage.warmup if record["warmup"] else stage.data, record)
+                _measure(stage, record["from_clock_ns"], record["to_clock_ns"])
+                stage.unseconded.append(record)
 
 
 def _both(first: Json, second: Json) -> Json:
@@ -260,21 +331,60 @@ def _take_lost(stage: AgentStage, record: Json) -> None:
         stage.lost.append({"from_clock_ns": start, "to_clock_ns": end, "cause": record["cause"]})
 
 
-def _take_hist(data: StageData, record: Json) -> None:
-    for op, parts in record.get("splits", {}).items():
-        mine = data.splits.setdefault(op, Splits())
-        for name, count in parts.items():
-            mine.parts[name].merge(Histogram.from_pairs(count["cells"], sum_ns=count["sum_ns"]))
-    for op, places in record.get("endpoints", {}).items():
-        for position, count in places.items():
-            histogram = Histogram.from_pairs(count["cells"], sum_ns=count["sum_ns"], max_ns=count["max_ns"])
-            found = EndpointData(histogram, count["bytes"], count["errors"], count["retries"])
-            data.endpoints.setdefault((op, int(position)), EndpointData()).add(found)
-    for op, buckets in record["hist"].items():
-        for bucket, cells in buckets.items():
-            region = data.regions.setdefault((op, int(bucket)), Region())
-            part = Histogram.from_pairs(cells["cells"], sum_ns=cells["sum_ns"], max_ns=cells["max_ns"])
-            region.add(Region(part, cells["bytes"], cells["tail_ops"], cells["tail_bytes"]))
+class _Sums:
+    """The sums of the hist records of one stage, of its warm-up or without it."""
+
+    def __init__(self) -> None:
+        self._regions: dict[tuple[str, str], tuple[CellSum, list[int]]] = {}
+        self._splits: dict[tuple[str, str], CellSum] = {}
+        self._endpoints: dict[tuple[str, str], tuple[CellSum, list[int]]] = {}
+
+    def take(self, record: Json) -> None:
+        """Adds a record."""
+        for op, parts in record.get("splits", {}).items():
+            for name, count in parts.items():
+                if (op, name) not in self._splits:
+                    self._splits[op, name] = CellSum()
+                self._splits[op, name].add(count["cells"], count["sum_ns"])
+        for kept, found, columns in (
+            (self._endpoints, record.get("endpoints", {}), ("bytes", "errors", "retries")),
+            (self._regions, record["hist"], ("bytes", "tail_ops", "tail_bytes")),
+        ):
+            for op, parts in found.items():
+                for place, part in parts.items():
+                    if (op, place) not in kept:
+                        kept[op, place] = (CellSum(), [0, 0, 0])
+                    cells, counts = kept[op, place]
+                    cells.add(part["cells"], part["sum_ns"], part["max_ns"])
+                    for column, name in enumerate(columns):
+                        counts[column] += part[name]
+
+    def give(self, data: StageData) -> None:
+        """Adds the sums to a stage's data."""
+        for (op, name), cells in self._splits.items():
+            data.splits.setdefault(op, Splits()).parts[name].merge(cells.histogram())
+        for (op, place), (cells, counts) in self._endpoints.items():
+            data.endpoints.setdefault((op, int(place)), EndpointData()).add(EndpointData(cells.histogram(), *counts))
+        for (op, bucket), (cells, counts) in self._regions.items():
+            data.regions.setdefault((op, int(bucket)), Region()).add(Region(cells.histogram(), *counts))
+
+
+def _count_seconds(data: StageData, seconds: Seconds, warmup: bool) -> None:
+    """Counts what the seconds of a stage tell, those of its warm-up or the others, as _count does of one."""
+    chosen = seconds.each["warmup"] == warmup
+    ops, more, texts = seconds.ops, seconds.more, seconds.names.texts
+    for op, rows in seconds.by_operation(chosen).items():
+        data.second_ops[op] += int(ops["count"][rows].sum())
+        data.second_bytes[op] += int(ops["bytes"][rows].sum())
+        told = ops["requests"][rows]
+        if (told >= 0).any():
+            data.requests[op] += int(told[told >= 0].sum())
+    inside = np.flatnonzero(chosen[more["row"]])
+    for kind, code, name, n in zip(*(more[column][inside].tolist() for column in ("kind", "code", "class", "n")), strict=True):
+        if name < 0:
+            getattr(data, KINDS[kind])[texts[code]] += n
+        else:
+            getattr(data, KINDS[kind])[texts[code], texts[name]] += n
 
 
 def _count(data: StageData, record: Json) -> None:
@@ -291,11 +401,9 @@ def _count(data: StageData, record: Json) -> None:
             data.retried[op, name] += n
 
 
-def _take_second(stage: AgentStage, record: Json) -> None:
-    _count(stage.warmup if record["warmup"] else stage.data, record)
-    start, end = record["from_clock_ns"], record["to_clock_ns"]
+def _measure(stage: AgentStage, start: int, end: int) -> None:
+    """Notes an interval that was measured."""
     if stage.measured and stage.measured[-1][1] >= start:
         stage.measured[-1] = (stage.measured[-1][0], max(end, stage.measured[-1][1]))
     else:
         stage.measured.append((start, end))
-    (stage.seconds if record["kind"] == "sec" else stage.unseconded).append(record)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
+
+from .columns import Array, Seconds
 from .journal import AgentStage
 
 Json = dict[str, Any]
@@ -28,57 +31,63 @@ def limits(stage: AgentStage, host: Json | None, engine: str, calibration: Json 
     calibration (worst: % of it); each in at least half of the measured seconds, and three. late: the load loop itself was late in
     `seconds` of them (worst: ms).
     """
-    seconds = [record for record in stage.seconds if not record["warmup"] and "host" in record]
-    busy, nic, late, able = [], [], [], []
+    each = stage.seconds.each
+    chosen = ~each["warmup"] & (each["mem_used_bytes"] >= 0)
+    load = {name: column[chosen] for name, column in each.items()}
+    count = int(chosen.sum())
     speed = (host or {}).get("nic_bytes_per_s")
-    for record in seconds:
-        load = record["host"]
-        user, system, _, steal = load["cpu"]
-        used = max(load.get("worker_cpu", 0.0) if engine != "file" else 0.0, user + system + steal)
-        span_s = max(1e-6, (record["to_clock_ns"] - record["from_clock_ns"]) / 1e9)
-        if used >= BUSY_PCT:
-            busy.append(used)
-        if speed and max(load["net"]) / span_s >= NIC_SHARE * speed:
-            nic.append(100 * max(load["net"]) / span_s / speed)
-        if load.get("late_ms", 0.0) >= LATE_MS:
-            late.append(load["late_ms"])
-        share = calibrated_share(record, calibration)
-        if share is not None and share >= CALIBRATED_SHARE:
-            able.append(100 * share)
-    least = max(SHORTEST, MOST * len(seconds))
-    able = able if len(busy) < least else []
+    all_cores = load["cpu_user_pct"] + load["cpu_system_pct"] + load["cpu_steal_pct"]
+    # fmax: the busiest worker is not always known.
+    used = np.fmax(load["worker_cpu_pct"], all_cores) if engine != "file" else np.maximum(0.0, all_cores)
+    busy = used[used >= BUSY_PCT]
+    span_s = np.maximum(1e-6, (load["to_clock_ns"] - load["from_clock_ns"]) / 1e9)
+    carried = np.maximum(load["net_received_bytes"], load["net_sent_bytes"]) / span_s
+    nic = 100 * carried[carried >= NIC_SHARE * speed] / speed if speed else carried[:0]
+    late = load["late_ms"][load["late_ms"] >= LATE_MS]
+    share = calibrated_shares(stage.seconds, calibration)[chosen]
+    able = 100 * share[share >= CALIBRATED_SHARE]
+    least = max(SHORTEST, MOST * count)
+    able = able if len(busy) < least else able[:0]
     found = [("cpu", busy, least), ("agent", able, least), ("nic", nic, least), ("late", late, 1)]
     return [
-        {"limit": name, "seconds": len(worst), "of": len(seconds), "worst": round(max(worst), 1)}
+        {"limit": name, "seconds": len(worst), "of": count, "worst": round(float(worst.max()), 1)}
         for name, worst, needed in found
         if len(worst) >= needed
     ]
 
 
-def calibrated_share(record: Json, calibration: Json | None) -> float | None:
-    """What an agent did in a second, of what it can do at most by its calibration; None where either is not known.
+def calibrated_shares(seconds: Seconds, calibration: Json | None) -> Array:
+    """What an agent did in each second, of what it can do at most by its calibration; NaN where either is not known.
 
     What it can do is so much CPU time as its workers' cores have; what an operation takes of it was measured for small and large objects,
     and is a straight line in between. An operation without data takes as much as a GET of the smallest.
     """
-    workers = record.get("host", {}).get("workers_cpu", (0.0, 0))[1]
-    span_us = (record["to_clock_ns"] - record["from_clock_ns"]) / 1000
-    if calibration is None or not workers or span_us <= 0:
-        return None
-    used_us = 0.0
-    for op, (count, size, *_) in record["ops"].items():
+    each, ops = seconds.each, seconds.ops
+    if calibration is None:
+        return np.full(len(seconds), np.nan)
+    used_us = np.zeros(len(seconds))
+    for op, rows in seconds.by_operation(np.ones(len(seconds), np.bool_)).items():
         points = calibration["figures"].get(op) or calibration["figures"]["get"]
-        used_us += count * cost_us(points, size / count if count else 0.0)
-    return float(used_us / (workers * span_us))
+        count = ops["count"][rows]
+        np.add.at(used_us, ops["row"][rows], count * costs_us(points, ops["bytes"][rows] / np.maximum(1, count)))
+    able_us = each["workers"] * ((each["to_clock_ns"] - each["from_clock_ns"]) / 1000)
+    shares: Array = np.divide(used_us, able_us, out=np.full(len(seconds), np.nan), where=able_us > 0)
+    return shares
 
 
 def cost_us(points: list[Json], size: float) -> float:
     """CPU microseconds of an operation of so many bytes."""
+    return float(costs_us(points, np.array([size], np.float64))[0])
+
+
+def costs_us(points: list[Json], sizes: Array) -> Array:
+    """CPU microseconds of operations of so many bytes each."""
     low, high = points[0], points[-1]
     if low["size"] == high["size"]:
-        return float(low["cpu_us"])
+        return np.full(len(sizes), float(low["cpu_us"]))
     slope = (high["cpu_us"] - low["cpu_us"]) / (high["size"] - low["size"])
-    return float(low["cpu_us"] + max(0.0, slope) * max(0.0, size - low["size"]))
+    costs: Array = low["cpu_us"] + max(0.0, slope) * np.maximum(0.0, sizes - low["size"])
+    return costs
 
 
 _TEXT = {

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..model import Outcome, Plan, Stage, StageKind, Verdict, from_json
 from .endpoints import endpoint_figures
-from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
+from .journal import AgentJournal, AgentStage, Region, StageData, parse_json
 from .limits import limits
-from .network import controller, network
-from .oplog import op_log
+from .mirrors import read_agents
+from .network import controller, networks
+from .oplog import op_logs
 from .splits import split_figures
 from .steady import duration_ns, leave_out_what_is_late, steadiness, steady_lines
 from .verdict import AgentFacts, coverage_of, judge
@@ -45,19 +48,21 @@ class Inputs:
     """What preflight found before the run; None where it is not known."""
     calibration: Json = field(default_factory=dict)
     """What hosts can do at most, by agent, of those that were calibrated before the run."""
+    known: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, compare=False)
+    """What of a stage was found by looking at all agents, so that it is not looked for again for each of them."""
 
 
 def read_inputs(path: Path) -> Inputs:
     """Reads plan, hosts, events and mirrors of a run directory."""
     plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
     hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
-    agents = {host["agent_id"]: read_agent(host["agent_id"], path / "agents" / host["agent_id"] / "journal.ndjson") for host in hosts}
+    agents = read_agents(path, [host["agent_id"] for host in hosts])
     leave_out_what_is_late(plan, agents)
     events_path = path / "events.ndjson"
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
     preflight = path / "preflight.json"
     looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
-    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
+    return Inputs(path, plan, hosts, agents, [parse_json(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
 
 
 def _calibration(path: Path) -> Json:
@@ -71,7 +76,8 @@ def merge(inputs: Inputs) -> Json:
     plan, agents, events = inputs.plan, inputs.agents, inputs.events
     stages = [_stage(inputs, index) for index in range(len(plan.stages))]
     wrong = _inconsistencies(inputs) + _unreadable_reasons([stage for stage in stages if not stage["optional"]])
-    facts = [_facts(inputs, agent) for agent in agents.values()]
+    whole = {event["agent"] for event in events if event["event"] == "journal_complete"}
+    facts = [_facts(inputs, agent, agent.agent_id in whole) for agent in agents.values()]
     aborted = next((event["reason"] for event in events if event["event"] == "abort"), None)
     stopped = any(event["event"] == "stop_requested" for event in events)
     verdict, reasons = judge(facts, wrong, aborted=aborted, stopped_by_operator=stopped, min_coverage=plan.min_coverage)
@@ -92,9 +98,9 @@ def merge(inputs: Inputs) -> Json:
         "min_coverage": plan.min_coverage,
         "lost_intervals_s": {agent_id: lost for agent_id, agent in agents.items() if (lost := _lost(inputs, agent))},
         "stages": stages,
-        "network": {agent_id: network(agent_id, events) for agent_id in agents},
+        "network": networks(list(agents), events),
         "controller": controller(events),
-        "op_log": {agent_id: op_log(agent, events) for agent_id, agent in agents.items()} if plan.op_log_bytes is not None else None,
+        "op_log": op_logs(agents, events) if plan.op_log_bytes is not None else None,
         "hosts": {agent_id: agent.epoch["host"] if agent.epoch else None for agent_id, agent in agents.items()},
         "notices": {agent_id: agent.notices for agent_id, agent in agents.items() if agent.notices},
     }
@@ -107,16 +113,32 @@ def _planned(inputs: Inputs, index: int, stage: AgentStage) -> tuple[int, int] |
     start = stage.start["start_clock_ns"]
     if stage.end is not None and "error" in stage.end:
         return start, max(start, stage.end["drained_clock_ns"])  # an optional one
-    lasts_ns = duration_ns(inputs.plan, inputs.agents, index)
+    lasts_ns = _lasts_ns(inputs, index)
     if lasts_ns is not None:
         return start, start + lasts_ns
     if stage.end is not None and stage.end["outcome"] == Outcome.FINISHED.value:
         return start, stage.end["drained_clock_ns" if inputs.plan.stages[index].tasks is None else "end_clock_ns"]
     # It did not get to its end: as long as the slowest of the others that did, or as what is known of it.
-    others = [agent.stages[index] for agent in inputs.agents.values() if index in agent.stages]
-    longest = max((s.end["drained_clock_ns"] - s.end["start_clock_ns"] for s in others if s.end), default=0)
     known = stage.measured[-1][1] - start if stage.measured else 0
-    return start, start + max(longest, known)
+    return start, start + max(_longest_ns(inputs, index), known)
+
+
+def _lasts_ns(inputs: Inputs, index: int) -> int | None:
+    """How long a stage was to last on every agent, where the plan says so."""
+    if ("lasts", index) not in inputs.known:
+        inputs.known["lasts", index] = duration_ns(inputs.plan, inputs.agents, index)
+    found: int | None = inputs.known["lasts", index]
+    return found
+
+
+def _longest_ns(inputs: Inputs, index: int) -> int:
+    """How long the slowest of the agents took that got to the end of a stage."""
+    if ("longest", index) not in inputs.known:
+        ends = [agent.stages[index].end for agent in inputs.agents.values() if index in agent.stages]
+        spans = (end["drained_clock_ns"] - end["start_clock_ns"] for end in ends if end)
+        inputs.known["longest", index] = max(spans, default=0)
+    found: int = inputs.known["longest", index]
+    return found
 
 
 def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, int]]:
@@ -131,7 +153,7 @@ def _measured(stage: AgentStage, planned: tuple[int, int]) -> list[tuple[int, in
     return pieces
 
 
-def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
+def _facts(inputs: Inputs, agent: AgentJournal, whole: bool) -> AgentFacts:
     measured_ns = planned_ns = 0
     for index in _measuring(inputs.plan):
         mine = agent.stages.get(index, AgentStage())
@@ -141,7 +163,6 @@ def _facts(inputs: Inputs, agent: AgentJournal) -> AgentFacts:
             continue
         planned_ns += planned[1] - planned[0]
         measured_ns += sum(hi - lo for lo, hi in _measured(mine, planned))
-    whole = any(e["event"] == "journal_complete" and e["agent"] == agent.agent_id for e in inputs.events)
     outcome = Outcome(agent.final["outcome"]) if agent.final else None
     return AgentFacts(agent.agent_id, outcome, agent.final["reason"] if agent.final else "", whole, measured_ns / 1e9, planned_ns / 1e9)
 
@@ -153,11 +174,14 @@ def _measuring(plan: Plan) -> list[int]:
 
 def _others_ns(inputs: Inputs, index: int) -> int:
     """What a stage that this agent never began takes: its duration, or as long as the slowest agent."""
-    lasts_ns = duration_ns(inputs.plan, inputs.agents, index)
+    lasts_ns = _lasts_ns(inputs, index)
     if lasts_ns is not None:
         return lasts_ns
-    spans = [_planned(inputs, index, agent.stages[index]) for agent in inputs.agents.values() if index in agent.stages]
-    return max((span[1] - span[0] for span in spans if span), default=0)
+    if ("others", index) not in inputs.known:
+        spans = [_planned(inputs, index, agent.stages[index]) for agent in inputs.agents.values() if index in agent.stages]
+        inputs.known["others", index] = max((span[1] - span[0] for span in spans if span), default=0)
+    found: int = inputs.known["others", index]
+    return found
 
 
 def _lost(inputs: Inputs, agent: AgentJournal) -> list[Json]:
@@ -348,30 +372,31 @@ def _start_spread_ms(inputs: Inputs, index: int, parts: dict[str, AgentStage]) -
 
 def _full_strength(inputs: Inputs, parts: dict[str, AgentStage]) -> Json:
     """Rates over only those whole seconds in which every expected agent was measuring."""
-    by_agent = {
-        agent_id: {
-            s["second"]: s
-            for s in part.seconds
-            if not s["warmup"]
-            and s["to_clock_ns"] - s["from_clock_ns"] > 900_000_000
-            and s["to_clock_ns"] > _strong_from_ns(part)
-            and not any(lost["from_clock_ns"] < s["to_clock_ns"] and lost["to_clock_ns"] > s["from_clock_ns"] for lost in part.lost)
-        }
-        for agent_id, part in parts.items()
-    }
-    if len(by_agent) < len(inputs.agents):
+    if len(parts) < len(inputs.agents):
         return {"seconds": 0, "ops_per_s": {}}
-    common = set.intersection(*(set(seconds) for seconds in by_agent.values())) if by_agent else set()
+    strong = {agent_id: _strong_rows(part) for agent_id, part in parts.items()}
+    common: set[int] = set.intersection(*(set(rows) for rows in strong.values())) if strong else set()
     ops: Counter[str] = Counter()
     span_ns = 0
-    for second in common:
-        for seconds in by_agent.values():
-            record = seconds[second]
-            span_ns += record["to_clock_ns"] - record["from_clock_ns"]
-            for op, figures in record["ops"].items():
-                ops[op] += figures[0]
-    mean_s = span_ns / 1e9 / max(1, len(by_agent))
+    for agent_id, rows in strong.items():
+        seconds = parts[agent_id].seconds
+        chosen = np.zeros(len(seconds), np.bool_)
+        chosen[[row for second, row in rows.items() if second in common]] = True
+        span_ns += int((seconds.each["to_clock_ns"] - seconds.each["from_clock_ns"])[chosen].sum())
+        for op, found in seconds.by_operation(chosen).items():
+            ops[op] += int(seconds.ops["count"][found].sum())
+    mean_s = span_ns / 1e9 / max(1, len(strong))
     return {"seconds": len(common), "ops_per_s": {op: n / mean_s for op, n in sorted(ops.items())}}
+
+
+def _strong_rows(part: AgentStage) -> dict[int, int]:
+    """The whole seconds in which an agent was measuring, each with its row."""
+    each = part.seconds.each
+    begin, end = each["from_clock_ns"], each["to_clock_ns"]
+    chosen = ~each["warmup"] & (end - begin > 900_000_000) & (end > _strong_from_ns(part))
+    for lost in part.lost:
+        chosen &= ~((lost["from_clock_ns"] < end) & (lost["to_clock_ns"] > begin))
+    return dict(zip(each["second"][chosen].tolist(), np.flatnonzero(chosen).tolist(), strict=True))
 
 
 def _strong_from_ns(part: AgentStage) -> int:

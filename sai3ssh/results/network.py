@@ -31,8 +31,20 @@ def network(agent_id: str, events: Sequence[Json]) -> Json:
     received_bytes, records, refetched_bytes, refetched_records
                     sums over the run, None when never logged; refetched is what was journalled while the link was down
     """
-    mine = [event for event in events if event.get("agent") == agent_id]
+    return networks([agent_id], events)[agent_id]
+
+
+def networks(agent_ids: Sequence[str], events: Sequence[Json]) -> dict[str, Json]:
+    """`network` of several agents, in one pass over the log."""
+    mine: dict[str, list[Json]] = {agent_id: [] for agent_id in agent_ids}
+    for event in events:
+        if event.get("agent") in mine:
+            mine[event["agent"]].append(event)
     end = max((event["at"] for event in events), default=0.0)
+    return {agent_id: _network(found, end) for agent_id, found in mine.items()}
+
+
+def _network(mine: Sequence[Json], end: float) -> Json:
     losses = _losses(mine, end)
     reports = [event for event in mine if event["event"] == "network"]
     rtt = Histogram()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,7 +154,16 @@ def op_log(agent: AgentJournal, events: Sequence[Json]) -> Json:
     `counted` are all operations and errors of the journal, those of warm-ups too; `dropped` are those that the host's disk did not take,
     `lost` those of workers that died, and of blocks that are damaged. written and lost are None while the op-log is not here.
     """
-    event = next((event for event in reversed(events) if event["event"] == "op_log" and event["agent"] == agent.agent_id), None)
+    return op_logs({agent.agent_id: agent}, events)[agent.agent_id]
+
+
+def op_logs(agents: Mapping[str, AgentJournal], events: Sequence[Json]) -> dict[str, Json]:
+    """`op_log` of several agents, in one pass over the events."""
+    last = {event["agent"]: event for event in events if event["event"] == "op_log"}
+    return {agent_id: _op_log(agent, last.get(agent_id)) for agent_id, agent in agents.items()}
+
+
+def _op_log(agent: AgentJournal, event: Json | None) -> Json:
     counted = sum(_counted(stage) for stage in agent.stages.values())
     dropped = sum(stage.end["op_log"]["dropped"] for stage in agent.stages.values() if stage.end and "op_log" in stage.end)
     written = event["records"] if event else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..histogram import Histogram, value_of
+from ..histogram import Histogram
 from ..model import SPLIT_PARTS
+from .cells import latencies_at, nearest_rank
 from .journal import Splits
 
 Json = dict[str, Any]
@@ -27,7 +28,7 @@ def split_figures(splits: Splits | None, ranks: Mapping[str, float]) -> Json | N
         histogram = splits.parts[name]
         figures[name] = {
             "mean": histogram.sum_ns / known / 1000,
-            **{rank: _percentile(histogram, known, value) / 1000 for rank, value in ranks.items()},
+            **_percentiles(histogram, known, ranks),
             "count": histogram.count,
             "cells": histogram.to_pairs(),
             "sum_ns": histogram.sum_ns,
@@ -35,17 +36,14 @@ def split_figures(splits: Splits | None, ranks: Mapping[str, float]) -> Json | N
     return figures
 
 
-def _percentile(histogram: Histogram, known: int, rank: float) -> float:
-    """The nearest-rank percentile in ns of the histogram's values and as many zeros as there are `known` more."""
-    # -(-a // b) rounds up.
-    wanted = max(1, -(-known * round(rank * 1_000_000) // 100_000_000))
-    seen = max(0, known - histogram.count)
-    if wanted > seen:
-        for cell, n in sorted(histogram.cells.items()):
-            seen += n
-            if seen >= wanted:
-                return value_of(cell)
-    return 0.0
+def _percentiles(histogram: Histogram, known: int, ranks: Mapping[str, float]) -> Json:
+    """The nearest-rank percentiles in us of the histogram's values and as many zeros as there are `known` more."""
+    zeros = max(0, known - histogram.count)
+    positions = {name: nearest_rank(rank, known) - zeros for name, rank in ranks.items()}
+    # A histogram of more than is known has no zeros, and all positions.
+    within = {name: at for name, at in positions.items() if at > 0}
+    found = dict(zip(within, latencies_at(histogram, list(within.values())), strict=True))
+    return {name: found.get(name, 0.0) / 1000 for name in ranks}
 
 
 def split_lines(content: Json) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..model import Outcome, Plan
 from .journal import AgentJournal, AgentStage, Region
 
@@ -50,7 +52,9 @@ def _leave_out(part: AgentStage, lasts_ns: int) -> None:
     assert part.end is not None
     end_ns = part.end["start_clock_ns"] + lasts_ns
     beyond: dict[str, list[float]] = {}
-    for record in [*part.seconds, *part.unseconded]:
+    each = part.seconds.each
+    late = each["from_clock_ns"] + np.maximum(1, each["to_clock_ns"] - each["from_clock_ns"]) > end_ns
+    for record in [*part.seconds.records(np.flatnonzero(late).tolist()), *part.unseconded]:
         # What a lost record tells was done before the loss, and not all through it.
         done_ns = 1 if record["kind"] == "lost" else max(1, record["to_clock_ns"] - record["from_clock_ns"])
         share = min(1.0, (record["from_clock_ns"] + done_ns - end_ns) / done_ns)

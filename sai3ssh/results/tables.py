@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from ..histogram import Histogram
+import numpy as np
+
 from ..model import BUCKET_LABELS
+from .cells import ArrayHistogram
+from .columns import Seconds
 from .journal import AgentJournal
 from .limits import limit_lines
 from .oplog import op_log_lines
@@ -111,9 +114,9 @@ def results_table(content: Json, operations: Json, seconds: float) -> str:
 
 
 def _row(name: str, label: str, index: int, figures: list[Json], seconds: float) -> str:
-    histogram = Histogram()
+    histogram = ArrayHistogram()
     for part in figures:
-        histogram.merge(Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=round(part["latency_us"]["max"] * 1000)))
+        histogram.merge(ArrayHistogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=round(part["latency_us"]["max"] * 1000)))
     count = histogram.count
     size = sum(part["bytes"] for part in figures)
     in_time = count - sum(part["tail_ops"] for part in figures)
@@ -135,11 +138,13 @@ def perf_log(content: Json, agents: dict[str, AgentJournal], names: list[str], i
     for agent_id, agent in agents.items():
         for index, stage in sorted(agent.stages.items()):
             began_ns = stage.start["start_clock_ns"] if stage.start else 0
-            for second in stage.seconds if interval_s == 1 else _intervals(stage.seconds, interval_s):
-                yield _perf_line(agent_id, names[index], began_ns, second)
+            if interval_s == 1:
+                yield from _perf_lines(agent_id, names[index], began_ns, stage.seconds)
+            else:
+                yield from (_perf_line(agent_id, names[index], began_ns, second) for second in _intervals(stage.seconds, interval_s))
 
 
-def _intervals(seconds: list[Json], interval_s: int) -> Iterator[Json]:
+def _intervals(seconds: Sequence[Json], interval_s: int) -> Iterator[Json]:
     """The seconds of a stage, added up; those of the warm-up apart."""
     for _, group in groupby(seconds, lambda second: (second["second"] // interval_s, second["warmup"])):
         yield _added(list(group))
@@ -189,3 +194,43 @@ def _perf_line(agent_id: str, stage: str, began_ns: int, second: Json) -> str:
     errors = sum(count for classes in second["errors"].values() for count in classes.values())
     cells += [str(cpu[0]), str(cpu[1]), str(cpu[2]), str(errors), "1" if second["warmup"] else "0"]
     return "\t".join(cells) + "\n"
+
+
+_PERF_CLASS = "%d\t%d\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t"
+_PERF_FORMAT = f"%s\t%d\t%.3f\t%s\t{_PERF_CLASS}{_PERF_CLASS}%d\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n"
+
+
+def _perf_lines(agent_id: str, stage: str, began_ns: int, seconds: Seconds) -> Iterator[str]:
+    each, ops = seconds.each, seconds.ops
+    many = len(seconds)
+    every = np.ones(many, np.bool_)
+    rows_of = seconds.by_operation(every)
+    span_s = np.maximum(1e-6, (each["to_clock_ns"] - each["from_clock_ns"]) / 1e9)
+    columns: list[Iterable[Any]] = [
+        [agent_id] * many,
+        (each["wall_ns"] // 1_000_000).tolist(),
+        ((each["to_clock_ns"] - began_ns) / 1e9).tolist(),
+        [stage] * many,
+    ]
+    for kinds in (("get",), ("put",), META):
+        count, size, sum_ns = (np.zeros(many, np.int64) for _ in range(3))
+        told = np.zeros(many, np.int64)
+        percentiles: list[list[Any]] = [[0] * many for _ in range(3)]
+        for op in kinds:
+            rows = rows_of.get(op, np.zeros(0, np.int64))
+            at = ops["row"][rows]
+            told[at] += 1
+            for total, name in ((count, "count"), (size, "bytes"), (sum_ns, "sum_ns")):
+                total[at] += ops[name][rows]
+            for texts, name in zip(percentiles, ("p50_us", "p90_us", "p99_us"), strict=True):
+                for row, value in zip(at.tolist(), ops[name][rows].tolist(), strict=True):
+                    texts[row] = value
+        for row in np.flatnonzero(told > 1).tolist():
+            for texts in percentiles:
+                texts[row] = ""
+        mean_us = np.divide(sum_ns, count, out=np.zeros(many), where=count > 0) / 1000
+        rates = [(count / span_s).tolist(), *([(size / span_s / (1 << 20)).tolist()] if kinds is not META else []), mean_us.tolist()]
+        columns += [count.tolist(), *([size.tolist()] if kinds is not META else []), *rates, *percentiles]
+    columns += [each[name].tolist() for name in ("cpu_user_pct", "cpu_system_pct", "cpu_iowait_pct")]
+    columns += [seconds.errors_by_row().tolist(), each["warmup"].tolist()]
+    return map(_PERF_FORMAT.__mod__, zip(*columns, strict=True))

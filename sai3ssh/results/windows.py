@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..histogram import Histogram
 from ..protocol import ProtocolError
+from .cells import CellSum
 from .journal import Region, records
 
 Json = dict[str, Any]
+WAITING_BYTES = 1 << 16
+"""For each window and region: there are thousands."""
 
 
 @dataclass
@@ -35,13 +37,26 @@ def windows(directory: Path, stages: int) -> list[list[Window]]:
 
     Operations that were counted and whose histogram a power cut took are in none.
     """
-    found: list[list[Window]] = [[] for _ in range(stages)]
+    sums: list[list[_Sum]] = [[] for _ in range(stages)]
     for path in sorted((directory / "agents").glob("*/journal.ndjson")):
-        _add(found, path)
-    return found
+        _add(sums, path)
+    return [[window.result() for window in stage] for stage in sums]
 
 
-def _add(found: list[list[Window]], path: Path) -> None:
+@dataclass
+class _Sum:
+    """A window whose histograms are being added, many at a time."""
+
+    regions: dict[tuple[str, int], tuple[CellSum, list[int]]] = field(default_factory=dict)
+    agent_s: float = 0.0
+    agents: int = 0
+
+    def result(self) -> Window:
+        regions = {key: Region(cells.histogram(), *counts) for key, (cells, counts) in self.regions.items()}
+        return Window(regions, self.agent_s, self.agents)
+
+
+def _add(sums: list[list[_Sum]], path: Path) -> None:
     elapsed: dict[int, float] = {}
     number: Counter[int] = Counter()
     try:
@@ -51,20 +66,24 @@ def _add(found: list[list[Window]], path: Path) -> None:
                 elapsed[record["stage"]] = elapsed.get(record["stage"], 0.0) + seconds
             elif record["kind"] == "hist" and not record["warmup"]:
                 stage = record["stage"]
-                _take(found[stage], number[stage], record["hist"], elapsed.pop(stage, 0.0))
+                _take(sums[stage], number[stage], record["hist"], elapsed.pop(stage, 0.0))
                 number[stage] += 1
     except ProtocolError:
         return  # a torn mirror: what is whole of it counts
 
 
-def _take(stage: list[Window], number: int, hist: Json, agent_s: float) -> None:
+def _take(stage: list[_Sum], number: int, hist: Json, agent_s: float) -> None:
     while len(stage) <= number:
-        stage.append(Window())
+        stage.append(_Sum())
     window = stage[number]
     window.agent_s += agent_s
     window.agents += 1
     for op, buckets in hist.items():
         for bucket, part in buckets.items():
-            histogram = Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=part["max_ns"])
-            region = Region(histogram, part["bytes"], part["tail_ops"], part["tail_bytes"])
-            window.regions.setdefault((op, int(bucket)), Region()).add(region)
+            key = (op, int(bucket))
+            if key not in window.regions:
+                window.regions[key] = (CellSum(WAITING_BYTES), [0, 0, 0])
+            cells, counts = window.regions[key]
+            cells.add(part["cells"], part["sum_ns"], part["max_ns"])
+            for at, name in enumerate(("bytes", "tail_ops", "tail_bytes")):
+                counts[at] += part[name]

@@ -122,6 +122,8 @@ def test_results_that_are_not_there_yet_are_made(three: tuple[list[Path], list[l
     paths, _ = three
     before = aggregate(paths)
     (paths[1] / "results.json").unlink()
+    with (paths[1] / "events.ndjson").open("a") as log:
+        log.write('{"at": 20.0, "event": "run_ended"}\n')
     assert aggregate(paths) == before
     assert (paths[1] / "results.json").exists()
 

@@ -14,6 +14,7 @@ import sai3ssh
 ROOT = Path(sai3ssh.__file__).parent
 SHARED = {"__init__", "errors", "findings", "model", "oplog", "protocol", "histogram", "dataset"}
 MAY_IMPORT = {
+    "__init__": SHARED | {"api"},  # when it is asked for `run`, on no host
     "agent": SHARED | {"agent"},
     "bundle": SHARED,
     "config": SHARED | {"config"},
@@ -31,6 +32,10 @@ ONLY_IN = {
     "tenacity": ("retry.py",),
     "pandas": ("results/",),
     "scipy": ("results/compare.py",),
+    "orjson": ("results/",),
+    "openpyxl": (),
+    "pyarrow": ("results/export.py",),
+    "xlsxwriter": ("results/workbook.py",),
     "ansible": ("inventory.py",),
     "ansible_runner": ("provision/",),
     "boto3": ("agent/engines/boto3_engine.py", "config/credentials.py"),

@@ -1,0 +1,184 @@
+"""Journals as columns: what is kept of them says what they say, or is not read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sai3ssh import results
+from sai3ssh.histogram import Histogram
+from sai3ssh.protocol import decode_record
+from sai3ssh.results import columnfile, mirrors
+from sai3ssh.results.cells import ArrayHistogram
+from sai3ssh.results.journal import read_agent
+
+from .test_results import HOST, SECOND, FakeAgent, whole, write_run
+
+ENDED = {"at": 10.0, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}
+
+
+def eventful(name: str, boot_ns: int) -> FakeAgent:
+    """An agent to which everything happens that a journal can tell."""
+    agent = FakeAgent(name, boot_ns, seed=3)
+    agent.second(0, 1e6, warmup=True)
+    full = {**HOST, "worker_cpu": 98.5, "workers_cpu": [120.5, 2], "late_ms": 130.5}
+    agent.second(1, 1e6, errors={"get": {"timeout": 2}}, host=full)
+    # Only failures of a put, and requests of it that nothing else tells of.
+    agent.second(2, 2e6, errors={"put": {"http_503": 3, "reset": 1}}, requests={"get": 51, "put": 4}, retries={}, retried={})
+    agent.add("recovered", truncated_bytes=0, rebooted=True, clock_synchronised=True, fresh=True, shift_ns=5 * SECOND)
+    agent.start_ns += 5 * SECOND
+    agent.lost(3, 5, "the host was down")
+    span = {"from_clock_ns": agent.start_ns + 5 * SECOND, "to_clock_ns": agent.start_ns + 7 * SECOND}
+    counts: dict[str, Any] = {"requests": {"get": 1}, "retries": {}, "retried": {}, "errors": {}}
+    agent.add("gap", stage=0, warmup=False, done=0, ops={"get": [0, 0, 0, 0, 0, 0, 0]}, **span, **counts)
+    cells = Histogram({7: 3}, sum_ns=3600, max_ns=1300)
+    part = {"cells": cells.to_pairs(), "sum_ns": cells.sum_ns}
+    place = {**part, "max_ns": 1300, "bytes": 5, "errors": 1, "retries": 2}
+    agent.add("hist", stage=0, warmup=False, hist={}, splits={"get": {"first_byte": part}}, endpoints={"get": {"1": place}})
+    for number in (7, 8, 9):
+        agent.second(number, 1e6)
+    agent.end()
+    agent.final()
+    return agent
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose journals count as large, and of which nothing was read yet."""
+    monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 10**9)
+    path = tmp_path / "run"
+    write_run(path, [eventful("a", 5 * SECOND), whole("b", 7 * SECOND)], ENDED)
+    (path / "results.json").unlink()
+    monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 0)
+    return path
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """All results, made now."""
+    results.write(run)
+    names = [path for path in sorted(run.rglob("*")) if path.suffix in (".tsv", ".txt") or path.name == "results.json"]
+    assert len(names) > 4
+    return {str(path.relative_to(run)): path.read_bytes() for path in names}
+
+
+def test_seconds_give_the_records_of_the_journal(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.ndjson"
+    journal.write_bytes(eventful("a", 5 * SECOND).bytes())
+    told = [decode_record(line) for line in journal.read_bytes().splitlines(keepends=True)]
+    seconds = read_agent("a", journal).stages[0].seconds
+    expected = []
+    for record in told:
+        if record["kind"] == "sec":
+            kept = {name: value for name, value in record.items() if name not in ("seq", "boot", "clock_ns")}
+            shift = 5 * SECOND if record["second"] > 2 else 0
+            kept |= {name: kept[name] - shift for name in ("from_clock_ns", "to_clock_ns")}
+            expected.append({**kept, "host": {"late_ms": 0.0, **record["host"]}})
+    assert list(seconds) == expected
+    assert seconds[-1] == expected[-1]
+    assert seconds[1:3] == expected[1:3]
+
+
+@pytest.mark.parametrize("shared_from", [0, 10**9], ids=["by processes", "here"])
+def test_results_from_columns_are_those_from_journals(run: Path, shared_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 10**9)
+    plain = files(run)
+    assert not (run / mirrors.PLACE).exists()
+    monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 0)
+    monkeypatch.setattr(mirrors, "SHARED_FROM_BYTES", shared_from)
+    cold = files(run)
+    assert sorted(path.name for path in (run / mirrors.PLACE).iterdir()) == ["a", "b"]
+    monkeypatch.setattr(mirrors, "convert", None)
+    monkeypatch.setattr(mirrors, "read_agent", None)
+    monkeypatch.setattr(mirrors, "_convert_with_all_cores", None)
+    assert plain == cold == files(run)
+
+
+def test_columns_that_are_torn_altered_or_of_another_version_are_made_anew(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results.write(run)
+    place = run / mirrors.PLACE / "a"
+    whole_file, key = place.read_bytes(), columnfile.key_of(run / "agents" / "a" / "journal.ndjson")
+    assert columnfile.load(place, key) is not None
+    for size in (0, 10, whole_file.index(b"\n") + 1, len(whole_file) // 2, len(whole_file) - 8, len(whole_file) - 1):
+        place.write_bytes(whole_file[:size])
+        assert columnfile.load(place, key) is None, size
+    middle = len(whole_file) // 2
+    for altered in (
+        whole_file[:middle] + bytes([whole_file[middle] ^ 1]) + whole_file[middle + 1 :],
+        whole_file[: -4 * 1024] + bytes(4 * 1024),
+        whole_file + bytes(8),
+        whole_file.replace(columnfile.VERSION.encode(), b"0" * len(columnfile.VERSION), 1),
+    ):
+        assert altered != whole_file
+        place.write_bytes(altered)
+        assert columnfile.load(place, key) is None
+    before = files(run)
+    assert columnfile.load(place, key) is not None
+    monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 10**9)
+    assert before == files(run)
+
+
+def test_a_journal_that_has_changed_is_read_again(run: Path) -> None:
+    assert results.write(run).content["stages"][0]["operations"]["get"]["ops"]
+    journal = run / "agents" / "b" / "journal.ndjson"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]))
+    found = results.write(run)
+    assert "b: its journal is not here to its end" in found.reasons
+    # Of the same size and age, but another.
+    journal.write_bytes(b"".join(lines[:-1]).replace(b'"mix"', b'"max"'))
+    assert columnfile.load(run / mirrors.PLACE / "b", columnfile.key_of(journal)) is None
+
+
+def test_a_run_directory_that_cannot_be_written_is_read_all_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "_writable", lambda place: False)
+    monkeypatch.setattr(mirrors, "SHARED_FROM_BYTES", 10**9)
+    found = mirrors.read_agents(run, ["a", "b", "not here"])
+    assert not (run / mirrors.PLACE).exists()
+    assert [len(agent.stages[0].seconds) if agent.stages else None for agent in found.values()] == [6, 10, None]
+
+
+def test_a_disk_without_room_for_columns_costs_only_time(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(columnfile, "store", full)
+    assert len(mirrors.read_agents(run, ["b"])["b"].stages[0].seconds) == 10
+
+
+def test_results_of_a_run_that_is_not_over_are_not_written(run: Path) -> None:
+    log = run / "events.ndjson"
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if "run_ended" not in line))
+    found = results.read(run)
+    loaded = results.load(run)
+    assert not (run / "results.json").exists()
+    assert not loaded.finished
+    assert loaded.verdict is found.verdict
+    log.write_text(log.read_text() + json.dumps(ENDED) + "\n")
+    assert results.load(run).finished
+    assert results.read(run).content == found.content == json.loads((run / "results.json").read_text())
+
+
+def test_histograms_in_arrays_are_histograms() -> None:
+    samples = [1_500, 2_000_000, 2_000_001, 70_000_000, 3_700_000_000_000]
+    plain, arrays = Histogram(), ArrayHistogram()
+    for number, sample in enumerate(samples, 1):
+        plain.record(sample, number)
+        arrays.record(sample, number)
+    other = Histogram()
+    other.record(2_000_000, 5)
+    for one in (plain, arrays):
+        one.merge(other)
+        one.merge(ArrayHistogram())
+    assert (arrays.cells, arrays.sum_ns, arrays.max_ns, arrays.count) == (plain.cells, plain.sum_ns, plain.max_ns, plain.count)
+    ranks = [99.99, 0, 50, 100, 90, 25.5]
+    assert arrays.percentiles(ranks) == plain.percentiles(ranks)
+    assert arrays.to_pairs() == plain.to_pairs()
+    again = ArrayHistogram.from_pairs(plain.to_pairs(), sum_ns=plain.sum_ns, max_ns=plain.max_ns)
+    assert (again.cells, again.mean_ns, again.percentile(50)) == (plain.cells, plain.mean_ns, plain.percentile(50))
+    assert ArrayHistogram().percentiles([50]) == [0.0]
+    for pairs in ([1], [-1, 5], [5000, 1], [3, -1]):
+        with pytest.raises(ValueError, match="histogram pairs"):
+            ArrayHistogram.from_pairs(pairs)
