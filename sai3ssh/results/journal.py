@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,14 +176,21 @@ def records(path: Path) -> Iterator[Json]:
                 yield decode_record(line)
 
 
-def read_agent(agent_id: str, path: Path) -> AgentJournal:
-    """The agent's journal; empty when there is no mirror yet."""
+OnHistogram = Callable[[str, Json, AgentStage], None]
+"""Called with the agent, the record, whose clock_ns is in the clock of the agent's first boot, and what is known of the stage so far."""
+
+
+def read_agent(agent_id: str, path: Path, on_histogram: OnHistogram | None = None) -> AgentJournal:
+    """The agent's journal; empty when there is no mirror yet. `on_histogram` sees what happened when."""
     agent = AgentJournal(agent_id)
     if not path.exists():
         return agent
     try:
         for record in records(path):
             _take(agent, record)
+            if on_histogram is not None and record["kind"] == "hist":
+                moved = {**record, "clock_ns": record["clock_ns"] + agent.shift_ns}
+                on_histogram(agent_id, moved, agent.stages[record["stage"]])
     except ProtocolError:
         agent.torn = True
     return agent

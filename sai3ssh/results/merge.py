@@ -12,7 +12,7 @@ from typing import Any
 
 from ..model import Outcome, Plan, StageKind, Verdict, from_json
 from .endpoints import endpoint_figures
-from .journal import AgentJournal, AgentStage, Region, StageData, read_agent
+from .journal import AgentJournal, AgentStage, OnHistogram, Region, StageData, read_agent
 from .limits import limits
 from .network import controller, network
 from .oplog import op_log
@@ -47,11 +47,12 @@ class Inputs:
     """What hosts can do at most, by agent, of those that were calibrated before the run."""
 
 
-def read_inputs(path: Path) -> Inputs:
-    """Reads plan, hosts, events and mirrors of a run directory."""
+def read_inputs(path: Path, on_histogram: OnHistogram | None = None) -> Inputs:
+    """Reads plan, hosts, events and mirrors of a run directory; `on_histogram` as in read_agent."""
     plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
     hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
-    agents = {host["agent_id"]: read_agent(host["agent_id"], path / "agents" / host["agent_id"] / "journal.ndjson") for host in hosts}
+    mirrors = {host["agent_id"]: path / "agents" / host["agent_id"] / "journal.ndjson" for host in hosts}
+    agents = {agent_id: read_agent(agent_id, mirror, on_histogram) for agent_id, mirror in mirrors.items()}
     leave_out_what_is_late(plan, agents)
     events_path = path / "events.ndjson"
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "transport": SHARED | {"retry", "transport"},
     "controller": SHARED | {"retry", "transport", "bundle", "controller"},
     "results": SHARED | {"results"},
+    "report": SHARED | {"results", "report"},
     "provision": {"errors", "provision"},
     "preflight": SHARED | {"agent", "config", "retry", "transport", "bundle", "controller", "inventory", "preflight"},
     "ui": SHARED | {"results", "config", "controller", "preflight", "provision", "ui"},
@@ -42,6 +43,7 @@ ONLY_IN = {
     "yaml": ("config/",),
     "junitparser": ("preflight/",),
     "zstandard": ("results/oplog.py", "trace.py"),
+    "jinja2": ("report/",),
     "pexpect": (),
 }
 ON_HOSTS = {"agent", *SHARED}
