@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .document import document
+from .page import html, write
 
-__all__ = ["document"]
+__all__ = ["document", "html", "write"]
