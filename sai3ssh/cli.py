@@ -436,6 +436,26 @@ def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", 
 
 
 @app.command()
+def report(
+    run: Run,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write it; default: report.html in the run directory.", show_default=False),
+    ] = None,
+    results_dir: ResultsDir = RESULTS_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the report shows as one JSON document instead.")] = False,
+) -> None:
+    """Write the report of a run: one HTML file with everything in it."""
+    from . import steering
+
+    directory = _find(run, results_dir)
+    if as_json:
+        out(json.dumps(steering.document(directory), separators=(",", ":")))
+        return
+    out(str(steering.write_report(directory, output)))
+
+
+@app.command()
 def health(
     results_dir: Annotated[Path, typer.Argument(help="Results directory, or one run directory.")] = RESULTS_DIR, as_json: AsJson = False
 ) -> None:

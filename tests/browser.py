@@ -114,7 +114,8 @@ class Tab:
         return self._browser.call(method, self._session, **params)
 
     def resize(self, width: int, height: int) -> None:
-        """The size of the window."""
+        """The size of the window, which comes to the front: others are not drawn."""
+        self.call("Page.bringToFront")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def prefer(self, *, dark: bool) -> None:

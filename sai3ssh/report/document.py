@@ -11,8 +11,8 @@ merged histograms; where only summaries of seconds are there, they are told per 
     run                     {run_id, name, started_at, ended_at (wall, null), seconds, target, policy}
     verdict                 null or {verdict, reasons [text], revisions [...], as in results.json}
     coverage, min_coverage, expected, reported
-    notes                   [{kind, text}], lines for people; kinds: limit (what limited the clients), full_strength, lost, endpoint (the
-                            slowest), splits, replay, op_log, preflight
+    notes                   [{kind, stage (index) or null, text}], lines for people; kinds: limit (what limited the clients), full_strength,
+                            lost, endpoint (the slowest), splits, replay, op_log, preflight
     agents                  [{id, host, address, cores, memory_bytes, kernel, python, version, nic_bytes_per_s, outcome, reason, whole,
                             lost: null or {at_s, text}, notices [text]}]
     endpoints               [text]; empty where there is one
@@ -58,8 +58,7 @@ from typing import Any
 
 from .. import __version__
 from ..histogram import Histogram
-from ..model import BUCKET_LABELS, SPLIT_PARTS, Verdict, to_json
-from ..results import Results, summary
+from ..model import BUCKET_LABELS, SPLIT_PARTS, StageKind, to_json
 from ..results.endpoints import slowest_lines
 from ..results.journal import AgentJournal, AgentStage
 from ..results.limits import limit_lines
@@ -146,11 +145,12 @@ def _leave_out_what_is_to_come(content: Json, inputs: Inputs, out: dict[str, Jso
     content["lost_intervals_s"] = kept
 
 
-def _until_s(stage: AgentStage) -> float:
-    """How far an agent's seconds of a stage go."""
-    if stage.start is None or not stage.seconds:
+def _until_s(stage: AgentStage, *, idle: bool = True) -> float:
+    """How far an agent's seconds of a stage go; without `idle`, those in which something was done."""
+    last = next((second for second in reversed(stage.seconds) if idle or second["ops"] or second["errors"]), None)
+    if stage.start is None or last is None:
         return 0.0
-    return float(stage.seconds[-1]["to_clock_ns"] - stage.start["start_clock_ns"]) / 1e9
+    return float(last["to_clock_ns"] - stage.start["start_clock_ns"]) / 1e9
 
 
 def _target(inputs: Inputs) -> str:
@@ -164,17 +164,21 @@ def _target(inputs: Inputs) -> str:
 
 
 def _notes(content: Json) -> list[Json]:
-    lines = {
-        "limit": limit_lines(content),
-        "full_strength": full_strength_lines(content),
-        "lost": lost_lines(content),
-        "endpoint": slowest_lines(content),
-        "splits": split_lines(content),
-        "replay": replay_lines(content),
-        "op_log": op_log_lines(content),
-        "preflight": skipped_lines(content),
+    per_stage = {
+        "limit": limit_lines,
+        "full_strength": full_strength_lines,
+        "endpoint": slowest_lines,
+        "splits": split_lines,
+        "replay": replay_lines,
     }
-    return [{"kind": kind, "text": text} for kind, texts in lines.items() for text in texts]
+    found = [
+        {"kind": kind, "stage": stage["index"], "text": text}
+        for kind, lines in per_stage.items()
+        for stage in content["stages"]
+        for text in lines({**content, "stages": [stage]})
+    ]
+    of_run = {"lost": lost_lines(content), "op_log": op_log_lines(content), "preflight": skipped_lines(content)}
+    return found + [{"kind": kind, "stage": None, "text": text} for kind, texts in of_run.items() for text in texts]
 
 
 def _agent(agent: AgentJournal, host: Json, lost: Json | None, events: list[Json], begun: float) -> Json:
@@ -211,12 +215,12 @@ def _stage(
     planned_s = inputs.plan.stages[index].duration_s
     running = not any(event["event"] == "run_ended" for event in inputs.events)
     seconds = max(0.0, told["seconds"] + told["warmup_s"]) if start is not None else 0.0
-    length_s = max([0.0 if running else seconds, *(_until_s(part) for part in parts.values())])
+    # Seconds after the planned end in which nothing came any more are not shown.
+    known_s = [_until_s(part, idle=planned_s is None or running) for part in parts.values()]
+    length_s = max([0.0 if running else seconds, *known_s])
     step = series.step_s(list(parts.values()))
     own = windows.stages.get(index)
     endpoints = inputs.plan.target.endpoints
-    found = summary(Results(Verdict(content["verdict"]), (), content)).slowest.get(told["name"])
-    slowest = {"agent": places[found[0]], "ops_per_s": found[1], "median_ops_per_s": found[2]} if found is not None else None
     return {
         **{name: told[name] for name in ("index", "name", "kind", "warmup_s")},
         "planned_s": planned_s,
@@ -225,7 +229,7 @@ def _stage(
         **{name: told[name] for name in ("seconds", "start_spread_ms", "steady", "full_strength", "unreadable")},
         "operations": {op: _figures(figures) for op, figures in told["operations"].items()},
         "agents": [_part(told["agents"].get(agent_id)) for agent_id in inputs.agents],
-        "slowest": slowest,
+        "slowest": _slowest(told, out, places),
         "endpoints": [_endpoints(told["operations"], name) for name in endpoints],
         "sizes": {op: [_size(bucket, part) for bucket, part in figures["buckets"].items()] for op, figures in told["operations"].items()},
         "splits": {op: _splits(figures["splits"]) for op, figures in told["operations"].items() if figures["splits"]},
@@ -258,6 +262,15 @@ def _part(told: Json | None) -> Json | None:
 
 def _endpoint(told: Json) -> Json:
     return {**{name: told[name] for name in ("ops", "bytes", "errors", "retries")}, **_latency(told)}
+
+
+def _slowest(told: Json, out: dict[str, Json], places: dict[str, int]) -> Json | None:
+    """Of the agents that have ended the stage and were not lost."""
+    known = {agent_id: part for agent_id, part in told["agents"].items() if part["outcome"] is not None and agent_id not in out}
+    rates = sorted((sum(op["ops_per_s"] for op in part["operations"].values()), agent_id) for agent_id, part in known.items())
+    if told["kind"] != StageKind.EXECUTE.value or len(rates) < 2:
+        return None
+    return {"agent": places[rates[0][1]], "ops_per_s": rates[0][0], "median_ops_per_s": rates[len(rates) // 2][0]}
 
 
 def _endpoints(operations: Json, name: str) -> Json:

@@ -15,7 +15,6 @@ import jinja2
 
 from .. import __version__
 from ..results.files import replace_file
-from .document import document
 
 Json = dict[str, Any]
 NAME = "report.html"
@@ -69,8 +68,8 @@ def _template() -> str:
     return (resources.files(__package__) / "templates" / "report.html").read_text(encoding="utf-8")
 
 
-def write(run: Path, file: Path | None = None) -> Path:
-    """Writes the report of a run directory, there unless another file is given; returns where."""
+def write(told: Json, run: Path, file: Path | None = None) -> Path:
+    """Writes the report of a document, into the run directory unless another file is given; returns where. Raises OSError."""
     where = file if file is not None else run / NAME
-    replace_file(where, [html(document(run))])
+    replace_file(where, [html(told)])
     return where

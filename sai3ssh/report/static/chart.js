@@ -60,11 +60,30 @@ class Chart {
   /** The legend: a button for each line, which hides and shows it. */
   keys() {
     const lines = this.plot.lines ?? [];
+    if (this.plot.kind === 'heat') {
+      this.scale();
+      return;
+    }
     const wanted = this.plot.empty !== null || this.plot.agents ? [] : lines;
     const state = JSON.stringify([theme, wanted.map((line) => [line.name, line.look, this.page.hides(this.plot, line)])]);
     if (state === this.keyState) return;
     this.keyState = state;
     keepFocus(this.legend, wanted.map((line, place) => legendButton(`${this.id}-line-${place}`, line, !this.page.hides(this.plot, line), () => this.page.toggle(this.plot, line))));
+  }
+
+  /** The colours of the heat map and what they mean. */
+  scale() {
+    const most = (this.plot.heat?.n ?? []).reduce((a, b) => Math.max(a, b), 0);
+    const state = JSON.stringify([theme, most]);
+    if (state === this.keyState) return;
+    this.keyState = state;
+    const canvas = el('canvas', { width: 160, height: 12, class: 'swatch', 'aria-hidden': 'true' });
+    const pen = canvas.getContext('2d');
+    for (let x = 0; x < 160; x++) {
+      pen.fillStyle = heatColor(x / 159);
+      pen.fillRect(x, 0, 1, 12);
+    }
+    this.legend.replaceChildren(...(most ? [el('span', { class: 'note scale' }, '1 ', canvas, ` ${text.count(most)} operations in a cell (logarithmic)`)] : []));
   }
 
   turn() {
@@ -92,7 +111,7 @@ class Chart {
   draw() {
     if (!this.dirty || !this.near || this.asTable || !this.plot || this.plot.empty !== null) return;
     this.dirty = false;
-    if (this.plot.kind === 'lanes') this.host.style.height = `${42 + 22 * this.plot.agents.length}px`;
+    if (this.plot.kind === 'lanes') this.host.style.height = `${32 + 22 * this.plot.agents.length}px`;
     this.echart ??= window.echarts.init(this.host, null, { renderer: 'canvas' });
     if (this.plot.kind === 'lanes') this.echart.resize();
     this.echart.setOption(optionOf(this.plot, this.page), { replaceMerge: ['series', 'xAxis', 'yAxis'], silent: true });
@@ -234,13 +253,13 @@ function optionOf(plot, page) {
   const ink = colors();
   const common = {
     animation: false, backgroundColor: 'transparent', textStyle: { fontFamily: 'inherit', color: ink.muted },
-    grid: { left: plot.kind === 'lanes' ? 96 : 66, right: 18, top: plot.kind === 'lanes' ? 6 : 22, bottom: 30 },
+    grid: { left: 76, right: 18, top: plot.kind === 'lanes' ? 4 : 24, bottom: 24 },
     xAxis: xAxis(plot, page), tooltip: tooltip(plot, page),
   };
   if (plot.kind === 'lanes') return { ...common, ...lanesOption(plot, page) };
-  if (plot.kind === 'heat') return { ...common, yAxis: yAxis(plot, page), series: [heatSeries(plot), shadeSeries(plot, page, false)] };
+  if (plot.kind === 'heat') return { ...common, yAxis: yAxis(plot, page), series: [shadeSeries(plot, page), heatSeries(plot)] };
   const lines = plot.lines.filter((line) => !page.hides(plot, line));
-  return { ...common, yAxis: yAxis(plot, page), series: [shadeSeries(plot, page, true), ...lines.flatMap(lineSeries)] };
+  return { ...common, yAxis: yAxis(plot, page), series: [shadeSeries(plot, page), ...lines.flatMap((line, place) => lineSeries(line, place / lines.length))] };
 }
 
 function xAxis(plot, page) {
@@ -264,7 +283,7 @@ function yAxis(plot, page) {
   const ink = colors();
   const axis = {
     axisLine: { show: false }, axisTick: { show: false }, axisLabel: { color: ink.muted, hideOverlap: true, formatter: plot.y.format },
-    splitLine: { lineStyle: { color: ink.grid } }, name: plot.y.name, nameTextStyle: { color: ink.muted, align: 'left', padding: [0, 0, 0, -52] }, nameGap: 8,
+    splitLine: { lineStyle: { color: ink.grid } }, name: plot.y.name, nameTextStyle: { color: ink.muted, align: 'left', padding: [0, 0, 0, -62] }, nameGap: 8,
   };
   if (!plot.y.log) return { ...axis, type: 'value', min: (told) => Math.min(0, told.min), max: plot.y.max, minInterval: plot.y.name === 'attempts/s' ? 1 : null };
   const values = plot.kind === 'heat' ? [plot.heat.edges_us[0], plot.heat.edges_us.at(-1)]
@@ -280,7 +299,8 @@ function nice(value, direction) {
   return direction < 0 ? steps.filter((step) => step <= value * 1.0001).at(-1) ?? decade : steps.find((step) => step >= value * 0.9999) ?? 10 * decade;
 }
 
-function lineSeries(line) {
+/** `shift` (0 to 1) keeps the markers of lines that lie on each other apart. */
+function lineSeries(line, shift) {
   const { color, dash, marker } = line.look;
   const base = { name: line.name, itemStyle: { color }, z: line.bold ? 4 : 3, emphasis: { disabled: true } };
   if (line.dots) return [{ ...base, type: 'scatter', data: line.points, symbolSize: 3, itemStyle: { color, opacity: 0.55 }, large: true, z: 2 }];
@@ -288,34 +308,34 @@ function lineSeries(line) {
   if (!marker) return [series];
   const known = line.points.filter((point) => point[1] !== null);
   const every = Math.max(1, Math.floor(known.length / 8));
-  const marks = known.filter((_, place) => place % every === Math.floor(every / 2));
+  const marks = known.filter((_, place) => place % every === Math.floor(every * shift));
   return [series, { ...base, type: 'scatter', data: marks, symbol: marker, symbolSize: 7, silent: true, tooltip: { show: false } }];
 }
 
-/** A series without data that carries the shades and marks of a plot over time. */
-function shadeSeries(plot, page, labels) {
+/** A series without data that carries the shades and marks of a plot over time; each shade has its agent's name above it while there are few. */
+function shadeSeries(plot, page) {
   const ink = colors();
   if (plot.x === 'nines') return { type: 'line', data: [] };
   const found = page.shadesOf(plot);
-  const named = found.filter((shade) => shade.agent !== null);
-  const areas = found.filter((shade) => labels || shade.kind !== 'warmup').map((shade) => [
+  const named = plot.x === 'time' && found.filter((shade) => shade.agent !== null).length <= 6;
+  const areas = found.map((shade) => [
     {
       xAxis: shade.from_s, itemStyle: { color: pattern(shade.kind), borderColor: ink.shades[shade.kind], borderWidth: shade.kind === 'warmup' ? 0 : 1, borderType: shade.kind === 'link_lost' ? 'dashed' : 'solid' },
-      label: { show: labels && shade.agent !== null && named.length <= 6, formatter: shade.agent === null ? '' : page.agentName(shade.agent), position: 'insideTop', color: ink.ink, fontSize: 11, distance: 2, overflow: 'truncate' },
+      label: { show: named && shade.agent !== null, formatter: shade.agent === null ? '' : page.agentName(shade.agent), position: 'top', color: ink.shades[shade.kind], fontSize: 11, distance: 3 },
     },
     { xAxis: shade.to_s },
   ]);
   const marks = page.marksOf(plot).map((mark) => ({
-    xAxis: mark.at_s, lineStyle: { color: mark.kind === 'given_up' ? ink.shades.agent_lost : ink.muted, type: mark.kind === 'stage' ? 'solid' : 'dashed', width: 1.25 },
-    label: { show: labels, formatter: markText(mark, page), color: ink.muted, fontSize: 11, position: 'insideEndTop', rotate: 90, distance: [2, 6] },
+    xAxis: mark.at_s, lineStyle: { color: mark.kind === 'given_up' ? ink.shades.agent_lost : ink.muted, type: mark.kind === 'stage' ? 'solid' : 'dashed', width: 1.25, opacity: mark.kind === 'stage' ? 0.6 : 1 },
+    label: { show: mark.kind === 'stage', formatter: mark.text, color: ink.muted, fontSize: 11, position: 'end', distance: 3 },
   }));
   return { type: 'line', data: [], silent: true, z: 1, markArea: { silent: true, data: areas }, markLine: { silent: true, symbol: 'none', data: marks } };
 }
 
 function markText(mark, page) {
-  const names = { given_up: 'given up', steady: 'steady', stopped: 'stopped' };
-  if (mark.kind === 'stage') return mark.text;
-  return mark.agent === null ? names[mark.kind] : `${page.agentName(mark.agent)} ${names[mark.kind]}`;
+  const names = { given_up: 'given up', steady: 'steady', stopped: 'stopped', stage: 'stage begins' };
+  const who = mark.kind === 'stage' ? mark.text : mark.agent === null ? '' : page.agentName(mark.agent);
+  return `${who} ${names[mark.kind]} at ${text.clock(mark.at_s)}`.trim();
 }
 
 function clip(params, x, y, width, height) {
@@ -332,7 +352,7 @@ function heatSeries(plot) {
     return [windows.at[place], windows.at[place] + windows.step_s, told.edges_us[told.bin[at]], told.edges_us[told.bin[at] + 1], n];
   });
   return {
-    type: 'custom', data, z: 0, clip: true, progressive: 0, encode: { x: [0, 1], y: [2, 3] },
+    type: 'custom', data, z: 2, clip: true, progressive: 0, encode: { x: [0, 1], y: [2, 3] },
     renderItem: (params, api) => {
       const [left, bottom] = api.coord([api.value(0), api.value(2)]);
       const [right, top] = api.coord([api.value(1), api.value(3)]);
@@ -349,7 +369,7 @@ function lanesOption(plot, page) {
   return {
     yAxis: {
       type: 'category', inverse: true, data: rows.map((agent) => page.agentName(agent)), axisLine: { show: false }, axisTick: { show: false },
-      axisLabel: { color: ink.ink, width: 84, overflow: 'truncate', interval: 0 }, splitLine: { show: false },
+      axisLabel: { color: ink.ink, width: 66, overflow: 'truncate', interval: 0 }, splitLine: { show: false },
     },
     series: [{
       type: 'custom', data: items.map((item) => [item.from_s, item.to_s, rows.indexOf(item.agent), item.kind === 'measuring' ? 0 : 1]), encode: { x: [0, 1], y: 2 }, clip: true,
@@ -360,7 +380,7 @@ function lanesOption(plot, page) {
         const shape = clip(params, x, y - 7, Math.max(end - x, 1.5), 14);
         if (!shape) return null;
         if (item.kind === 'measuring') return { type: 'rect', shape: { ...shape, r: 2 }, style: { fill: ink.measuring } };
-        return { type: 'rect', shape, style: { fill: pattern(item.kind), stroke: ink.shades[item.kind], lineWidth: 1, lineDash: item.kind === 'link_lost' ? [3, 2] : null } };
+        return { type: 'rect', shape, style: { fill: pattern(item.kind, true), stroke: ink.shades[item.kind], lineWidth: 1, lineDash: item.kind === 'link_lost' ? [3, 2] : null } };
       },
     }, marksOnly(plot, page)],
   };
@@ -399,11 +419,14 @@ function tooltip(plot, page) {
       const byName = new Map(plot.lines.map((line) => [line.name, line]));
       const rows = [...seen.values()].sort((a, b) => b.value[1] - a.value[1]);
       const shaded = plot.x === 'nines' ? [] : page.shadesOf(plot).filter((shade) => shade.from_s <= at && at <= shade.to_s);
+      const near = (page.range()[1] - page.range()[0]) / 100;
+      const marked = plot.x === 'nines' ? [] : page.marksOf(plot).filter((mark) => Math.abs(mark.at_s - at) <= near);
       return el('div', {},
         el('strong', {}, plot.x === 'nines' ? `${Number((100 - 100 * 10 ** -at).toFixed(5))} %` : text.clock(at)),
         rows.slice(0, 16).map((one) => el('div', { class: 'tip-row' }, byName.has(one.seriesName) ? sample(byName.get(one.seriesName)) : null, el('span', {}, one.seriesName), el('b', {}, say(one.value[1])))),
         rows.length > 16 ? el('div', {}, `and ${rows.length - 16} more`) : null,
-        shaded.slice(0, 6).map((shade) => el('div', { class: 'tip-shade' }, shadeText(shade, page))));
+        shaded.slice(0, 6).map((shade) => el('div', { class: 'tip-shade' }, shadeText(shade, page))),
+        marked.slice(0, 3).map((mark) => el('div', { class: 'tip-shade' }, markText(mark, page))));
     },
   };
 }

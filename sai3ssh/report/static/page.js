@@ -135,9 +135,9 @@ class Page {
     this.timeGrid = el('div', { class: 'charts' });
     this.sections.get('time').body.append(this.controls, this.shadeLegend, this.agentLegend, this.timeGrid);
     this.distribution = el('div', { class: 'charts' });
-    this.tables = el('div', {});
+    this.tables = el('div', { class: 'stack' });
     this.sections.get('distribution').body.append(this.distribution, this.tables);
-    this.linkTables = el('div', {});
+    this.linkTables = el('div', { class: 'stack' });
     this.linkCharts = el('div', { class: 'charts' });
     this.sections.get('network').body.append(this.linkTables, this.linkCharts);
     this.stagePicker = document.getElementById('stages');
@@ -218,7 +218,8 @@ class Page {
     if (nodes.length !== grid.children.length || nodes.some((node, at) => grid.children[at] !== node)) grid.replaceChildren(...nodes);
     charts.forEach((chart, at) => {
       chart.figure.classList.toggle('wide', plots[at].kind === 'lanes');
-      chart.update(plots[at].agents === true && plots[at].lines ? { ...plots[at], agents: true } : this.withAgents(plots[at]));
+      chart.figure.classList.toggle('half', Boolean(plots[at].agents));
+      chart.update(this.withAgents(plots[at]));
     });
   }
 
@@ -281,7 +282,7 @@ function shadeLegend(kinds) {
 function swatch(kind) {
   const canvas = el('canvas', { width: 30, height: 16, class: 'swatch', 'aria-hidden': 'true' });
   const pen = canvas.getContext('2d');
-  pen.fillStyle = pen.createPattern(pattern(kind).image, 'repeat');
+  pen.fillStyle = pen.createPattern(pattern(kind, true).image, 'repeat');
   pen.fillRect(0, 0, 30, 16);
   pen.strokeStyle = colors().shades[kind];
   if (kind === 'link_lost') pen.setLineDash([3, 2]);

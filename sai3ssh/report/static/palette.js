@@ -8,7 +8,7 @@ const THEMES = {
     heat: ['#eef4fb', '#cfe1f2', '#93c4de', '#4b97c9', '#1764ab', '#08306b', '#1b0d2e'],
     shades: { warmup: '#5f6b7a', link_lost: '#0072b2', not_measured: '#b36b00', agent_lost: '#c03a00', cut_off: '#8a4fa0' },
     measuring: '#9fd3c1',
-    tint: 0.1,
+    tint: 0.06, hatch: 0.3,
   },
   dark: {
     series: ['#56b4e9', '#f5844c', '#2fc79a', '#e59fc8', '#a3d4f5', '#f0b13c', '#c2c8d0', '#b79be0'],
@@ -16,7 +16,7 @@ const THEMES = {
     heat: ['#1b2733', '#1d3f5e', '#17638f', '#1a8cb0', '#3fb8a6', '#a3dc74', '#fdf09b'],
     shades: { warmup: '#9aa6b4', link_lost: '#56b4e9', not_measured: '#f0b13c', agent_lost: '#ff7f50', cut_off: '#cf9be0' },
     measuring: '#23604f',
-    tint: 0.16,
+    tint: 0.1, hatch: 0.4,
   },
 };
 const DASHES = ['solid', [7, 4], [2, 3], [9, 3, 2, 3]];
@@ -41,20 +41,18 @@ function look(n) {
 
 const patterns = new Map();
 
-/** A canvas that is repeated over a shaded area. */
-function pattern(kind, ground = 'transparent') {
-  const key = `${theme} ${kind} ${ground}`;
+/** A canvas that is repeated over a shaded area; stronger where nothing is drawn below or above it. */
+function pattern(kind, strong = false) {
+  const key = `${theme} ${kind} ${strong}`;
   if (patterns.has(key)) return patterns.get(key);
-  const size = 8;
+  const size = 10;
   const canvas = el('canvas', { width: size, height: size });
   const pen = canvas.getContext('2d');
   const color = colors().shades[kind];
-  pen.fillStyle = ground;
-  pen.fillRect(0, 0, size, size);
   pen.globalAlpha = colors().tint;
   pen.fillStyle = color;
   pen.fillRect(0, 0, size, size);
-  pen.globalAlpha = kind === 'warmup' ? 0.5 : 0.55;
+  pen.globalAlpha = strong ? 0.8 : colors().hatch * (kind === 'agent_lost' ? 0.6 : 1); // of two directions each is fainter
   pen.strokeStyle = color;
   pen.lineWidth = 1;
   pen.beginPath();

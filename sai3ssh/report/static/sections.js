@@ -76,13 +76,28 @@ function peak(stage, key, over = (value) => value) {
   return found;
 }
 
+const NOTES = {
+  limit: ['warn', 'Client-bound', /^client-bound [^:]*: /],
+  endpoint: ['plain', 'Slowest endpoint', /^slowest endpoint in [^:]*: /],
+  full_strength: ['plain', 'Full strength', /^full strength [^:]*: /],
+  splits: ['plain', 'Where time went', null],
+  replay: ['warn', 'Replay', null],
+  op_log: ['warn', 'Op-log', null],
+  preflight: ['warn', 'Preflight', null],
+};
+
+function finding(tone, tag, ...words) {
+  return el('li', { class: tone }, el('span', { class: 'tag' }, tag), el('span', {}, words));
+}
+
 function findingsSection(doc, stage) {
   const found = [];
-  const add = (tone, tag, ...words) => found.push(el('li', { class: tone }, el('span', { class: 'tag' }, tag), el('span', {}, words)));
-  const notes = (kind) => doc.notes.filter((note) => note.kind === kind).map((note) => note.text);
+  const add = (...told) => found.push(finding(...told));
+  const notes = (kind) => doc.notes.filter((note) => note.kind === kind && (note.stage === null || note.stage === stage.index)).map((note) => note.text);
+  const told = (kind) => notes(kind).forEach((line) => add(NOTES[kind][0], NOTES[kind][1], NOTES[kind][2] ? line.replace(NOTES[kind][2], '') : line, kind === 'full_strength' ? '; only seconds in which all agents measured.' : ''));
   const name = (agent) => doc.agents[agent].id;
   const limits = notes('limit');
-  limits.forEach((line) => add('warn', 'Client-bound', capital(line.replace(/^client-bound /, ''))));
+  told('limit');
   if (!limits.length) {
     const peaks = [['host CPU', peak(stage, 'cpu_pct'), (x) => `${trim(x)} %`], ['busiest worker', peak(stage, 'worker_cpu_pct'), (x) => `${trim(x)} % of a core`], ['load loop late by', peak(stage, 'late_ms'), (x) => `${trim(x)} ms`]]
       .filter(([, told]) => told !== null).map(([what, [value, agent], say]) => `${what} ${say(value)} (${name(agent)})`);
@@ -93,7 +108,7 @@ function findingsSection(doc, stage) {
     const less = middle > 0 ? 1 - rate / middle : 0;
     add(less > 0.1 ? 'warn' : 'plain', 'Slowest agent', `${name(agent)} with ${text.number(rate)} ops/s in ${stage.name}: ${text.percent(less)} less than the median agent (${text.number(middle)}).`);
   }
-  notes('endpoint').forEach((line) => add('plain', 'Slowest endpoint', capital(line.replace(/^slowest endpoint in /, ''))));
+  told('endpoint');
   doc.agents.forEach((agent) => {
     if (agent.lost) add('bad', 'Agent lost', `${agent.id}${agent.lost.at_s === null ? '' : `, given up at ${text.clock(agent.lost.at_s)}`}: ${agent.lost.text}`);
   });
@@ -102,15 +117,14 @@ function findingsSection(doc, stage) {
     const kept = losses.filter(([agent]) => !doc.agents[agent].lost).map(([agent, told]) => `${name(agent)} ${told.losses.length === 1 ? 'once' : `${told.losses.length} times`}, ${text.seconds(told.unreachable_s)}`);
     if (kept.length) add('plain', 'Links lost', `${kept.join('; ')}. The agents went on, and nothing that they measured was lost.`);
   }
-  notes('full_strength').forEach((line) => add('plain', 'Full strength', capital(line.replace(/^full strength /, '')), '; only seconds in which all agents measured.'));
-  notes('splits').forEach((line) => add('plain', 'Where time went', line));
-  notes('replay').forEach((line) => add('warn', 'Replay', line));
-  notes('op_log').forEach((line) => add('warn', 'Op-log', line));
-  notes('preflight').forEach((line) => add('warn', 'Preflight', line));
-  return [el('ul', { class: 'findings' }, found)];
+  ['full_strength', 'splits', 'replay', 'op_log', 'preflight'].forEach(told);
+  const others = doc.notes.filter((note) => note.stage !== null && note.stage !== stage.index && note.kind in NOTES)
+    .map((note) => finding(NOTES[note.kind][0], NOTES[note.kind][1], el('b', {}, doc.stages[note.stage].name), `: ${NOTES[note.kind][2] ? note.text.replace(NOTES[note.kind][2], '') : note.text}`));
+  return [
+    el('ul', { class: 'findings' }, found),
+    others.length ? el('details', { id: 'other-findings' }, el('summary', {}, `Of other stages (${others.length})`), el('ul', { class: 'findings' }, others)) : null,
+  ];
 }
-
-const capital = (line) => line.charAt(0).toUpperCase() + line.slice(1);
 
 function detailsSection(doc, stage) {
   const found = [];
@@ -164,7 +178,7 @@ function endpointsSection(doc, stage) {
 function networkSection(doc) {
   const rows = doc.network.map((told, agent) => [
     doc.agents[agent].id, text.count(told.connects), count(told.losses.length), text.seconds(told.unreachable_s), text.latency(told.rtt_us?.p50), text.latency(told.rtt_us?.p99),
-    text.latency(told.rtt_us?.max), told.clock?.drift_ppm === null || !told.clock ? '–' : `${trim(told.clock.drift_ppm)} ± ${trim(told.clock.drift_error_ppm)}`, told.clock ? text.latency(told.clock.max_error_ns / 1000) : '–',
+    text.latency(told.rtt_us?.max), told.clock?.drift_ppm === null || !told.clock ? '–' : `${told.clock.drift_ppm.toFixed(2)} ± ${told.clock.drift_error_ppm.toFixed(2)}`, told.clock ? text.latency(told.clock.max_error_ns / 1000) : '–',
     text.bytes(told.received_bytes), text.bytes(told.refetched_bytes),
   ]);
   const columns = [{ name: 'Agent', head: true }, ...['Connects', 'Losses', 'Out of reach', 'Round trip p50', 'p99', 'max'].map((name) => ({ name, number: true })), { name: 'Clock drift', unit: 'ppm', number: true }, { name: 'Offset known to', number: true }, { name: 'Received', number: true }, { name: 'Fetched after losses', number: true }];
@@ -199,12 +213,16 @@ function lossesSection(doc) {
 }
 
 function environmentSection(doc) {
-  const rows = doc.agents.map((agent) => [agent.id, agent.host ?? '–', agent.address ?? '–', text.count(agent.cores), text.bytes(agent.memory_bytes), agent.kernel ?? '–', agent.python ?? '–', agent.version ?? '–', agent.nic_bytes_per_s ? `${trim((8 * agent.nic_bytes_per_s) / 1e9)} Gbit/s` : '–', agent.notices.join('; ') || '–']);
-  const columns = [{ name: 'Agent', head: true }, { name: 'Host' }, { name: 'Address' }, { name: 'Cores', number: true }, { name: 'Memory', number: true }, { name: 'Kernel' }, { name: 'Python' }, { name: 'Agent version' }, { name: 'Network', number: true }, { name: 'Notices', wide: true }];
+  const rows = doc.agents.map((agent) => [agent.id, agent.host ?? '–', agent.address ?? '–', text.count(agent.cores), text.bytes(agent.memory_bytes), agent.kernel ?? '–', agent.python ?? '–', agent.version ?? '–', agent.nic_bytes_per_s ? `${trim((8 * agent.nic_bytes_per_s) / 1e9)} Gbit/s` : '–']);
+  const notices = new Map();
+  doc.agents.forEach((agent) => agent.notices.forEach((notice) => notices.set(notice, [...(notices.get(notice) ?? []), agent.id])));
+  const noticed = [...notices].map(([notice, agents]) => [agents.length === doc.agents.length && agents.length > 1 ? 'all agents' : [...new Set(agents)].join(', '), notice]);
+  const columns = [{ name: 'Agent', head: true }, { name: 'Host' }, { name: 'Address' }, { name: 'Cores', number: true }, { name: 'Memory', number: true }, { name: 'Kernel' }, { name: 'Python' }, { name: 'Agent version' }, { name: 'Network', number: true }];
   const stages = doc.plan.stages.map((stage) => [stage.name, stage.kind, stage.duration_s === null ? 'until done' : text.seconds(stage.duration_s), stage.warmup_s ? text.seconds(stage.warmup_s) : '–', stage.concurrency, stage.io_rate ? `${trim(stage.io_rate.iops)} /s` : 'closed loop', mix(stage)]);
   const sets = doc.plan.populations.map((one) => [one.name, one.target, text.count(one.count), size(one.size)]);
   return [
     table('hosts-table', 'Hosts', columns, rows),
+    noticed.length ? table('notices-table', 'What agents noticed', [{ name: 'Agents', head: true, wide: true }, { name: 'Notice', wide: true }], noticed) : null,
     table('plan-table', 'Stages of the plan; concurrency and rate are of each agent', [{ name: 'Stage', head: true }, { name: 'Kind' }, ...['Lasts', 'Warm-up', 'Concurrency', 'Rate'].map((name) => ({ name, number: true })), { name: 'What', wide: true }], stages),
     sets.length ? table('sets-table', 'Objects that are prepared', [{ name: 'Set', head: true }, { name: 'Below' }, { name: 'Objects', number: true }, { name: 'Size', wide: true }], sets) : null,
     el('details', { id: 'plan-details' }, el('summary', {}, 'The whole plan as JSON'), el('pre', { tabindex: '0', 'aria-label': 'The plan as JSON', role: 'region' }, JSON.stringify(doc.plan, null, 1))),
