@@ -187,13 +187,18 @@ def read_agent(agent_id: str, path: Path, on_histogram: OnHistogram | None = Non
         return agent
     try:
         for record in records(path):
-            _take(agent, record)
-            if on_histogram is not None and record["kind"] == "hist":
-                moved = {**record, "clock_ns": record["clock_ns"] + agent.shift_ns}
-                on_histogram(agent_id, moved, agent.stages[record["stage"]])
+            take(agent, record, on_histogram)
     except ProtocolError:
         agent.torn = True
     return agent
+
+
+def take(agent: AgentJournal, record: Json, on_histogram: OnHistogram | None = None) -> None:
+    """Adds the next record of an agent's mirror; `on_histogram` as in read_agent."""
+    _take(agent, record)
+    if on_histogram is not None and record["kind"] == "hist":
+        moved = {**record, "clock_ns": record["clock_ns"] + agent.shift_ns}
+        on_histogram(agent.agent_id, moved, agent.stages[record["stage"]])
 
 
 _TIMES = ("from_clock_ns", "to_clock_ns", "start_clock_ns", "actual_clock_ns", "end_clock_ns", "drained_clock_ns")

@@ -49,16 +49,24 @@ class Inputs:
 
 def read_inputs(path: Path, on_histogram: OnHistogram | None = None) -> Inputs:
     """Reads plan, hosts, events and mirrors of a run directory; `on_histogram` as in read_agent."""
-    plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
-    hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
-    mirrors = {host["agent_id"]: path / "agents" / host["agent_id"] / "journal.ndjson" for host in hosts}
-    agents = {agent_id: read_agent(agent_id, mirror, on_histogram) for agent_id, mirror in mirrors.items()}
-    leave_out_what_is_late(plan, agents)
+    inputs = inputs_at_first(path)
+    for agent_id in inputs.agents:
+        inputs.agents[agent_id] = read_agent(agent_id, path / "agents" / agent_id / "journal.ndjson", on_histogram)
+    leave_out_what_is_late(inputs.plan, inputs.agents)
     events_path = path / "events.ndjson"
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
+    inputs.events += [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return inputs
+
+
+def inputs_at_first(path: Path) -> Inputs:
+    """What a run directory holds before anything has happened in it: no event, and no record of any agent."""
+    plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
+    hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
+    agents = {host["agent_id"]: AgentJournal(host["agent_id"]) for host in hosts}
     preflight = path / "preflight.json"
     looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
-    return Inputs(path, plan, hosts, agents, [json.loads(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
+    return Inputs(path, plan, hosts, agents, [], looked, _calibration(path))
 
 
 def _calibration(path: Path) -> Json:
