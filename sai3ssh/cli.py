@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +20,8 @@ from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 if TYPE_CHECKING:
     from .config import Workload
     from .controller.rundir import RunDirectory
+
+    Show = Callable[[RunDirectory], RunDirectory]
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -53,6 +57,21 @@ Skip = Annotated[
     typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
 ]
 
+Web = Annotated[bool, typer.Option("--web", help="Show the run on a live page, at --listen.")]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="HOST:PORT",
+        help="Where the page is; elsewhere than on loopback it needs a token.",
+        show_default="127.0.0.1:8633",
+    ),
+]
+Token = Annotated[bool, typer.Option("--token", help="Make a token on loopback, too: without it nobody sees the page.")]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="The token is the first line of this file, instead of a new one each time.", show_default=False)
+]
+
 RESULTS_DIR = Path("sai3ssh-runs")
 
 
@@ -81,6 +100,10 @@ def run(
     ] = False,
     op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
     skip: Skip = None,
+    web: Web = False,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Run a workload on all hosts of an inventory."""
     from . import bundle, config, preflight, steering
@@ -100,6 +123,8 @@ def run(
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
+    if background and (web or listen):
+        raise ConfigError("--detach and --web cannot be combined", remedy=f"Show the run with: sai3ssh serve {results_dir}")
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
@@ -135,9 +160,10 @@ def run(
     def once(directory: RunDirectory) -> int:
         return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
 
-    if repeat == 1:
-        raise typer.Exit(once(create()))
-    raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
+    with _page(results_dir, web, listen, token, token_file) as show:
+        if repeat == 1:
+            raise typer.Exit(once(show(create())))
+        raise typer.Exit(steering.series(lambda: show(create()), once, repeat, pause_s, as_json=as_json))
 
 
 @app.command()
@@ -162,6 +188,10 @@ def replay(
     as_json: AsJson = False,
     live: Live = True,
     skip: Skip = None,
+    web: Web = False,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Replay a trace of operations on all hosts of an inventory: ours (oplog.tsv.zst) or sai3-bench's."""
     from . import bundle, config, preflight, replaying, steering
@@ -181,8 +211,9 @@ def replay(
         err(f"notice: {notice}")
     wanted = replaying.Wanted(traces, replaying.remaps(remap or ()), None if closed else speed, put_first)
     look = preflight.Options(archive, credentials=secret, skip=preflight.check_skip(skip or ()), patience_s=60.0)
-    directory = replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json)
-    raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
+    with _page(results_dir, web, listen, token, token_file) as show:
+        directory = show(replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json))
+        raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
 
 
 @app.command()
@@ -200,6 +231,10 @@ def resume(
     ] = False,
     as_json: AsJson = False,
     live: Live = True,
+    web: Web = False,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Go on with a run whose controller was killed, from here or from a copy of its run directory on another machine."""
     from . import bundle, steering
@@ -214,7 +249,8 @@ def resume(
     else:
         directory = _find(run, results_dir)
     options = {"live": live, "credentials": _credentials(directory), "takeover": takeover, "without_unreachable": without_unreachable}
-    raise typer.Exit(steering.resume(directory, archive, as_json=as_json, **options))
+    with _page(directory.path.parent, web, listen, token, token_file) as show:
+        raise typer.Exit(steering.resume(show(directory), archive, as_json=as_json, **options))
 
 
 @app.command()
@@ -545,6 +581,34 @@ def _sides(runs: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 @app.command()
+def serve(
+    results_dir: Annotated[Path, typer.Argument(help="Results directory: the one that run directories are in.")] = RESULTS_DIR,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
+    grafana: Annotated[bool, typer.Option("--grafana", help="Print the dashboard for Grafana, and do nothing else.")] = False,
+) -> None:
+    """Show all runs of a directory on a live page, and their metrics at /metrics for Prometheus. Reads only; Ctrl-C ends it."""
+    from .errors import ConfigError
+
+    if grafana:
+        from .web.grafana import dashboard
+
+        out(dashboard())
+        return
+    from .web import server
+
+    if (results_dir / "plan.json").is_file():
+        raise ConfigError(
+            f"{results_dir} is one run", remedy=f"Name the directory that it is in: sai3ssh serve {results_dir.resolve().parent}"
+        )
+    if not results_dir.is_dir():
+        raise ConfigError(f"{results_dir} is no directory", remedy="Name the directory that run directories go to (--results-dir)")
+    place = server.listen(listen or server.DEFAULT, token_file=token_file, want_token=token)
+    server.serve(results_dir, place, said=lambda url: err(f"runs of {results_dir}: {url}"))
+
+
+@app.command()
 def deploy(
     inventory: Inventory = None,
     limit: Limit = "all",
@@ -645,6 +709,27 @@ def _play(
     if not as_json:
         print_outcome(progress)
     return UNREADY if any(row.failed for row in progress.rows.values()) else 0
+
+
+@contextlib.contextmanager
+def _page(results_dir: Path, web: bool, listen: str | None, token: bool, token_file: Path | None) -> Iterator[Show]:
+    """A live page beside a run, when one is wanted. It has its port before anything of the run begins; what it gives says where each run is
+    shown."""
+    if not (web or listen):
+        yield lambda directory: directory
+        return
+    from .web import server
+
+    place = server.listen(listen or server.DEFAULT, token_file=token_file, want_token=token)
+    url = place.url
+    with server.beside(results_dir, place, err):
+
+        def show(directory: RunDirectory) -> RunDirectory:
+            root, _, query = url.partition("?")
+            err(f"page: {root}runs/{directory.path.name}" + (f"?{query}" if query else ""))
+            return directory
+
+        yield show
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:
