@@ -69,6 +69,7 @@ from ..results.tables import full_strength_lines, lost_lines, replay_lines, skip
 from . import series
 from .links import happened, link
 from .shades import gone, marks, shades, started_at
+from .sofar import rates_so_far
 from .windows import Windows
 
 Json = dict[str, Any]
@@ -98,6 +99,7 @@ def compose(inputs: Inputs, windows: Windows, *, start_delay_s: float, now: floa
     out = gone(inputs)
     if not ended:
         _leave_out_what_is_to_come(content, inputs, out)
+        rates_so_far(content, inputs)
     starts = started_at(inputs, start_delay_s)
     hosts = {host["agent_id"]: host for host in inputs.hosts}
     return {

@@ -62,6 +62,24 @@ def test_a_run_of_two_agents(tmp_path: Path) -> None:
     assert stage["shades"] == []
 
 
+def test_rates_of_a_stage_that_goes_on_are_over_the_time_that_has_passed(tmp_path: Path) -> None:
+    """Seconds are told at once, histograms later; what is still to come makes no rate lower."""
+    agents = [FakeAgent(name, 5 * SECOND) for name in "ab"]
+    for number in range(4):
+        for agent in agents:
+            agent.second(number, 1e6)
+    agents[0].hist(agents[0].take_histogram())
+    agents[1].hist(agents[1].take_histogram())
+    agents[0].second(4, 1e6)
+    (stage,) = made(tmp_path / "r", agents)["stages"]
+    assert stage["seconds"] == 5.0
+    figures = stage["operations"]["get"]
+    assert (figures["ops"], figures["ops_per_s"], figures["mib_per_s"]) == (400, 100.0, 100 * 4096 / (1 << 20))
+    assert [part["seconds"] for part in stage["agents"]] == [5.0, 4.0]
+    assert [part["operations"]["get"]["ops_per_s"] for part in stage["agents"]] == [50.0, 50.0]
+    assert [part["ops_per_s"] for part in stage["sizes"]["get"]] == [100.0]
+
+
 def test_percentiles_over_time_are_of_the_merged_histogram(tmp_path: Path) -> None:
     agents = [whole("a", 5 * SECOND), whole("b", 900 * SECOND, mean_ns=4e6)]
     (stage,) = made(tmp_path / "r", agents, ENDED)["stages"]
