@@ -19,17 +19,17 @@ from starlette.routing import Route
 
 from ..errors import Sai3sshError
 from ..protocol import Json
+from ..report import page as report
 from . import metrics
 from .artefacts import SANDBOX, artefacts, content_type, open_artefact
 from .catalogue import BROKEN, Catalogue
 from .comparing import Comparisons
 from .documents import Documents
 from .live import live
-from .prepared import Prepared, etag_of, prepare
+from .prepared import Prepared, prepare, prepare_json
 
-STATIC = {"page.css": "text/css", "page.js": "text/javascript", "list.js": "text/javascript", "run.js": "text/javascript"} | {
-    "compare.js": "text/javascript"
-}
+STATIC = {".css": "text/css", ".js": "text/javascript"}
+OF_REPORTS = ("echarts.min.js", "report.css")
 CHUNK_BYTES = 1 << 16
 WAITING = 4
 """So many comparisons may wait; who comes then is asked to come again."""
@@ -45,6 +45,7 @@ class Page:
         self.documents = Documents(self.catalogue)
         self.asked_s = 0.0
         """When something was asked for last, by time.monotonic()."""
+        self._static = _static()
         self._reader = ThreadPoolExecutor(1, "page")
         self._writer = ThreadPoolExecutor(1, "documents")
         self._comparer = ThreadPoolExecutor(1, "compare")
@@ -70,7 +71,7 @@ class Page:
 
         def work() -> Prepared | None:
             content = what()
-            return prepare(content) if content is not None else None
+            return prepare_json(content) if content is not None else None
 
         self.asked_s = time.monotonic()
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
@@ -116,7 +117,7 @@ class Page:
             return JSONResponse({"problem": "Others are comparing runs. Try again in a moment."}, 503, {"Retry-After": "2"})
         self._comparing += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._comparer, lambda: prepare(self.comparisons.of(*sides)))
+            found = await asyncio.get_running_loop().run_in_executor(self._comparer, lambda: prepare_json(self.comparisons.of(*sides)))
         finally:
             self._comparing -= 1
         return found.answer(request)
@@ -130,11 +131,8 @@ class Page:
 
     def static(self, request: Request) -> Response:
         """Scripts and styles."""
-        name = request.path_params["name"]
-        if name not in STATIC:
-            raise HTTPException(404)
-        body = (resources.files(__package__) / "static" / name).read_bytes()
-        return Prepared(body, None, etag_of(body), STATIC[name]).answer(request)
+        found = self._static.get(request.path_params["name"])
+        return _found(found).answer(request)
 
     def file(self, request: Request) -> Response:
         """A file of a run, as long as it is now."""
@@ -145,6 +143,15 @@ class Page:
         fd, size = opened
         headers = {"Content-Length": str(size), "Content-Security-Policy": SANDBOX}
         return StreamingResponse(_chunks(os.fdopen(fd, "rb"), size), headers=headers, media_type=content_type(name))
+
+
+def _static() -> dict[str, Prepared]:
+    """Our own scripts and styles, and those of reports."""
+    own = [file for file in (resources.files(__package__) / "static").iterdir() if Path(file.name).suffix in STATIC]
+    texts = {file.name: file.read_text(encoding="utf-8") for file in own}
+    texts |= {name: report.source(name) for name in OF_REPORTS}
+    texts["report.js"] = "\n".join(report.source(name) for name in report.SCRIPTS)
+    return {name: prepare(text.encode(), STATIC[Path(name).suffix]) for name, text in texts.items()}
 
 
 def _chunks(file: BufferedReader, size: int) -> Iterator[bytes]:

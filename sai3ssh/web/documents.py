@@ -18,7 +18,7 @@ from ..results.merge import inputs_at_first
 from ..results.steady import leave_out_what_is_late
 from .catalogue import Catalogue, stamp_of
 from .lines import Lines
-from .prepared import Prepared, prepare
+from .prepared import Prepared, prepare_json
 
 KEPT = 8
 """Documents of runs that have ended."""
@@ -85,7 +85,7 @@ class Documents:
         if self._catalogue.has_ended(directory):
             self._followed.pop(run_id, None)
             if stamp not in self._ended:
-                self._ended[stamp] = prepare(document(directory.path))
+                self._ended[stamp] = prepare_json(document(directory.path))
             self._ended.move_to_end(stamp)
             while len(self._ended) > KEPT:
                 self._ended.popitem(last=False)
@@ -100,7 +100,7 @@ class Documents:
     def _grown(self, run: _Followed) -> Prepared:
         begun_s = time.monotonic()
         if run.made is None or begun_s >= run.next_s:
-            run.made = prepare(run.growing.document(time.time()))
+            run.made = prepare_json(run.growing.document(time.time()))
             took_s = time.monotonic() - begun_s
             run.next_s = begun_s + max(LEAST_S, (1 + SHARE) * took_s)
         return run.made

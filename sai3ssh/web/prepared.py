@@ -22,7 +22,7 @@ class Prepared:
     body: bytes
     packed: bytes | None
     etag: str
-    content_type: str = "application/json"
+    content_type: str
 
     def answer(self, request: Request) -> Response:
         """The body, or that it has not changed."""
@@ -34,13 +34,12 @@ class Prepared:
         return Response(self.body, headers=headers, media_type=self.content_type)
 
 
-def prepare(content: Json) -> Prepared:
-    """JSON as it is sent."""
-    body = json.dumps(content, separators=(",", ":")).encode()
+def prepare(body: bytes, content_type: str) -> Prepared:
+    """A body as it is sent; the same body has the same etag."""
     packed = gzip.compress(body, 5, mtime=0) if len(body) >= GZIP_FROM_BYTES else None
-    return Prepared(body, packed, etag_of(body))
+    return Prepared(body, packed, f'"{hashlib.sha256(body).hexdigest()[:24]}"', content_type)
 
 
-def etag_of(body: bytes) -> str:
-    """The same for the same body."""
-    return f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+def prepare_json(content: Json) -> Prepared:
+    """JSON as it is sent."""
+    return prepare(json.dumps(content, separators=(",", ":")).encode(), "application/json")

@@ -22,6 +22,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sai3ssh.web import server
+from tests.browser import Browser, program
 from tests.contract.agent_processes import end_agents
 from tests.contract.test_run import AGENTS, Bench
 
@@ -510,3 +511,41 @@ def test_a_page_whose_controller_is_killed_ends(tmp_path: Path) -> None:
     while answers(port):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+# --- in a browser ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_browser_shows_it_and_goes_on_when_the_server_was_away(watched: Watched, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    run = watched.run.name
+    with Browser(program()) as browser:
+        serve = Serve(watched.bench.results, "--token-file", str(file))
+        try:
+            root = f"http://127.0.0.1:{serve.port}"
+            tab = browser.tab(dark=True)
+            tab.open(f"{root}/?token={TOKEN}", "document.querySelectorAll('tbody tr').length === 1")
+            assert tab.evaluate("location.href") == f"{root}/"
+            assert tab.evaluate("document.cookie") == ""
+            assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+            assert tab.evaluate("document.querySelector('tbody tr').textContent").startswith(f"PARTIAL{run}")
+            # Sorted by what is clicked; a filter that fits nothing leaves nothing.
+            tab.evaluate("document.querySelectorAll('th button')[6].click()")
+            assert tab.evaluate("document.querySelectorAll('th')[7].getAttribute('aria-sort')") == "descending"
+            tab.evaluate("{const box = document.getElementById('filter'); box.value = 'complete'; box.dispatchEvent(new Event('input'));}")
+            assert tab.evaluate("document.querySelectorAll('tbody tr').length") == 0
+            tab.open(f"{root}/runs/{run}")
+            assert tab.evaluate("document.querySelectorAll('#time canvas').length") > 0
+            assert tab.evaluate("document.getElementById('live').hidden")
+            assert "results.json" in tab.evaluate("document.getElementById('files').textContent")
+            serve.end(signal.SIGKILL)
+            tab.wait("!document.getElementById('away').hidden")
+            complaints = [text for text in tab.complaints() if "ERR_CONNECTION" not in text]
+            assert complaints == []
+            serve = Serve(watched.bench.results, "--token-file", str(file), port=serve.port)
+            tab.wait("document.getElementById('away').hidden")
+            assert all(address.startswith((root, "data:")) for address in tab.requests())
+        finally:
+            serve.end()

@@ -1,10 +1,11 @@
 // What differs between two sides of runs.
 "use strict";
-import { follow, latency, make, number, rate } from "./page.js";
+import { follow, latency, make, number, rate, themeButton } from "./page.js";
 
 const BADGES = { improved: "good", regressed: "bad", "improved and regressed": "warn", "too little data": "warn" };
 const query = new URLSearchParams(location.search);
 let found = null;
+themeButton();
 
 function value(row, of) {
   return row.metric === "ops_per_s" || row.metric === "mib_per_s" ? rate(of) : latency(of);
@@ -22,8 +23,8 @@ function draw() {
   document.getElementById("rows").replaceChildren(...rows.map((row) =>
     make("tr", {}, ...[row.stage, row.operation, row.size, row.metric].map((cell) => make("td", {}, cell)),
       ...[value(row, row.base), value(row, row.new), percent(row.change),
-        row.low === null ? "–" : `${percent(row.low)} to ${percent(row.high)}`].map((cell) => make("td", { class: "num" }, cell)),
-      make("td", {}, make("span", { class: `badge ${BADGES[row.finding] ?? ""}` }, row.finding)))));
+        row.low === null ? "–" : `${percent(row.low)} to ${percent(row.high)}`].map((cell) => make("td", { class: "number" }, cell)),
+      make("td", {}, make("span", { class: `pill ${BADGES[row.finding] ?? ""}` }, row.finding)))));
 }
 
 document.getElementById("all").addEventListener("change", () => found && draw());
@@ -32,7 +33,7 @@ swap.href = `/compare?${new URLSearchParams([...query].map(([name, run]) => [nam
 follow(`/api/compare?${query}`, (content) => {
   found = content;
   swap.hidden = false;
-  document.getElementById("verdict").replaceChildren(make("span", { class: `badge ${BADGES[found.verdict] ?? ""}` }, found.verdict));
+  document.getElementById("verdict").replaceChildren(make("span", { class: `pill ${BADGES[found.verdict] ?? ""}` }, found.verdict));
   document.getElementById("sides").replaceChildren("Base: ", ...links(found.base), make("br"), "New: ", ...links(found.new));
   const single = found.base.length === 1 && found.new.length === 1;
   document.getElementById("how").textContent =

@@ -1,26 +1,27 @@
 // The list of runs: live ones first, then as it is sorted.
 "use strict";
-import { badge, duration, follow, latency, make, number, rate, when } from "./page.js";
+import { duration, follow, latency, make, number, pill, rate, themeButton, when } from "./page.js";
 
 const COLUMNS = [
   ["", null],
   ["Verdict", (row) => row.verdict ?? row.status],
   ["Run", (row) => row.id],
   ["Started", (row) => row.created_at, "descending"],
-  ["Took", (row) => row.seconds, "num"],
-  ["Hosts", (row) => row.agents, "num"],
+  ["Took", (row) => row.seconds, "number"],
+  ["Hosts", (row) => row.agents, "number"],
   ["Stage", (row) => row.stage],
-  ["Operations/s", (row) => row.ops_per_s, "num"],
-  ["MiB/s", (row) => row.mib_per_s, "num"],
-  ["p50", (row) => row.p50_us, "num"],
-  ["p99", (row) => row.p99_us, "num"],
-  ["Errors", (row) => row.errors, "num"],
+  ["Operations/s", (row) => row.ops_per_s, "number"],
+  ["MiB/s", (row) => row.mib_per_s, "number"],
+  ["p50", (row) => row.p50_us, "number"],
+  ["p99", (row) => row.p99_us, "number"],
+  ["Errors", (row) => row.errors, "number"],
 ];
 let sorted = 3;
 let downwards = true;
 let runs = [];
 const chosen = new Set();
 
+themeButton();
 const head = document.getElementById("columns");
 COLUMNS.forEach(([name, value, kind], index) => {
   const button = value ? make("button", { type: "button" }, name) : make("span", { title: "Choose two to compare" }, "");
@@ -29,7 +30,7 @@ COLUMNS.forEach(([name, value, kind], index) => {
     sorted = index;
     draw();
   });
-  head.append(make("th", { class: kind === "num" ? "num" : "", scope: "col" }, button));
+  head.append(make("th", { class: kind === "number" ? "number" : "", scope: "col" }, button));
 });
 
 function text(row) {
@@ -44,16 +45,16 @@ function cells(row) {
     offer();
   });
   const link = make("a", { href: `/runs/${encodeURIComponent(row.id)}` }, row.id);
-  if (row.status === "broken") return [box, badge(row), link, make("span", { class: "dim" }, row.problem)];
-  if (row.status === "unread") return [box, badge(row), link];
+  if (row.status === "broken") return [box, pill(row), link, make("span", { class: "dim" }, row.problem)];
+  if (row.status === "unread") return [box, pill(row), link];
   const names = row.hosts.join(", ") + (row.agents > row.hosts.length ? ` and ${row.agents - row.hosts.length} more` : "");
   const live = row.status === "running" && row.progress !== null && row.progress !== undefined;
   const stage = live ? make("span", {}, `${row.stage} `, make("progress", { max: 1, value: row.progress }), ` ${Math.round(100 * row.progress)} %`) : row.stage ?? "–";
-  const away = row.unreachable ? make("span", { class: "bad-text", title: "out of reach" }, ` (${row.unreachable} away)`) : null;
+  const away = row.unreachable ? make("span", { class: "bad", title: "out of reach" }, ` (${row.unreachable} away)`) : null;
   const of = row.operation ? ` of ${row.operation}` : "";
   return [
     box,
-    badge(row),
+    pill(row),
     link,
     when(row.created_at),
     duration(row.seconds),
@@ -63,7 +64,7 @@ function cells(row) {
     rate(row.mib_per_s),
     make("span", { title: `p50${of}` }, latency(row.p50_us)),
     make("span", { title: `p99${of}` }, latency(row.p99_us)),
-    make("span", { class: row.errors ? "bad-text" : "dim" }, number(row.errors)),
+    make("span", { class: row.errors ? "bad" : "dim" }, number(row.errors)),
   ];
 }
 
@@ -101,7 +102,7 @@ function draw() {
     ...shown.map((row) =>
       make("tr", { "data-run": row.id }, ...cells(row).map((cell, index, all) => {
         const last = index === all.length - 1 && index < COLUMNS.length - 1;
-        return make("td", { class: COLUMNS[index][2] === "num" && !last ? "num" : "", colspan: last ? COLUMNS.length - index : null }, cell);
+        return make("td", { class: COLUMNS[index][2] === "number" && !last ? "number" : "", colspan: last ? COLUMNS.length - index : null }, cell);
       })),
     ),
   );

@@ -1,5 +1,5 @@
 // What all pages share: fetching again and again, numbers as people read them, and elements made without HTML.
-"use strict";
+'use strict';
 
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -60,9 +60,9 @@ const MEANS = {
   broken: "Its files cannot be read.",
 };
 
-export function badge(row) {
+export function pill(row) {
   const what = row.verdict ?? row.status;
-  return make("span", { class: `badge ${BADGES[what] ?? ""}`, title: MEANS[what] ?? (row.reasons ?? []).join("; ") }, WORDS[what] ?? what);
+  return make("span", { class: `pill ${BADGES[what] ?? ""}`, title: MEANS[what] ?? (row.reasons ?? []).join("; ") }, WORDS[what] ?? what);
 }
 
 // Calls show(content) with what an address answers, now and each time it has changed. Goes on when the server was away.
@@ -109,4 +109,21 @@ export function follow(address, show, { everyMs = 1000, over = () => false } = {
       timer = setTimeout(turn, 0);
     }
   });
+}
+
+// The button for the theme, where the report's own script does not see to it.
+export function themeButton() {
+  const root = document.documentElement;
+  const button = document.getElementById("theme");
+  const show = () => button.setAttribute("aria-pressed", String(root.dataset.theme === "dark"));
+  button.addEventListener("click", () => {
+    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+    try {
+      window.localStorage.setItem("sai3ssh-theme", root.dataset.theme);
+    } catch {
+      // It is forgotten with the page.
+    }
+    show();
+  });
+  show();
 }
