@@ -4,13 +4,15 @@ since, and not more often than this machine can afford."""
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 from ..controller.rundir import RunDirectory
-from ..protocol import ProtocolError, decode_record
+from ..errors import ConfigError
+from ..protocol import Json, ProtocolError, decode_record
 from ..report.document import compose, document
 from ..report.windows import Windows
 from ..results.journal import take
@@ -25,6 +27,9 @@ KEPT = 8
 FOLLOWED = 4
 """Runs that go on, whose records are held in memory."""
 LEAST_S = 1.0
+KEPT_OF_SECONDS = ("kind", "stage", "second", "from_clock_ns", "to_clock_ns", "warmup")
+MOST_BYTES = 1 << 30
+"""Journals of a run that is held in memory: about as many agent-seconds as KiB, and of each as much memory."""
 SHARE = 4
 """A document that took a second to make is not made anew for so many."""
 
@@ -43,7 +48,7 @@ class Growing:
         self._events = Lines(self._directory.events)
         self._mirrors = {agent: Lines(self._directory.mirror(agent)) for agent in self._inputs.agents}
 
-    def document(self, now: float) -> dict[str, Any]:
+    def document(self, now: float) -> Json:
         """The run as it is now."""
         if self._events.replaced or any(lines.replaced for lines in self._mirrors.values()):
             self._begin()
@@ -52,12 +57,26 @@ class Growing:
             agent = self._inputs.agents[agent_id]
             try:
                 for line in lines.new() if not agent.torn else ():
-                    take(agent, decode_record(line), self._windows.take)
+                    record = decode_record(line)
+                    take(agent, record, self._windows.take)
+                    if record["kind"] == "sec":
+                        seconds = agent.stages[record["stage"]].seconds
+                        seconds[-1] = _slim(seconds[-1])
             except ProtocolError:
                 agent.torn = True
         self._inputs.events += [json.loads(line) for line in self._events.new()]
         leave_out_what_is_late(self._inputs.plan, self._inputs.agents)
         return compose(self._inputs, self._windows, start_delay_s=self._start_delay_s, now=now)
+
+
+def _slim(second: Json) -> Json:
+    """A second summary without what has been counted, in a third of the memory: each record has strings of its own for all its names."""
+    kept: Json = {name: second[name] for name in KEPT_OF_SECONDS}
+    return kept | {name: _with_shared_names(second[name]) for name in ("ops", "errors", "retried", "host") if name in second}
+
+
+def _with_shared_names(told: Any) -> Any:
+    return {sys.intern(name): _with_shared_names(value) for name, value in told.items()} if isinstance(told, dict) else told
 
 
 @dataclass
@@ -91,6 +110,12 @@ class Documents:
                 self._ended.popitem(last=False)
             return self._ended[stamp]
         if run_id not in self._followed:
+            size = sum(path.stat().st_size for path in (directory.path / "agents").glob("*/journal.ndjson"))
+            if size > MOST_BYTES:
+                raise ConfigError(
+                    f"run {run_id} has {size >> 20:,} MiB of journals: its plots are not drawn while it goes on",
+                    remedy="They are when it has ended; /metrics tells it meanwhile",
+                )
             self._followed[run_id] = _Followed(Growing(directory))
             while len(self._followed) > FOLLOWED:
                 self._followed.popitem(last=False)

@@ -110,6 +110,16 @@ def test_a_document_that_grew_is_the_one_that_is_read_at_once(tmp_path: Path, mo
     assert seen[-1] == 1000
 
 
+def test_a_run_that_is_too_large_for_memory_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "over", [whole("a", 5 * SECOND)], ENDED)
+    written(tmp_path / "live", [whole("a", 5 * SECOND)])
+    monkeypatch.setattr("sai3ssh.web.documents.MOST_BYTES", 1000)
+    documents = Documents(Catalogue(tmp_path))
+    with pytest.raises(ConfigError, match="run live has 0 MiB of journals: its plots are not drawn while it goes on"):
+        documents.of("live")
+    assert documents.of("over") is not None
+
+
 def test_counts_that_grew_are_those_of_the_results(tmp_path: Path) -> None:
     agents = [whole("a", 5 * SECOND), whole("b", 900 * SECOND)]
     agents[0].lost(3, 5, "worker 1 was replaced")

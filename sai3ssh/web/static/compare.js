@@ -3,6 +3,7 @@
 import { follow, latency, make, number, rate, themeButton } from "./page.js";
 
 const BADGES = { improved: "good", regressed: "bad", "improved and regressed": "warn", "too little data": "warn" };
+const FIGURES = { ops_per_s: "operations/s", mib_per_s: "MiB/s", mean: "mean latency" };
 const query = new URLSearchParams(location.search);
 let found = null;
 themeButton();
@@ -21,7 +22,7 @@ function draw() {
   const all = document.getElementById("all").checked;
   const rows = found.rows.filter((row) => all || row.judged);
   document.getElementById("rows").replaceChildren(...rows.map((row) =>
-    make("tr", {}, ...[row.stage, row.operation, row.size, row.metric].map((cell) => make("td", {}, cell)),
+    make("tr", {}, ...[row.stage, row.operation, row.size, FIGURES[row.metric] ?? row.metric].map((cell) => make("td", {}, cell)),
       ...[value(row, row.base), value(row, row.new), percent(row.change),
         row.low === null ? "–" : `${percent(row.low)} to ${percent(row.high)}`].map((cell) => make("td", { class: "number" }, cell)),
       make("td", {}, make("span", { class: `pill ${BADGES[row.finding] ?? ""}` }, row.finding)))));
