@@ -723,10 +723,12 @@ def _page(results_dir: Path, web: bool, listen: str | None, token: bool, token_f
     place = server.listen(listen or server.DEFAULT, token_file=token_file, want_token=token)
     url = place.url
     with server.beside(results_dir, place, err):
+        root, _, query = url.partition("?")
+        # The token is told once.
+        queries = iter([f"?{query}"] if query else [])
 
         def show(directory: RunDirectory) -> RunDirectory:
-            root, _, query = url.partition("?")
-            err(f"page: {root}runs/{directory.path.name}" + (f"?{query}" if query else ""))
+            err(f"page: {root}runs/{directory.path.name}{next(queries, '')}")
             return directory
 
         yield show

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from io import BufferedReader
@@ -76,10 +76,10 @@ class Page:
         self.asked_s = time.monotonic()
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
-    def _shell(self, name: str, *, of_run: bool = False) -> Callable[[Request], Response]:
+    def _shell(self, name: str, *, of_run: bool = False) -> Callable[[Request], Awaitable[Response]]:
         text = (resources.files(__package__) / "static" / name).read_text(encoding="utf-8")
 
-        def answer(request: Request) -> Response:
+        async def answer(request: Request) -> Response:
             if of_run and self.catalogue.find(request.path_params["run"]) is None:
                 raise HTTPException(404)
             return Response(text, media_type="text/html")
@@ -129,7 +129,7 @@ class Page:
         found = await loop.run_in_executor(self._reader, lambda: metrics.expose(self.catalogue, accept))
         return Response(found.body, headers={"Content-Type": found.content_type})
 
-    def static(self, request: Request) -> Response:
+    async def static(self, request: Request) -> Response:
         """Scripts and styles."""
         found = self._static.get(request.path_params["name"])
         return _found(found).answer(request)
@@ -142,6 +142,9 @@ class Page:
             raise HTTPException(404)
         fd, size = opened
         headers = {"Content-Length": str(size), "Content-Security-Policy": SANDBOX}
+        if request.method == "HEAD":
+            os.close(fd)
+            return Response(headers=headers, media_type=content_type(name))
         return StreamingResponse(_chunks(os.fdopen(fd, "rb"), size), headers=headers, media_type=content_type(name))
 
 

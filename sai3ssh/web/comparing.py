@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from ..model import to_json
+from ..model import Verdict, to_json
 from ..protocol import Json
+from ..results import read
 from .catalogue import Catalogue
 
 KEPT = 16
@@ -24,7 +25,7 @@ class Comparisons:
         self._kept: OrderedDict[tuple[Any, ...], Json] = OrderedDict()
 
     def of(self, base: Sequence[str], new: Sequence[str]) -> Json:
-        """What differs between the runs of two sides; PARTIAL runs are compared as well, and told. Raises ConfigError."""
+        """What differs between the runs of two sides; PARTIAL runs are compared as well, and named in `partial`. Raises ConfigError."""
         # scipy takes a second to import.
         from ..results import compare as comparing
 
@@ -40,7 +41,9 @@ class Comparisons:
             sides.append([directory.path for directory in directories if directory is not None])
         key = (len(base), *((str(path), (path / "results.json").stat().st_mtime_ns) for side in sides for path in side))
         if key not in self._kept:
-            self._kept[key] = to_json(comparing.compare(*sides, allow_partial=True))
+            found = to_json(comparing.compare(*sides, allow_partial=True))
+            partial = [path.name for path in (*sides[0], *sides[1]) if read(path).verdict is Verdict.PARTIAL]
+            self._kept[key] = {**found, "partial": partial}
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -12,14 +12,17 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ..histogram import Histogram, cell_of
+from ..model import OPERATIONS, Stage, StageKind
 from .catalogue import Catalogue
 from .tally import AgentTally, RunTally
 
 RUNS = 20
 """Metrics are of at most so many runs, the newest."""
-AGENTS = 256
-"""A run with more agents is told as one agent, ALL."""
+SERIES = 20_000
+"""So many at most: a run for which there is no room has its histograms, then all of its counts, told of one agent, ALL."""
 ALL = "all"
+ERRORS = 4
+"""Classes of errors that an operation is expected to have."""
 BOUNDS_NS = [bound for power in range(14, 36) for bound in (1 << power, 3 << (power - 1))]
 """Upper bounds of latency buckets, from 16 us to 52 s, two an octave: edges of our cells, so that counts are exact."""
 CELLS = [cell_of(bound) for bound in BOUNDS_NS]
@@ -60,8 +63,16 @@ class _Runs(Collector):
         return families.all()
 
 
+@dataclass(frozen=True)
+class _Agents:
+    counted: Mapping[str, AgentTally]
+    timed: Mapping[str, AgentTally]
+    """Whose histograms are told."""
+
+
 class _Families:
     def __init__(self) -> None:
+        self._room = SERIES
         self.operations = CounterMetricFamily("sai3ssh_operations", "Operations that ended, failed ones aside.", labels=OP)
         self.bytes = CounterMetricFamily("sai3ssh_bytes", "Bytes that these operations moved.", labels=OP)
         self.requests = CounterMetricFamily("sai3ssh_requests", "Requests that were sent: operations, retries and errors.", labels=OP)
@@ -86,11 +97,11 @@ class _Families:
 
     def all(self) -> Iterator[Metric]:
         """In the order of their making."""
-        return iter(vars(self).values())
+        return (family for family in vars(self).values() if isinstance(family, Metric))
 
     def add(self, run: RunTally) -> None:
         """The samples of one run."""
-        name = run.contents.plan.run_id
+        name = run.directory.path.name
         controlled = run.directory.controller() is not None
         self.run.add_metric([name, run.verdict or ("running" if controlled else "left")], 1)
         self.agents.add_metric([name], len(run.agents))
@@ -99,15 +110,31 @@ class _Families:
         progress = run.progress()
         if progress is not None and run.stage is not None:
             self.progress.add_metric([name, run.names[run.stage]], progress)
-        if len(run.agents) > AGENTS:
-            self._counts(run, name, ALL, _sum(run.agents.values()))
+        agents = self._agents(run)
+        for agent, tally in agents.counted.items():
+            self._counts(run, name, agent, tally)
+        for agent, tally in agents.timed.items():
+            self._times(run, name, agent, tally)
+        if agents.counted is not run.agents or run.verdict is not None:
             return
         for agent, tally in run.agents.items():
-            self._counts(run, name, agent, tally)
-            if run.verdict is not None:
-                continue
             self.up.add_metric([name, agent], tally.up)
             self.state.add_metric([name, agent, tally.shown_state], 1)
+
+    def _agents(self, run: RunTally) -> _Agents:
+        """What is told of which agent, as far as there is room."""
+        keys = sum(_keys(stage) for stage in run.contents.plan.stages)
+        counted, timed = keys * (4 + ERRORS) + 6, (keys + 1) * (len(CELLS) + 3)
+        merged = {ALL: _sum(run.agents.values())}
+        for agents, series in (
+            (_Agents(run.agents, run.agents), len(run.agents) * (counted + timed)),
+            (_Agents(run.agents, merged), len(run.agents) * counted + timed),
+            (_Agents(merged, merged), counted + timed),
+        ):
+            if series <= self._room:
+                self._room -= series
+                return agents
+        return _Agents({}, {})
 
     def _counts(self, run: RunTally, name: str, agent: str, tally: AgentTally) -> None:
         for (stage, warmup, op), counts in tally.counts.items():
@@ -118,13 +145,21 @@ class _Families:
             self.retries.add_metric(labels, counts.retries)
         for (stage, warmup, op, kind), n in tally.errors.items():
             self.errors.add_metric([name, agent, run.names[stage], _phase(warmup), op, kind], n)
-        for (stage, warmup, op), histogram in tally.latency.items():
-            _observe(self.latency, [name, agent, run.names[stage], _phase(warmup), op], histogram)
         self.losses.add_metric([name, agent], tally.losses)
         self.down.add_metric([name, agent], tally.down_s)
-        _observe(self.round_trips, [name, agent], tally.round_trips)
         self.lost.add_metric([name, agent], tally.lost_intervals)
         self.lost_s.add_metric([name, agent], tally.lost_ns / 1e9)
+
+    def _times(self, run: RunTally, name: str, agent: str, tally: AgentTally) -> None:
+        for (stage, warmup, op), histogram in tally.latency.items():
+            _observe(self.latency, [name, agent, run.names[stage], _phase(warmup), op], histogram)
+        _observe(self.round_trips, [name, agent], tally.round_trips)
+
+
+def _keys(stage: Stage) -> int:
+    """How many kinds of operation a stage counts, warm-up apart."""
+    kinds = len({operation.kind for operation in stage.operations}) or (len(OPERATIONS) if stage.kind is StageKind.REPLAY else 1)
+    return kinds * (2 if stage.warmup_s else 1)
 
 
 def _phase(warmup: bool) -> str:

@@ -271,16 +271,34 @@ def test_metrics_are_open_metrics_for_who_asks_for_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("current")
-def test_the_number_of_series_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "AGENTS", 2)
-    monkeypatch.setattr(metrics, "RUNS", 1)
-    written(tmp_path / "old", [whole("a", 5 * SECOND)])
-    os.utime(tmp_path / "old", (0, 0))
-    written(tmp_path / "new", [whole(name, 5 * SECOND) for name in "abc"])
+@pytest.mark.parametrize(
+    ("room", "counted", "timed"),
+    [(20_000, {"a", "b", "c"}, {"a", "b", "c"}), (160, {"a", "b", "c"}, {"all"}), (120, {"all"}, {"all"}), (50, set(), set())],
+)
+def test_the_number_of_series_is_bounded(
+    room: int, counted: set[str], timed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "SERIES", room)
+    written(tmp_path / "r1", [whole(name, 5 * SECOND) for name in "abc"])
     found = families(metrics.expose(Catalogue(tmp_path), "").body)
-    assert samples(found["sai3ssh_operations"], "sai3ssh_operations_total") == {("all", "get"): 1500}
-    assert samples(found["sai3ssh_link_losses"], "sai3ssh_link_losses_total") == {("all", ""): 1}
+    operations = samples(found["sai3ssh_operations"], "sai3ssh_operations_total")
+    assert {agent for agent, _ in operations} == counted
+    assert sum(operations.values()) == (1500 if counted else 0)
+    times = samples(found["sai3ssh_operation_duration_seconds"], "sai3ssh_operation_duration_seconds_count")
+    assert {agent for agent, _ in times} == timed
+    assert sum(times.values()) == (1500 if timed else 0)
+    assert sum(len(family.samples) for family in found.values()) <= room + 3 * 3
     assert [s.value for s in found["sai3ssh_run_agents"].samples] == [3]
+
+
+@pytest.mark.usefixtures("current")
+def test_metrics_are_of_the_newest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RUNS", 1)
+    for name in ("old", "new"):
+        written(tmp_path / name, [whole("a", 5 * SECOND)])
+    os.utime(tmp_path / "old", (0, 0))
+    found = families(metrics.expose(Catalogue(tmp_path), "").body)
+    assert [s.labels for s in found["sai3ssh_run_agents"].samples] == [{"run": "new"}]
 
 
 def test_a_run_that_ended_long_ago_has_no_metrics(tmp_path: Path) -> None:

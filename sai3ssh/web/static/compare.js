@@ -40,6 +40,8 @@ follow(`/api/compare?${query}`, (content) => {
   document.getElementById("how").textContent =
     `Changes are of the base. Intervals hold together with ${number(100 * found.confidence, 1)} % confidence; less than ${number(100 * found.least, 1)} % is no difference.` +
     (single ? " One run a side knows nothing of what varies from run to run: with several, smaller differences are found." : "");
+  document.getElementById("partial").hidden = !found.partial.length;
+  document.getElementById("partial").textContent = `PARTIAL: ${[...new Set(found.partial)].join(", ")}. The figures are of what was measured.`;
   document.getElementById("plans").hidden = !found.differences.length;
   document.getElementById("differences").replaceChildren(...found.differences.map((text) => make("li", {}, text)));
   draw();
