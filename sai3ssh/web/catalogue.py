@@ -66,6 +66,12 @@ class Catalogue:
             return []
         return [name for name in found if (self.results_dir / name / "plan.json").is_file()]
 
+    def _changed_at(self, name: str) -> float:
+        try:
+            return (self.results_dir / name).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def has_ended(self, directory: RunDirectory) -> bool:
         """Whether its log has a verdict. What follows it is not much: it is looked for in the end of the log."""
         # Within a text the quotes would be escaped.
@@ -80,7 +86,7 @@ class Catalogue:
         for gone in self._entries.keys() - set(names):
             del self._entries[gone]
         # The newest first: when there are many, they are what is looked for.
-        names.sort(key=lambda name: (self.results_dir / name).stat().st_mtime, reverse=True)
+        names.sort(key=self._changed_at, reverse=True)
         deadline = time.monotonic() + READING_S
         found, unread = [], 0
         for name in names:
@@ -180,7 +186,7 @@ class Catalogue:
         """The counts of the newest runs that have not ended, or only just; of at most so many."""
         now = self._clock_s()
         found: list[RunTally] = []
-        for name in sorted(self.names(), key=lambda name: (self.results_dir / name).stat().st_mtime, reverse=True):
+        for name in sorted(self.names(), key=self._changed_at, reverse=True):
             if len(found) == most:
                 break
             directory = RunDirectory(self.results_dir / name)

@@ -227,7 +227,9 @@ def child(told: TextIO) -> None:
         os.nice(NICE)
 
     def until(idle_s: Callable[[], float]) -> None:
-        told.read()
+        # Not by the stream itself, which the interpreter could not close when a signal ends it.
+        while os.read(told.fileno(), 1):
+            pass
         over_s = time.monotonic()
         while idle_s() < WATCHED_S and (since_s := time.monotonic() - over_s) < LONGEST_LINGER_S:
             if since_s > LINGER_S and idle_s() < since_s:

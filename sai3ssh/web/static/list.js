@@ -118,4 +118,4 @@ follow("/api/runs", (content) => {
   const unread = content.unread ? `, ${content.unread} still to be read` : "";
   document.getElementById("count").textContent = `${number(runs.length)} run${runs.length === 1 ? "" : "s"}, ${live} running${unread}`;
   draw();
-});
+}, (content) => (content.unread || content.runs.some((row) => row.status === "running") ? 1000 : 3000));

@@ -65,50 +65,67 @@ export function pill(row) {
   return make("span", { class: `pill ${BADGES[what] ?? ""}`, title: MEANS[what] ?? (row.reasons ?? []).join("; ") }, WORDS[what] ?? what);
 }
 
-// Calls show(content) with what an address answers, now and each time it has changed. Goes on when the server was away.
-export function follow(address, show, { everyMs = 1000, over = () => false } = {}) {
+const troubles = new Map();
+
+function trouble(address, text) {
+  if (text) troubles.set(address, text);
+  else troubles.delete(address);
+  const notice = document.getElementById("away");
+  notice.textContent = [...new Set(troubles.values())].join(" ");
+  notice.hidden = !troubles.size;
+}
+
+const REFUSED = { 401: "A token is needed: open the address that sai3ssh printed.", 404: "This run is not there any more." };
+const AWAY = "The page's server does not answer: this is how things stood. Trying again…";
+
+// Calls show(content) with what an address answers, now and each time it has changed; asks again after every(content) ms, or no more after 0.
+// Goes on when the server was away.
+export function follow(address, show, every = () => 1000) {
   let etag = null;
   let away = 0;
-  const notice = document.getElementById("away");
-  async function turn() {
-    let stop = false;
-    try {
-      const headers = etag ? { "If-None-Match": etag } : {};
-      const answer = await fetch(address, { headers, cache: "no-store", signal: AbortSignal.timeout(20000) });
-      if (away) notice.hidden = true;
-      away = 0;
-      if (answer.status === 401 || answer.status === 404) {
-        notice.textContent = answer.status === 401 ? "A token is needed: open the address that sai3ssh printed." : "This run is not there any more.";
-        notice.hidden = false;
-      } else if (answer.status !== 304) {
-        const content = await answer.json();
-        if (content.problem) {
-          notice.textContent = content.problem;
-          notice.hidden = false;
-        } else {
-          etag = answer.headers.get("etag");
-          show(content);
-          stop = over(content);
-        }
-      }
-    } catch (error) {
-      away += 1;
-      if (away > 1) {
-        notice.textContent = "The page's server does not answer: this is how things stood. Trying again…";
-        notice.hidden = false;
-      }
-    }
-    // Nobody looks at a page in the background.
-    const next = document.hidden ? Math.max(everyMs, 10000) : everyMs * Math.min(10, 1 + away);
-    if (!stop) timer = setTimeout(turn, next);
+  let pause = 1000;
+  let timer = null;
+  let asking = false;
+
+  async function ask() {
+    const answer = await fetch(address, { headers: etag ? { "If-None-Match": etag } : {}, cache: "no-store", signal: AbortSignal.timeout(20000) });
+    return [answer, answer.status === 304 || REFUSED[answer.status] ? null : await answer.json()];
   }
-  let timer = setTimeout(turn, 0);
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) {
-      clearTimeout(timer);
-      timer = setTimeout(turn, 0);
+
+  async function turn() {
+    asking = true;
+    let problem = null;
+    try {
+      const [answer, content] = await ask();
+      away = 0;
+      problem = REFUSED[answer.status] ?? content?.problem ?? null;
+      if (content && !problem) {
+        etag = answer.headers.get("etag");
+        try {
+          show(content);
+        } catch (error) {
+          problem = `This cannot be shown: ${error.message}`;
+        }
+        pause = every(content);
+      }
+    } catch {
+      // One answer that does not come is nothing yet.
+      away += 1;
+      problem = away > 1 ? AWAY : null;
     }
+    trouble(address, problem);
+    asking = false;
+    const next = away ? 1000 * Math.min(10, 1 + away) : problem ? Math.max(pause, 5000) : pause;
+    // Nobody looks at a page in the background.
+    if (pause > 0) timer = setTimeout(turn, document.hidden ? Math.max(next, 10000) : next);
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden || asking || pause === 0) return;
+    clearTimeout(timer);
+    turn();
   });
+  turn();
 }
 
 // The button for the theme, where the report's own script does not see to it.

@@ -4,6 +4,8 @@ import { bytes, duration, follow, latency, make, number, rate } from "./page.js"
 
 const run = location.pathname.split("/").pop();
 const STATES = { RUNNING: "good", FINISHED: "good", UNREACHABLE: "warn", FAILED: "bad", LOST: "bad", STOPPED: "warn" };
+// A verdict can be revised, and what is missing can be fetched.
+const ENDED_MS = 5000;
 const STANDS = {
   running: "A controller on this machine steers it.",
   left: "No controller steers it on this machine. Its agents go on by themselves; sai3ssh resume steers them again.",
@@ -43,9 +45,9 @@ follow(`/api/runs/${run}/live`, (content) => {
   const told = JSON.stringify(content.files.map((one) => one.name));
   if (told !== files || row.verdict === null) document.getElementById("files").replaceChildren(...content.files.map(file));
   files = told;
-});
+}, ({ row }) => (row.verdict === null ? 1000 : ENDED_MS));
 
 follow(`/api/runs/${run}`, (told) => {
   window.sai3ssh.render(told);
   document.documentElement.dataset.ready = "true";
-});
+}, (told) => (told.state === "running" ? 1000 : ENDED_MS));
