@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEBIAN := openssh-server openssh-client iproute2 iputils-ping netcat-openbsd nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc chromium
 TOOLS := sshd ssh ip nc nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc chromium
 
-.PHONY: help demo test simulation unit agent contract lab deployment lint format soak-sim mutants lab-soak main-job incident bench lock echarts clean system
+.PHONY: help demo test simulation unit agent contract lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock echarts clean system
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,12 +41,15 @@ lab: .venv/ready $(SYSTEM) ## only runs on real hosts (root)
 deployment: .venv/ready $(SYSTEM) ## only roles, container and preflight on real hosts (root)
 	$(BIN)/python -m pytest --durations=10 $(DEPLOYMENT)
 
-lint: .venv/ready ## ruff, mypy and ansible-lint
+lint: .venv/ready docs ## ruff, mypy, ansible-lint, and the guide's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@# It wants its tools on PATH, and warns when it has to put them there.
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/ansible-lint -q --nocolor
+
+docs: .venv/ready ## the user guide, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 format: .venv/ready ## format the code
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ from .errors import RunError, Sai3sshError
 from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
-    from .config import Workload
+    from .config import Combination, Workload
     from .controller.rundir import RunDirectory
 
     Show = Callable[[RunDirectory], RunDirectory]
@@ -30,6 +30,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RESULTS_DIR = Path("sai3ssh-runs")
+
 WorkloadFile = Annotated[Path, typer.Argument(help="Workload file (sai3-bench YAML).", show_default=False)]
 Inventory = Annotated[
     list[str] | None,
@@ -38,11 +40,25 @@ Inventory = Annotated[
 Limit = Annotated[str, typer.Option("--limit", "-l", help="Ansible host pattern.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where run directories go.")]
 Live = Annotated[bool, typer.Option("--live/--no-live", help="Live table when standard output is a terminal.")]
-Run = Annotated[str, typer.Argument(help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False)]
+
+
+def _known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For completion by the shell: the ids of the runs in the results directory, the newest first."""
+    directory = Path(ctx.params.get("results_dir") or RESULTS_DIR)
+    found = [path.parent for path in directory.glob(f"{incomplete}*/plan.json")]
+    return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False, autocompletion=_known_runs
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
-    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"],
+    Literal["fail_fast", "retry_once", "retry", "best_effort", "continue_if_majority"] | None,
     typer.Option("--policy", help="What a lost agent means for the run; goes before the file's failure_policy.", show_default=False),
 ]
 
@@ -72,8 +88,6 @@ TokenFile = Annotated[
     Path | None, typer.Option(help="The token is the first line of this file, instead of a new one each time.", show_default=False)
 ]
 
-RESULTS_DIR = Path("sai3ssh-runs")
-
 
 @app.command()
 def run(
@@ -88,7 +102,7 @@ def run(
         float | None, typer.Option(min=1.0, help="Seconds after which a host that does not come back is given up.", show_default="600")
     ] = None,
     connect_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that a host has to answer at the start.")] = 60.0,
-    policy: Policy | None = None,
+    policy: Policy = None,
     go_on: Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")] = False,
     start_with_available: Annotated[
         bool, typer.Option(help="Leave out agents that fail before the start, instead of ending the run.")
@@ -100,31 +114,46 @@ def run(
     ] = False,
     op_log: Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")] = False,
     skip: Skip = None,
+    series: Annotated[
+        Path | None,
+        typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
+    ] = None,
     web: Web = False,
     listen: Listen = None,
     token: Token = False,
     token_file: TokenFile = None,
 ) -> None:
-    """Run a workload on all hosts of an inventory."""
+    """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
     from . import bundle, config, preflight, steering
     from . import inventory as inventories
+    from . import matrix as matrices
     from .config import credentials
     from .controller.rundir import RunDirectory, Steering, new_run_id
     from .errors import ConfigError
     from .results import calibration
 
-    loaded = config.load(workload)
+    combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    if reconnect_timeout is not None:
-        loaded.keys.distributed.reconnect_timeout = reconnect_timeout
-    if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+    for combination in combinations:
+        keys = combination.workload.keys
+        if reconnect_timeout is not None:
+            keys.distributed.reconnect_timeout = reconnect_timeout
+        if op_log:
+            keys.op_log_path = keys.op_log_path or "--op-log"
+    loaded = combinations[0].workload
+    of_matrix = bool(combinations[0].values)
     if go_on and policy not in (None, "best_effort"):
         raise ConfigError(f"--continue-on-agent-failure is best_effort and contradicts --policy {policy}", remedy="Give one of them")
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
     if background and (web or listen):
         raise ConfigError("--detach and --web cannot be combined", remedy=f"Show the run with: sai3ssh serve {results_dir}")
+    if background and of_matrix:
+        raise ConfigError("a matrix cannot be run with --detach", remedy="Start the series in the background of your shell")
+    if series is not None and not of_matrix:
+        raise ConfigError(
+            f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
+        )
     pause_s = config.seconds(pause, "--pause")
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
@@ -135,7 +164,8 @@ def run(
     for notice in loaded.notices:
         err(f"notice: {notice}")
 
-    def create() -> RunDirectory:
+    def create(of: Combination = combinations[0]) -> RunDirectory:
+        loaded = of.workload
         run_id = new_run_id(name or loaded.name)
         plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
         mine = [by_name[assignment.agent_id] for assignment in assignments]
@@ -157,13 +187,24 @@ def run(
     if background:
         raise typer.Exit(steering.detach(create()))
 
-    def once(directory: RunDirectory) -> int:
-        return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
-
     with _page(results_dir, web, listen, token, token_file) as show:
+
+        def once(directory: RunDirectory) -> int:
+            return steering.steer(show(directory), archive, as_json=as_json, live=live, credentials=secret)
+
+        def steer_again(directory: RunDirectory) -> int:
+            return steering.resume(show(directory), archive, as_json=as_json, live=live, credentials=secret)
+
+        if of_matrix:
+            config.check_matrix(combinations, hosts, chosen)
+            if series is None:
+                found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
+            else:
+                found = matrices.Series.go_on(series, combinations)
+            raise typer.Exit(matrices.run(found, create, once, steer_again, repeat, pause_s, as_json=as_json))
         if repeat == 1:
-            raise typer.Exit(once(show(create())))
-        raise typer.Exit(steering.series(lambda: show(create()), once, repeat, pause_s, as_json=as_json))
+            raise typer.Exit(once(create()))
+        raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
 
 
 @app.command()
@@ -709,6 +750,25 @@ def _play(
     if not as_json:
         print_outcome(progress)
     return UNREADY if any(row.failed for row in progress.rows.values()) else 0
+
+
+@app.command()
+def man(
+    install: Annotated[bool, typer.Option("--install", help="Put it where `man sai3ssh` finds it: ~/.local/share/man.")] = False,
+) -> None:
+    """Print the manual page of all commands, as `man -l -` reads it."""
+    from .manpage import page
+
+    text = page(typer.main.get_command(app))
+    if not install:
+        out(text.rstrip())
+        return
+    from platformdirs import user_data_path
+
+    path = user_data_path() / "man" / "man1" / "sai3ssh.1"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    out(f"{path} is there: man sai3ssh")
 
 
 @contextlib.contextmanager

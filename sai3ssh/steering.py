@@ -311,6 +311,14 @@ def _say_what_runs(run_id: str, running: dict[str, str]) -> None:
     err(f"They go on by themselves until they hear of it. Stop them with: sai3ssh stop {run_id}")
 
 
+def pause(pause_s: float) -> None:
+    """Waits between two runs, as a command that any signal ends."""
+    # The handlers of the run before would tell a controller that has ended.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(pause_s)
+
+
 def series(create: Callable[[], RunDirectory], once: Callable[[RunDirectory], int], count: int, pause_s: float, *, as_json: bool) -> int:
     """Several runs of one plan, one after the other, and what they are together; the exit code. One that fails costs only itself."""
     import json
@@ -321,11 +329,8 @@ def series(create: Callable[[], RunDirectory], once: Callable[[RunDirectory], in
 
     done: list[Path] = []
     for number in range(count):
-        if number and pause_s:
-            # Those of the run before would tell a controller that has ended.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(pause_s)
+        if number:
+            pause(pause_s)
         directory = create()
         if not as_json:
             out(f"run {number + 1} of {count}: {directory.path.name}")

@@ -13,7 +13,7 @@ import selectors
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from sai3ssh import model
 from sai3ssh.agent import hostmetrics, kernelclock, metrics, recovery, state
@@ -432,9 +432,12 @@ class Supervisor:
     def _second(self) -> None:
         if self._stage is None:
             return
-        for kind, fields in self._stage.second(state.clock_ns(), [worker.pid for worker in self._crew.members]):
+        for kind, fields in self._stage.second(state.clock_ns(), self._pids()):
             self._journal.append(kind, fields)
         self._timer("second", max(0.0, (self._stage.next_second_ns - state.clock_ns()) / 1e9), self._second)
+
+    def _pids(self) -> List[int]:
+        return [worker.pid for worker in self._crew.members]
 
     def _end_stage(self, drained_clock_ns: int) -> None:
         stage = self._stage
@@ -444,7 +447,10 @@ class Supervisor:
         if self._lost is not None and self._stage_began:
             self._journal.append("lost", stage.lost(self._lost[0], max(self._lost[0], drained_clock_ns), self._lost[1]))
         self._lost = None
-        for kind, fields in stage.second(state.clock_ns()) + stage.histograms():
+        now_ns = state.clock_ns()
+        # CPU is counted in ticks, too coarse for what is left of a second; without any of it a short stage may have no figure at all.
+        pids = self._pids() if now_ns > stage.next_second_ns - 500_000_000 else []
+        for kind, fields in stage.second(now_ns, pids) + stage.histograms():
             self._journal.append(kind, fields)
         end_ns = drained_clock_ns
         if stage.end_clock_ns is not None and self._outcome is None:

@@ -6,18 +6,22 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from . import units
+from .combinations import check_matrix
 from .compile import compile_plan
 from .describe import Description, describe
 from .replay import replay_settings, replay_stage, replaying
-from .workload import Workload, load
+from .workload import Combination, Workload, load, load_all
 
 __all__ = [
+    "Combination",
     "Description",
     "Workload",
+    "check_matrix",
     "compile_plan",
     "describe",
     "example_path",
     "load",
+    "load_all",
     "replay_settings",
     "replay_stage",
     "replaying",

@@ -37,9 +37,9 @@ class Document:
 class Problems:
     """All that is wrong with a file; raised together."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, earlier: Problems | None = None) -> None:
         self._document = document
-        self._found: list[tuple[tuple[int, int], str]] = []
+        self._found: list[tuple[tuple[int, int], str]] = [] if earlier is None else list(earlier._found)
 
     def add(self, path: Path_, message: str) -> None:
         """Notes a problem of the value at the path."""

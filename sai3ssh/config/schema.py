@@ -398,6 +398,8 @@ class WorkloadKeys(Section):
     dynamic_put_pool: bool = False
     timing_splits: bool = True
     multi_endpoint: MultiEndpoint | None = None
+    matrix: dict[str, list[Any]] = {}
+    """Values by key: the file is then one workload for each combination of them."""
     op_log_path: str | None = None
     """Any text switches the op-log on; its place is in the run directory."""
     op_log_max_bytes: Annotated[Size, Field(ge=1024**2)] = 4 * 1024**3

@@ -16,6 +16,7 @@ from . import document as documents
 from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
+from .matrix import expand
 from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -51,10 +52,32 @@ class Workload:
         return self.keys.distributed.controller_cutoff_timeout
 
 
+@dataclass(frozen=True)
+class Combination:
+    """A workload of a matrix: by key of the matrix, the value it has, as it is written. Without a matrix there are none."""
+
+    values: dict[str, str]
+    workload: Workload
+
+
 def load(file: Path, environ: Mapping[str, str] = os.environ) -> Workload:
-    """Reads and checks one file. Raises ConfigError that names every problem with file, line and column."""
+    """Reads and checks one file; of a matrix, its first combination. Raises ConfigError that names every problem with file, line and
+    column."""
+    return load_all(file, environ)[0].workload
+
+
+def load_all(file: Path, environ: Mapping[str, str] = os.environ) -> list[Combination]:
+    """Reads and checks one file: all combinations of its matrix, one when it has none. Raises ConfigError as load does."""
     found = documents.read(file, environ)
     problems = Problems(found)
+    combinations = expand(found, problems)
+    if len(combinations) > 1:
+        problems.raise_if_any()
+    return [Combination(values, _check(file, document, problems)) for values, document in combinations]
+
+
+def _check(file: Path, found: Document, earlier: Problems) -> Workload:
+    problems = Problems(found, earlier)
     notices: list[str] = []
     data = _sift(found.data, (), problems, notices)
     keys = None

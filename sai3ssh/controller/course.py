@@ -27,6 +27,8 @@ class Course:
     """Some stage was: an agent may have worked."""
     ending: Json | None = None
     """{duration_ns, figures}, once it is decided that the stage ends before its duration."""
+    not_steady: bool = False
+    """It is logged that the stage was to end early and did not."""
     abort_reason: str | None = None
     late_rounds: int = 0
     """Rounds of this release whose acknowledgements came too late for their start."""
@@ -40,7 +42,7 @@ class Course:
     def new_release(self, agents: Iterable[Agent]) -> None:
         """The stage is to be armed (again); rounds of one stage are never used twice, whatever becomes of answers to earlier ones."""
         self.stage_began = self.commit_logged = False
-        self.ending = None
+        self.ending, self.not_steady = None, False
         self.late_rounds = 0
         self.barrier_at_s = self.arm_deadline_s = 0.0
         for agent in agents:

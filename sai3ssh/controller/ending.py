@@ -60,7 +60,7 @@ class Ending:
     def over(self) -> None:
         """The stage has ended everywhere."""
         state = self._of_this_pass()
-        if state is not None and self._course.ending is None:
+        if state is not None and self._course.ending is None and not self._course.not_steady:
             figures = asdict(state.figures) if state.figures is not None else None
             self._log("not_steady", stage=self._course.stage, name=self._plan.stages[self._course.stage].name, figures=figures)
 

@@ -36,6 +36,8 @@ def _of_run(event: Json, course: Course, agents: dict[str, Agent], reassignment:
             course.round = event["round"]
         case "steady":
             course.ending = {name: event[name] for name in ("duration_ns", "figures")}
+        case "not_steady":
+            course.not_steady = True
         case "stage_started":
             course.stage_began = True
         case "stage_ended":

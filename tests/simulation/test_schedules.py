@@ -19,7 +19,7 @@ def test_whatever_happens_to_a_run_its_invariants_hold(first: int) -> None:
     assert not failures, "\n".join(f"seed {seed}:\n{text}" for seed, text in failures)
 
 
-@pytest.mark.parametrize("seed", [15173, 16147, 73775, 75052, 90353])
+@pytest.mark.parametrize("seed", [15173, 16147, 73775, 75052, 90353, 32414])
 def test_what_a_longer_search_found_once(seed: int) -> None:
     """What made each of them fail is told in the commit that added it."""
     assert run_seed(seed) is None

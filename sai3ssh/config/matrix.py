@@ -1,0 +1,130 @@
+"""`matrix` of a workload file: every combination of some values of its keys, each a workload of its own."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from .document import Document, Path_, Problems
+from .schema import WorkloadKeys
+
+MOST = 1000
+"""So many combinations at most."""
+SIZE = "size"
+"""The name for the sizes of all objects, prepared and put."""
+_SIZES = ("size_spec", "object_size", "min_size", "max_size")
+
+
+def expand(document: Document, problems: Problems) -> list[tuple[dict[str, str], Document]]:
+    """The combinations of a file in the order of its matrix, the first key varying slowest: what each has, as it is written, and the
+    document with it. One combination without values where there is no matrix. Adds what is wrong to problems."""
+    if "matrix" not in document.data:
+        return [({}, document)]
+    axes = document.data.pop("matrix")
+    if not isinstance(axes, dict) or not axes:
+        problems.add(("matrix",), "matrix: expected keys with lists of values, for example matrix: {concurrency: [8, 32]}")
+        return [({}, document)]
+    lists = {axis: list(_values(axis, values, document, problems)) for axis, values in axes.items()}
+    count = 1
+    for values in lists.values():
+        count *= max(1, len(values))
+    if count > MOST:
+        problems.add(("matrix",), f"matrix: {count:,} combinations, expected at most {MOST:,}; take out values")
+    if not all(lists.values()) or count > MOST:
+        return [({}, document)]
+    found = []
+    for chosen in itertools.product(*(enumerate(values) for values in lists.values())):
+        data, marks = copy.deepcopy(document.data), dict(document.marks)
+        labels = {}
+        for axis, (number, value) in zip(lists, chosen, strict=True):
+            labels[axis] = _shown(value)
+            for path in _paths(axis, data):
+                if path[-1] in _SIZES and axis == SIZE:
+                    _drop_sizes(data, path)
+                _set(data, path, value)
+                # What is wrong with the value is told where it stands.
+                marks[path] = document.where(("matrix", axis, number))
+        found.append((labels, Document(document.file, data, marks)))
+    return found
+
+
+def _values(axis: str, values: Any, document: Document, problems: Problems) -> Iterator[Any]:
+    where: Path_ = ("matrix", axis)
+    if not isinstance(values, list) or not values:
+        problems.add(where, f"matrix.{axis}: expected a list of values, found {_shown(values)[:60]}")
+        return
+    wrong = _wrong(axis, document.data)
+    if wrong:
+        problems.add(where, f"matrix.{axis}: {wrong}")
+        return
+    for number, value in enumerate(values):
+        if _shown(value) in [_shown(other) for other in values[:number]]:
+            problems.add((*where, number), f"matrix.{axis}: {_shown(value)} is given twice")
+            return
+    yield from values
+
+
+def _wrong(axis: str, data: Any) -> str | None:
+    """Why an axis names no place in the file, or None."""
+    if axis == SIZE:
+        return None if _paths(axis, data) else "there is nothing that has a size: neither prepare.ensure_objects nor a put"
+    first = axis.partition(".")[0]
+    known = [SIZE, *WorkloadKeys.model_fields]
+    if first not in known:
+        near = difflib.get_close_matches(first, known, 1, 0.5)
+        return f"there is no key {first!r}; " + (f"did you mean {near[0]!r}?" if near else "write one of the file's, or such as s3.region")
+    if first == "name":
+        return "a name does nothing; vary what the load is"
+    place = data
+    for part in _path(axis):
+        if isinstance(place, list):
+            fits = isinstance(part, int) and part < len(place)
+        else:
+            fits = isinstance(place, dict | None) and isinstance(part, str)
+        if not fits:
+            return f"there is no such place in the file ({part!r})"
+        place = (place or {}).get(part) if isinstance(place, dict | None) else place[int(part)]
+    return None
+
+
+def _path(axis: str) -> Path_:
+    return tuple(int(part) if part.isdigit() else part for part in axis.split("."))
+
+
+def _paths(axis: str, data: Any) -> list[Path_]:
+    if axis != SIZE:
+        return [_path(axis)]
+    prepare, mix = data.get("prepare"), data.get("workload")
+    entries = prepare.get("ensure_objects") if isinstance(prepare, dict) else None
+    found: list[Path_] = [("prepare", "ensure_objects", n, "size_spec") for n in range(len(entries) if isinstance(entries, list) else 0)]
+    for n, operation in enumerate(mix if isinstance(mix, list) else []):
+        if isinstance(operation, dict) and operation.get("op") == "put":
+            found.append(("workload", n, "size_spec"))
+    return found
+
+
+def _drop_sizes(data: Any, path: Path_) -> None:
+    for part in path[:-1]:
+        data = data[part]
+    for name in _SIZES if isinstance(data, dict) else ():
+        data.pop(name, None)
+
+
+def _set(data: Any, path: Path_, value: Any) -> None:
+    for part in path[:-1]:
+        if isinstance(data, dict) and data.get(part) is None:
+            data[part] = {}
+        data = data[part]
+    data[path[-1]] = value
+
+
+def _shown(value: Any) -> str:
+    """As a person would write it, in one line."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1 << 20).removesuffix("\n...\n").strip()

@@ -1,0 +1,107 @@
+"""`sai3ssh run` of a workload file with a matrix: a series of runs, one combination after the other, that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .config import Combination
+from .controller.rundir import RunDirectory, new_run_id
+from .errors import ConfigError
+from .model import Verdict
+from .results import matrix as results
+from .steering import ended, err, out, pause
+
+FINISHED = tuple(verdict.exit_code for verdict in Verdict)
+
+
+@dataclass
+class Series:
+    """A matrix and the runs that it has so far, kept in a directory of its own beside them."""
+
+    path: Path
+    combinations: Sequence[Combination]
+    runs: list[list[Path]] = field(default_factory=list)
+    """Of each combination."""
+
+    @classmethod
+    def begin(cls, results_dir: Path, name: str, combinations: Sequence[Combination]) -> Series:
+        """A new one."""
+        path = results_dir / new_run_id(f"matrix-{name}")
+        path.mkdir(parents=True)
+        return cls(path, combinations, [[] for _ in combinations])
+
+    @classmethod
+    def go_on(cls, path: Path, combinations: Sequence[Combination]) -> Series:
+        """One that was interrupted. Raises ConfigError when it is none, or of another matrix."""
+        content = results.read(path)
+        if [entry["values"] for entry in content["combinations"]] != [combination.values for combination in combinations]:
+            raise ConfigError(
+                f"{path} is of another matrix than the workload file has now", remedy="Give the file as it was, or begin anew"
+            )
+        runs = [[path.parent / name for name in entry["runs"]] for entry in content["combinations"]]
+        gone = [run for some in runs for run in some if not (run / "plan.json").is_file()]
+        if gone:
+            raise ConfigError(f"run {gone[0]} of this matrix is not there", remedy="Bring it back, or begin anew")
+        return cls(path, combinations, runs)
+
+    def note(self) -> results.Json:
+        """Writes down which runs there are and what they found; returns that."""
+        told = [[run for run in some if ended(RunDirectory(run).history())] for some in self.runs]
+        content = results.matrix(
+            list(self.combinations[0].values), [(c.values, some) for c, some in zip(self.combinations, told, strict=True)]
+        )
+        for entry, some in zip(content["combinations"], self.runs, strict=True):
+            entry["runs"] = [run.name for run in some]
+        results.write(self.path, content)
+        return content
+
+
+def run(
+    series: Series,
+    create: Callable[[Combination], RunDirectory],
+    once: Callable[[RunDirectory], int],
+    go_on: Callable[[RunDirectory], int],
+    repeat: int,
+    pause_s: float,
+    *,
+    as_json: bool,
+) -> int:
+    """Runs what is missing of each combination, `repeat` times, and shows them side by side; the exit code. A run that fails costs only
+    itself; one that was interrupted ends the series, which can be gone on with. `go_on` steers a run that has begun."""
+    from .ui.matrix import print_matrix
+
+    begun = False
+    code = 0
+    for number, combination in enumerate(series.combinations):
+        runs = series.runs[number]
+        while code in (0, *FINISHED):
+            directory = RunDirectory(runs[-1]) if runs else None
+            if directory is None or ended(directory.history()):
+                if len(runs) >= repeat:
+                    break
+                if begun:
+                    pause(pause_s)
+                directory = create(combination)
+                runs.append(directory.path)
+                series.note()
+                steer = once
+            else:
+                steer = go_on
+            begun = True
+            if not as_json:
+                values = ", ".join(f"{axis} {value}" for axis, value in combination.values.items())
+                out(f"combination {number + 1} of {len(series.combinations)} ({values}): {directory.path.name}")
+            code = steer(directory)
+    content = series.note()
+    if as_json:
+        out(json.dumps(content))
+    else:
+        print_matrix(content)
+        out(f"  {series.path}/")
+    if code not in FINISHED:
+        err(f"Go on with the same command and --continue {series.path}")
+        return code
+    return Verdict(content["verdict"]).exit_code

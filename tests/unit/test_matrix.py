@@ -1,0 +1,169 @@
+"""A matrix in a workload file: its combinations, what is wrong with one, and its runs side by side."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sai3ssh import config
+from sai3ssh.config import Combination
+from sai3ssh.controller.rundir import RunDirectory
+from sai3ssh.errors import ConfigError
+from sai3ssh.matrix import Series, run
+from sai3ssh.model import Host
+from sai3ssh.results import matrix as results
+from sai3ssh.ui.matrix import print_matrix
+
+from .test_aggregate import agent, plan
+from .test_results import write_run
+
+FILE = """\
+target: s3://bucket/x/
+s3: {{endpoint_url: "http://s3"}}
+concurrency: 4
+{matrix}
+prepare:
+  ensure_objects: [{{base_uri: data/, count: 10, min_size: 1, max_size: 2}}]
+  {cleanup}
+workload:
+  - {{op: get, path: data/, weight: 1, {more}}}
+  - {{op: put, path: new/, weight: 1, object_size: 1}}
+"""
+
+
+def load(tmp_path: Path, matrix: str, cleanup: str = "cleanup: true", more: str = "concurrency: 1") -> list[Combination]:
+    file = tmp_path / "w.yml"
+    file.write_text(FILE.format(matrix=matrix, cleanup=cleanup, more=more))
+    return config.load_all(file)
+
+
+def test_each_combination_is_a_workload_of_its_own(tmp_path: Path) -> None:
+    found = load(
+        tmp_path, "matrix: {concurrency: [8, 32], size: [4KiB, {type: uniform, min: 1KiB, max: 2KiB}], s3.multipart_chunksize: [8MiB]}"
+    )
+    assert [list(one.values.values()) for one in found] == [
+        ["8", "4KiB", "8MiB"],
+        ["8", "{type: uniform, min: 1KiB, max: 2KiB}", "8MiB"],
+        ["32", "4KiB", "8MiB"],
+        ["32", "{type: uniform, min: 1KiB, max: 2KiB}", "8MiB"],
+    ]
+    keys = [one.workload.keys for one in found]
+    assert [one.concurrency for one in keys] == [8, 8, 32, 32]
+    for one in keys:
+        (entry,), (_, put) = one.prepare.ensure_objects, one.workload
+        assert entry.size_spec == put.size_spec
+        assert entry.min_size is entry.max_size is put.object_size is None
+        assert one.s3.multipart_chunksize == 8 << 20
+    assert [one.workload[1].size_spec.max for one in keys if one.workload[1].size_spec] == [4096, 2048, 4096, 2048]
+    assert config.load(tmp_path / "w.yml").keys == keys[0]
+
+
+def test_a_file_without_one_is_one_workload_without_values(tmp_path: Path) -> None:
+    (one,) = load(tmp_path, "")
+    assert one.values == {}
+
+
+BAD = {
+    "matrix: [1]": "w.yml:4:1: matrix: expected keys with lists of values, for example matrix: {concurrency: [8, 32]}",
+    "matrix: {concurrency: 8}": "w.yml:4:10: matrix.concurrency: expected a list of values, found 8",
+    "matrix: {concurrency: []}": "w.yml:4:10: matrix.concurrency: expected a list of values, found []",
+    "matrix: {concurency: [8]}": "w.yml:4:10: matrix.concurency: there is no key 'concurency'; did you mean 'concurrency'?",
+    "matrix: {workload.7.weight: [8]}": "w.yml:4:10: matrix.workload.7.weight: there is no such place in the file (7)",
+    "matrix: {concurrency.x: [8]}": "w.yml:4:10: matrix.concurrency.x: there is no such place in the file ('x')",
+    "matrix: {name: [a, b]}": "w.yml:4:10: matrix.name: a name does nothing; vary what the load is",
+    "matrix: {concurrency: [8, 8]}": "w.yml:4:27: matrix.concurrency: 8 is given twice",
+    "matrix: {s3.multipart_chunk: [8MiB]}": "w.yml:4:31: unknown key 'multipart_chunk'; did you mean 'multipart_chunksize'?",
+    "matrix: {concurrency: [8, many]}": "w.yml:4:27: concurrency:",
+    f"matrix: {{seed: {list(range(40))}, workers: {list(range(30))}}}": "w.yml:4:1: matrix: 1,200 combinations, expected at most 1,000",
+}
+
+
+@pytest.mark.parametrize(("matrix", "expected"), BAD.items(), ids=range(len(BAD)))
+def test_what_is_wrong_is_told_where_it_stands(matrix: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, matrix)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "options", "expected"),
+    [
+        ("matrix: {size: [1KiB, 2KiB]}", {"cleanup": ""}, "prepare different objects under the same names, and nothing deletes them"),
+        ("matrix: {warmup_period: [1s, 1000ms]}", {}, "matrix.warmup_period: 1s and 1000ms make the same run"),
+    ],
+)
+def test_what_is_wrong_with_it_as_a_whole_is_told_before_anything_begins(matrix: str, options: Any, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.check_matrix(load(tmp_path, matrix, **options), [Host("a", "a")])
+    assert expected in str(caught.value)
+
+
+def three(tmp_path: Path) -> list[tuple[dict[str, str], list[Path]]]:
+    found = []
+    for number, count in enumerate((10, 50, 20)):
+        path = tmp_path / f"r{number}"
+        write_run(path, [agent("h1", 1e6, count, number)], plan=plan(f"r{number}"))
+        found.append(({"concurrency": str(2**number)}, [path]))
+    return found
+
+
+def test_runs_are_side_by_side_and_the_best_is_known(tmp_path: Path) -> None:
+    content = results.matrix(["concurrency"], [*three(tmp_path), ({"concurrency": "8"}, [])])
+    assert content["verdict"] == "PARTIAL"
+    assert [entry["verdict"] for entry in content["combinations"]] == ["COMPLETE"] * 3 + [None]
+    assert [row["ops"] for row in content["rows"]] == [100, 500, 200]
+    assert content["best"] == {"mix/get": 1}
+    results.write(tmp_path, content)
+    assert results.read(tmp_path) == content
+    head, *lines = (tmp_path / results.TABLE).read_text().splitlines()
+    assert head.split("\t")[:5] == ["concurrency", "verdict", "stage", "operation", "ops_per_s"]
+    assert [line.split("\t")[0] for line in lines] == ["1", "2", "4"]
+    console = Console(file=io.StringIO(), width=80)
+    print_matrix(content, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "concurrency 8: not run: it was not run" in text
+    assert "matrix of 4 combinations, 3 of them run" in text
+    assert results.matrix(["concurrency"], [({"concurrency": "8"}, [])])["verdict"] == "FAILED"
+
+
+def test_a_series_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+    combinations = load(tmp_path, "matrix: {concurrency: [1, 2, 4]}")
+    made: list[str] = []
+
+    def create(combination: Combination) -> RunDirectory:
+        name = f"c{combination.values['concurrency']}-{len(made)}"
+        made.append(name)
+        ended = {"at": 9.5, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}
+        write_run(tmp_path / name, [agent("h1", 1e6, 10, 1)], *([] if name == "c2-1" else [ended]), plan=plan(name))
+        return RunDirectory(tmp_path / name)
+
+    steered: list[tuple[str, str]] = []
+
+    def steer(how: str, codes: list[int]) -> Any:
+        return lambda directory: steered.append((how, directory.path.name)) or codes.pop(0)
+
+    def go(series: Series, once: list[int], again: list[int]) -> int:
+        return run(series, create, steer("once", once), steer("again", again), 1, 0.0, as_json=True)
+
+    series = Series.begin(tmp_path, "x", combinations)
+    assert go(series, [0, 130], []) == 130
+    assert [entry["runs"] for entry in results.read(series.path)["combinations"]] == [["c1-0"], ["c2-1"], []]
+    again = Series.go_on(series.path, combinations)
+    assert [[run.name for run in runs] for runs in again.runs] == [["c1-0"], ["c2-1"], []]
+
+    def end(directory: RunDirectory) -> int:
+        steered.append(("again", directory.path.name))
+        with directory.events.open("a") as log:
+            log.write('{"at": 9.5, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}\n')
+        return 0
+
+    assert run(again, create, steer("once", [0]), end, 1, 0.0, as_json=True) == 0
+    assert steered == [("once", "c1-0"), ("once", "c2-1"), ("again", "c2-1"), ("once", "c4-2")]
+    with pytest.raises(ConfigError, match="of another matrix"):
+        Series.go_on(series.path, combinations[:2])
+    with pytest.raises(ConfigError, match="is no directory of a matrix"):
+        Series.go_on(tmp_path, combinations)
