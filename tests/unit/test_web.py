@@ -347,6 +347,16 @@ def test_the_dashboard_asks_for_what_there_is(tmp_path: Path) -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels[name]
 
 
+@pytest.mark.usefixtures("current")
+def test_the_guide_names_what_there_is(tmp_path: Path) -> None:
+    written(tmp_path / "r1", [whole("a", 5 * SECOND)])
+    body = metrics.expose(Catalogue(tmp_path), "").body.decode()
+    there = set(re.findall(r"^# TYPE (sai3ssh_\w+)", body, re.MULTILINE))
+    text = (Path(__file__).parents[2] / "docs" / "live.md").read_text()
+    told = set(re.findall(r"`(sai3ssh_\w+)`", text)) | {f"sai3ssh{name}" for name in re.findall(r"`(_\w+)`", text)}
+    assert told == there
+
+
 # --- who may see it ----------------------------------------------------------------------------------------------------------------------
 
 
