@@ -62,7 +62,7 @@ def opened(browser: Browser, run: Path, *, dark: bool = False) -> Tab:
     """The report, with every plot drawn, as when it has been scrolled through."""
     tab = browser.tab(1280, 1000, dark=dark)
     tab.open((run / "report.html").as_uri())
-    tab.evaluate("sai3ssh.page.charts.forEach((chart) => { chart.near = true; chart.draw(); })")
+    tab.evaluate("sai3ssh.page.drawAll()")
     return tab
 
 
