@@ -78,7 +78,7 @@ function plotsOf(doc, stage, state) {
     { id: 'latency', make: () => latency(doc, stage, state) },
     { id: 'errors', make: () => errors(doc, stage, state) },
     { id: 'heat', make: () => heat(stage, state) },
-    ...Object.keys(HOSTS).filter((id) => id !== 'late' || late).map((id) => ({ id: `host-${id}`, half: true, make: () => host(doc, stage, id) })),
+    ...Object.keys(HOSTS).filter((id) => id !== 'late' || late).map((id) => ({ id: `host-${id}`, half: id !== 'late', make: () => host(doc, stage, id) })),
   ];
 }
 
@@ -100,7 +100,9 @@ function throughput(doc, stage, state) {
   const step = stage.series.step_s;
   const ops = chosen(stage, state);
   let lines = [];
-  if (state.view === 'agent') {
+  if (!ops.length) {
+    // A stage that was never begun.
+  } else if (state.view === 'agent') {
     lines = seriesOf(stage).map(({ part, agent }) =>
       ({ ...agentLine(doc, agent), points: perRow(part, step, (row) => rateOf(part, row, ops, metric)) }));
   } else if (state.view === 'endpoint' && stage.windows) {
@@ -125,6 +127,7 @@ function perStep(stage, view) {
 function latency(doc, stage, state) {
   const step = stage.series.step_s;
   const op = state.op === 'all' ? usual(stage) : state.op;
+  if (op === undefined) return { id: 'latency', title: 'Latency', note: '', x: 'time', y: LATENCY, lines: [], empty: 'Nothing was done.' };
   const level = state.percentile in PERCENTILES[state.view] ? state.percentile : 'p99';
   const key = `${level}_us`;
   const windows = stage.windows;
@@ -216,14 +219,14 @@ function errors(doc, stage, state) {
     if (state.view === 'agent') note = 'Failed and retried attempts of each agent.';
   }
   const any = lines.some((line) => line.points.some(([, value]) => value > 0));
-  return { id: 'errors', title: 'Errors', note, x: 'time', y, lines: any ? lines : [], empty: any ? null : 'No attempt failed.', low: true };
+  return { id: 'errors', title: 'Errors', note, x: 'time', y, lines: any ? lines : [], empty: any ? null : 'No attempt failed.' };
 }
 
 function heat(stage, state) {
   const op = state.op === 'all' ? usual(stage) : state.op;
   const told = stage.windows?.heat[op];
   return {
-    id: 'heat', kind: 'heat', x: 'time', title: `Latency heat map of ${op}`, y: LATENCY, heat: told, windows: stage.windows,
+    id: 'heat', kind: 'heat', x: 'time', title: op === undefined ? 'Latency heat map' : `Latency heat map of ${op}`, y: LATENCY, heat: told, windows: stage.windows,
     note: `How many operations ended with which latency, each ${stage.windows?.step_s ?? 10} s, all agents.`,
     empty: told?.n.length ? null : 'Nothing was done.',
   };
