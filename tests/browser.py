@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -90,6 +91,16 @@ class Browser:
         line, _, self._rest = self._rest.partition(b"\0")
         told: Json = json.loads(line)
         return told
+
+    def cpu_s(self) -> float:
+        """CPU time of all its processes that are there."""
+        spent = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = path.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self._pid:  # its session
+                    spent += int(fields[11]) + int(fields[12])
+        return spent / os.sysconf("SC_CLK_TCK")
 
     def tab(self, width: int = 1280, height: int = 900, *, dark: bool = False) -> Tab:
         """A new page."""

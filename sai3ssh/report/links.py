@@ -14,6 +14,8 @@ QUIET = frozenset(
 )
 """Events that a reader does not look for."""
 HEAD = ("at", "event", "agent", "level")
+LONGEST = 600
+"""Letters of what an event says."""
 MOST_EVENTS = 1000
 MOST_POINTS = 600
 """Per agent: of longer runs every second, third, ... measurement is told, and round trips of neighbours are merged."""
@@ -69,6 +71,14 @@ def _offsets(measured: list[Json], start: float) -> Json:
     return columns
 
 
+def _details(event: Json) -> str:
+    """What an event says besides its time, kind and agent."""
+    kept = {name: value for name, value in event.items() if name not in HEAD and value not in (None, "")}
+    texts = {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in kept.items()}
+    told = "; ".join(f"{name} {text}" for name, text in texts.items())
+    return told if len(told) <= LONGEST else told[:LONGEST] + " ..."
+
+
 def happened(events: Sequence[Json], start: float, places: dict[str, int]) -> Json:
     """`events` of the document: {rows [{at_s, event, agent, details}], left_out}, in order."""
     wanted = [event for event in events if event["event"] not in QUIET and "at" in event]
@@ -77,11 +87,7 @@ def happened(events: Sequence[Json], start: float, places: dict[str, int]) -> Js
             "at_s": round(event["at"] - start, 3),
             "event": event["event"],
             "agent": places.get(event.get("agent", "")),
-            "details": ", ".join(
-                f"{name} {value}"
-                for name, value in event.items()
-                if name not in ("at", "event", "agent", "level") and value not in (None, "")
-            ),
+            "details": _details(event),
         }
         for event in wanted[:MOST_EVENTS]
     ]

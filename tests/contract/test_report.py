@@ -14,7 +14,7 @@ import pytest
 
 from sai3ssh import report
 from tests.browser import Browser, Tab, program
-from tests.unit.test_report_document import ENDED, STARTED, at
+from tests.unit.test_report_document import ENDED, STARTED, at, never_begun
 from tests.unit.test_results import SECOND, FakeAgent, whole, write_run
 
 AXE = Path(sys.executable).parent.parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"
@@ -62,7 +62,7 @@ def opened(browser: Browser, run: Path, *, dark: bool = False) -> Tab:
     """The report, with every plot drawn, as when it has been scrolled through."""
     tab = browser.tab(1280, 1000, dark=dark)
     tab.open((run / "report.html").as_uri())
-    tab.evaluate("sai3ssh.page.charts.forEach((chart) => { chart.near = true; chart.draw(); })")
+    tab.evaluate("sai3ssh.page.drawAll()")
     return tab
 
 
@@ -286,6 +286,14 @@ def test_dragging_over_a_plot_shows_that_part_in_all_of_them(browser: Browser, r
         assert tab.evaluate(f"sai3ssh.page.charts.get('{plot}').echart.getOption().xAxis[0].min") == start
     tab.evaluate("document.getElementById('range-all').click()")
     assert tab.evaluate("[sai3ssh.page.state.from, sai3ssh.page.state.to]") == [None, None]
+
+
+def test_a_run_in_which_nothing_was_done_is_shown(browser: Browser, run: Path, tmp_path: Path) -> None:
+    tab = opened(browser, run)
+    tab.evaluate(f"sai3ssh.render({json.dumps(never_begun(tmp_path / 'r'))}); sai3ssh.page.drawAll()")
+    assert tab.evaluate("document.querySelector('.badge').textContent").endswith("FAILED")
+    assert tab.evaluate("[...document.querySelectorAll('#time .empty:not([hidden])')].length") >= 4
+    assert tab.complaints() == []
 
 
 def test_a_browser_that_is_too_old_says_so(browser: Browser, run: Path, tmp_path: Path) -> None:

@@ -177,3 +177,25 @@ def test_bins_of_the_heat_map_are_quarters_of_octaves() -> None:
     edges = [edge_us(number) for number in range(60, 160)]
     assert edges == sorted(edges)
     assert all(1.1 < after / before < 1.26 for before, after in itertools.pairwise(edges))
+
+
+def never_begun(path: Path) -> dict[str, Any]:
+    """The document of a run that failed before anything was done."""
+    write_run(path, [whole("a", 5 * SECOND)], at(1, "abort", reason="refused"), ENDED)
+    (path / "agents" / "a" / "journal.ndjson").unlink()
+    told: dict[str, Any] = json.loads(json.dumps(document(path), allow_nan=False))
+    return told
+
+
+def test_a_run_in_which_nothing_was_done_has_a_document(tmp_path: Path) -> None:
+    told = never_begun(tmp_path / "r")
+    assert told["verdict"]["verdict"] == "FAILED"
+    (stage,) = told["stages"]
+    assert (stage["operations"], stage["series"]["agents"], stage["windows"], stage["started_s"]) == ({}, [None], None, None)
+
+
+def test_lists_of_events_are_told_and_long_texts_cut(tmp_path: Path) -> None:
+    events = (at(1, "run_created", agents=["a", "b"]), at(2, "agent_failed", agent="a", error="x" * 2000), ENDED)
+    rows = made(tmp_path / "r", [whole("a", 5 * SECOND)], *events)["events"]["rows"]
+    assert [row["details"] for row in rows if row["event"] == "run_created"] == ["agents a, b"]
+    assert [len(row["details"]) for row in rows if row["event"] == "agent_failed"] == [604]

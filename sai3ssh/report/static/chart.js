@@ -10,6 +10,7 @@ class Chart {
     this.page = page;
     this.id = id;
     this.asTable = false;
+    this.make = null;
     this.dirty = true;
     this.near = false;
     this.title = el('h3', { id: `${id}-title` });
@@ -28,14 +29,27 @@ class Chart {
     copied.setAttribute('aria-describedby', `${id}-title`);
     new IntersectionObserver((seen) => {
       this.near = seen.at(-1).isIntersecting;
-      this.draw();
+      if (this.near) this.refresh();
     }, { rootMargin: '300px' }).observe(this.figure);
     new ResizeObserver(() => this.echart?.resize()).observe(this.host);
     this.select();
   }
 
+  /** `make` makes what is to be shown from now on, at once where it can be seen. */
+  update(make) {
+    this.make = make;
+    if (this.near || this.asTable) this.refresh();
+    else this.page.later(this);
+  }
+
   /** Shows a newer plot; what does not change on the screen is not touched. */
-  update(plot) {
+  refresh() {
+    if (this.make === null) {
+      this.draw();
+      return;
+    }
+    const plot = this.make();
+    this.make = null;
     this.plot = plot;
     this.dirty = true;
     put(this.title, plot.title);
@@ -132,8 +146,9 @@ class Chart {
       this.host.setPointerCapture(event.pointerId);
     });
     this.host.addEventListener('pointermove', (event) => {
+      const [x, y] = inside(event);
+      this.pointer = [x, y];
       if (from === null) return;
-      const [x] = inside(event);
       this.band.hidden = Math.abs(x - from) < 6;
       this.band.style.left = `${Math.min(x, from)}px`;
       this.band.style.width = `${Math.abs(x - from)}px`;
@@ -344,22 +359,41 @@ function clip(params, x, y, width, height) {
   return right > left ? { x: left, y, width: right - left, height } : null;
 }
 
+/** One picture of all cells: thousands of rectangles of their own would be slow. */
 function heatSeries(plot) {
-  const { heat: told, windows } = plot;
-  const most = Math.log(1 + told.n.reduce((a, b) => Math.max(a, b), 1));
-  const data = told.n.map((n, at) => {
-    const place = told.window[at];
-    return [windows.at[place], windows.at[place] + windows.step_s, told.edges_us[told.bin[at]], told.edges_us[told.bin[at] + 1], n];
-  });
   return {
-    type: 'custom', data, z: 2, clip: true, progressive: 0, encode: { x: [0, 1], y: [2, 3] },
+    type: 'custom', data: [[0, plot.windows.at.at(-1) + plot.windows.step_s]], z: 2, encode: { x: [0, 1] },
     renderItem: (params, api) => {
-      const [left, bottom] = api.coord([api.value(0), api.value(2)]);
-      const [right, top] = api.coord([api.value(1), api.value(3)]);
-      const shape = clip(params, Math.floor(left), Math.floor(top), Math.ceil(right) - Math.floor(left), Math.ceil(bottom) - Math.floor(top));
-      return shape && { type: 'rect', shape, style: { fill: heatColor(Math.log(1 + api.value(4)) / most) } };
+      const { x, y, width, height } = params.coordSys;
+      const sharp = window.devicePixelRatio || 1;
+      const canvas = el('canvas', { width: Math.max(1, Math.round(width * sharp)), height: Math.max(1, Math.round(height * sharp)) });
+      paint(canvas.getContext('2d'), plot, (second, us) => api.coord([second, us]).map((at, place) => Math.round((at - [x, y][place]) * sharp)));
+      return { type: 'image', style: { image: canvas, x, y, width, height } };
     },
   };
+}
+
+function paint(pen, plot, place) {
+  const { heat: told, windows } = plot;
+  const most = Math.log(1 + told.n.reduce((a, b) => Math.max(a, b), 1));
+  const edges = told.edges_us.map((us) => place(windows.at[0], us)[1]);
+  const starts = windows.at.map((at) => place(at, told.edges_us[0])[0]);
+  const ends = windows.at.map((at) => place(at + windows.step_s, told.edges_us[0])[0]);
+  told.n.forEach((n, at) => {
+    const [window, bin] = [told.window[at], told.bin[at]];
+    pen.fillStyle = heatColor(Math.log(1 + n) / most);
+    pen.fillRect(starts[window], edges[bin + 1], Math.max(1, ends[window] - starts[window]), Math.max(1, edges[bin] - edges[bin + 1]));
+  });
+}
+
+/** The cell of a heat map at a second and a latency, or null. */
+function cellAt(plot, [second, us]) {
+  const { heat: told, windows } = plot;
+  const window = windows.at.findIndex((at) => at <= second && second < at + windows.step_s);
+  const bin = told.edges_us.findIndex((edge, at) => edge <= us && us < told.edges_us[at + 1]);
+  if (window < 0 || bin < 0) return null;
+  const at = told.n.findIndex((_, one) => told.window[one] === window && told.bin[one] === bin);
+  return { from_s: windows.at[window], to_s: windows.at[window] + windows.step_s, from_us: told.edges_us[bin], to_us: told.edges_us[bin + 1], n: at < 0 ? 0 : told.n[at] };
 }
 
 function lanesOption(plot, page) {
@@ -405,8 +439,12 @@ function tooltip(plot, page) {
   }
   if (plot.kind === 'heat') {
     return {
-      ...common, trigger: 'item', formatter: ({ value }) => el('div', {}, el('strong', {}, `${text.clock(value[0])} to ${text.clock(value[1])}`),
-        el('div', {}, `${text.latency(value[2])} to ${text.latency(value[3])}: ${text.count(value[4])} operations`)),
+      ...common, trigger: 'item', formatter: () => {
+        const cell = cellAt(plot, page.pointed(plot));
+        if (cell === null) return '';
+        return el('div', {}, el('strong', {}, `${text.clock(cell.from_s)} to ${text.clock(cell.to_s)}`),
+          el('div', {}, `${text.latency(cell.from_us)} to ${text.latency(cell.to_us)}: ${text.count(cell.n)} operations`));
+      },
     };
   }
   return {

@@ -13,6 +13,7 @@ class Page {
     this.seen = new Map();
     this.doc = null;
     this.items = new Map();
+    this.waiting = new Set();
   }
 
   render(doc) {
@@ -54,6 +55,12 @@ class Page {
   marksOf(plot) {
     if (plot.x === 'time') return this.stage.marks;
     return plot.x === 'run' ? this.doc.stages.filter((stage) => stage.started_s !== null).map((stage) => ({ kind: 'stage', agent: null, at_s: stage.started_s, text: stage.name })) : [];
+  }
+
+  /** Where the mouse is in a plot, in its own units. */
+  pointed(plot) {
+    const { echart, pointer } = this.charts.get(plot.id);
+    return pointer && echart ? echart.convertFromPixel({ gridIndex: 0 }, pointer) : [NaN, NaN];
   }
 
   /** The bars of the lanes: when agents measured, and above that what is shaded. */
@@ -147,10 +154,15 @@ class Page {
     dark.addEventListener('change', () => this.chosenTheme ?? this.setTheme(dark.matches ? 'dark' : 'light', false));
     this.chosenTheme = stored('sai3ssh-theme');
     this.setTheme(this.chosenTheme ?? (dark.matches ? 'dark' : 'light'), false, false);
-    window.addEventListener('beforeprint', () => this.charts.forEach((chart) => {
+    window.addEventListener('beforeprint', () => this.drawAll());
+  }
+
+  /** As when all of the page had been looked at. */
+  drawAll() {
+    this.charts.forEach((chart) => {
       chart.near = true;
-      chart.draw();
-    }));
+      chart.refresh();
+    });
   }
 
   setTheme(name, chosen, redraw = true) {
@@ -205,27 +217,41 @@ class Page {
     this.part(this.shadeLegend, [theme, kinds], () => shadeLegend(kinds));
     this.part(this.agentLegend, [theme, doc.agents.map((agent) => agent.id), [...this.hidden], this.doc.agents.map((_, agent) => this.unlisted(agent))], () => this.agentKeys());
     this.place(this.timeGrid, plotsOf(doc, stage, state));
-    this.place(this.distribution, [curves(stage)]);
+    this.place(this.distribution, [{ id: 'percentiles', make: () => curves(stage) }]);
     this.place(this.linkCharts, linkPlots(doc));
   }
 
   place(grid, plots) {
-    const charts = plots.map((plot) => {
-      if (!this.charts.has(plot.id)) this.charts.set(plot.id, new Chart(this, plot.id));
-      return this.charts.get(plot.id);
+    const charts = plots.map(({ id }) => {
+      if (!this.charts.has(id)) this.charts.set(id, new Chart(this, id));
+      return this.charts.get(id);
     });
     const nodes = charts.map((chart) => chart.figure);
     if (nodes.length !== grid.children.length || nodes.some((node, at) => grid.children[at] !== node)) grid.replaceChildren(...nodes);
     charts.forEach((chart, at) => {
-      chart.figure.classList.toggle('wide', plots[at].kind === 'lanes');
-      chart.figure.classList.toggle('half', Boolean(plots[at].agents));
-      chart.update(this.withAgents(plots[at]));
+      chart.figure.classList.toggle('wide', Boolean(plots[at].wide));
+      chart.figure.classList.toggle('half', Boolean(plots[at].half));
+      chart.update(() => this.withAgents(plots[at].make()));
     });
   }
 
   /** Lines that are agents have their legend above all plots. */
   withAgents(plot) {
     return plot.lines?.length && plot.lines.every((line) => line.agent !== undefined) ? { ...plot, agents: true } : plot;
+  }
+
+  /** Makes what nobody looks at yet while the browser has nothing else to do. */
+  later(chart) {
+    this.waiting.add(chart);
+    if (this.waiting.size > 1) return;
+    const idle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
+    const next = () => {
+      const [one] = this.waiting;
+      one.refresh();
+      this.waiting.delete(one);
+      if (this.waiting.size) idle(next, { timeout: 1000 });
+    };
+    idle(next, { timeout: 1000 });
   }
 
   stages() {

@@ -69,10 +69,17 @@ function rateOf(part, row, ops, metric) {
 
 const LATE_MS = 100; // as in results/limits.py
 
-/** The plots over time of a stage. */
+/** The plots over time of a stage: {id, wide, half, make}. Making one takes a while where there are many rows, so it is done when it is looked at. */
 function plotsOf(doc, stage, state) {
-  return [lanes(doc, stage), throughput(doc, stage, state), latency(doc, stage, state), errors(doc, stage, state), heat(stage, state), ...hosts(doc, stage)]
-    .filter((plot) => plot !== null);
+  const late = seriesOf(stage).some(({ part }) => part.host.late_ms.some((ms) => ms >= LATE_MS));
+  return [
+    { id: 'agents-over-time', wide: true, make: () => lanes(doc, stage) },
+    { id: 'throughput', make: () => throughput(doc, stage, state) },
+    { id: 'latency', make: () => latency(doc, stage, state) },
+    { id: 'errors', make: () => errors(doc, stage, state) },
+    { id: 'heat', make: () => heat(stage, state) },
+    ...Object.keys(HOSTS).filter((id) => id !== 'late' || late).map((id) => ({ id: `host-${id}`, half: id !== 'late', make: () => host(doc, stage, id) })),
+  ];
 }
 
 function lanes(doc, stage) {
@@ -93,7 +100,9 @@ function throughput(doc, stage, state) {
   const step = stage.series.step_s;
   const ops = chosen(stage, state);
   let lines = [];
-  if (state.view === 'agent') {
+  if (!ops.length) {
+    // A stage that was never begun.
+  } else if (state.view === 'agent') {
     lines = seriesOf(stage).map(({ part, agent }) =>
       ({ ...agentLine(doc, agent), points: perRow(part, step, (row) => rateOf(part, row, ops, metric)) }));
   } else if (state.view === 'endpoint' && stage.windows) {
@@ -118,6 +127,7 @@ function perStep(stage, view) {
 function latency(doc, stage, state) {
   const step = stage.series.step_s;
   const op = state.op === 'all' ? usual(stage) : state.op;
+  if (op === undefined) return { id: 'latency', title: 'Latency', note: '', x: 'time', y: LATENCY, lines: [], empty: 'Nothing was done.' };
   const level = state.percentile in PERCENTILES[state.view] ? state.percentile : 'p99';
   const key = `${level}_us`;
   const windows = stage.windows;
@@ -209,14 +219,14 @@ function errors(doc, stage, state) {
     if (state.view === 'agent') note = 'Failed and retried attempts of each agent.';
   }
   const any = lines.some((line) => line.points.some(([, value]) => value > 0));
-  return { id: 'errors', title: 'Errors', note, x: 'time', y, lines: any ? lines : [], empty: any ? null : 'No attempt failed.', low: true };
+  return { id: 'errors', title: 'Errors', note, x: 'time', y, lines: any ? lines : [], empty: any ? null : 'No attempt failed.' };
 }
 
 function heat(stage, state) {
   const op = state.op === 'all' ? usual(stage) : state.op;
   const told = stage.windows?.heat[op];
   return {
-    id: 'heat', kind: 'heat', x: 'time', title: `Latency heat map of ${op}`, y: LATENCY, heat: told, windows: stage.windows,
+    id: 'heat', kind: 'heat', x: 'time', title: op === undefined ? 'Latency heat map' : `Latency heat map of ${op}`, y: LATENCY, heat: told, windows: stage.windows,
     note: `How many operations ended with which latency, each ${stage.windows?.step_s ?? 10} s, all agents.`,
     empty: told?.n.length ? null : 'Nothing was done.',
   };
@@ -226,25 +236,24 @@ function agentLine(doc, agent) {
   return { name: doc.agents[agent].id, look: look(agent), agent };
 }
 
-function hosts(doc, stage) {
+const PERCENT = { format: (x) => `${trim(x)} %`, name: '', max: 100 };
+const MIB = { format: text.short, name: 'MiB/s', full: text.number };
+const mib = (key) => (part, row) => (part.host[key][row] === null ? null : part.host[key][row] / part.span_s[row] / (1 << 20));
+const plain = (key) => (part, row) => part.host[key][row];
+const HOSTS = {
+  cpu: ['Host CPU', 'User, system and steal, of all cores.', PERCENT, plain('cpu_pct')],
+  worker: ['Busiest worker', 'Of one core: a worker cannot use more.', PERCENT, plain('worker_cpu_pct')],
+  received: ['Network received', 'All interfaces of the host.', MIB, mib('received_bytes')],
+  sent: ['Network sent', 'All interfaces of the host.', MIB, mib('sent_bytes')],
+  late: ['Load loop late', 'By how much the agent itself came late: latencies of that time are the client’s.', { format: (x) => `${trim(x)} ms`, name: '' }, plain('late_ms')],
+};
+
+function host(doc, stage, id) {
+  const [title, note, y, value] = HOSTS[id];
   const step = stage.series.step_s;
-  const mib = (key) => (part, row) => (part.host[key][row] === null ? null : part.host[key][row] / part.span_s[row] / (1 << 20));
-  const plain = (key) => (part, row) => part.host[key][row];
-  const percent = { format: (x) => `${trim(x)} %`, name: '', max: 100 };
-  const rate = { format: text.short, name: 'MiB/s', full: text.number };
-  const wanted = [
-    ['cpu', 'Host CPU', 'User, system and steal, of all cores.', percent, plain('cpu_pct')],
-    ['worker', 'Busiest worker', 'Of one core: a worker cannot use more.', percent, plain('worker_cpu_pct')],
-    ['received', 'Network received', 'All interfaces of the host.', rate, mib('received_bytes')],
-    ['sent', 'Network sent', 'All interfaces of the host.', rate, mib('sent_bytes')],
-    ['late', 'Load loop late', 'By how much the agent itself came late: latencies of that time are the client’s.', { format: (x) => `${trim(x)} ms`, name: '' }, plain('late_ms')],
-  ];
-  return wanted.map(([id, title, note, y, value]) => {
-    const lines = seriesOf(stage).map(({ part, agent }) => ({ ...agentLine(doc, agent), points: perRow(part, step, (row) => value(part, row)) }))
-      .filter((line) => line.points.some((point) => point[1] !== null));
-    if (id === 'late' && !lines.some((line) => line.points.some((point) => point[1] >= LATE_MS))) return null;
-    return { id: `host-${id}`, title, note, x: 'time', y, lines, empty: lines.length ? null : 'Not known.', low: true, agents: true };
-  });
+  const lines = seriesOf(stage).map(({ part, agent }) => ({ ...agentLine(doc, agent), points: perRow(part, step, (row) => value(part, row)) }))
+    .filter((line) => line.points.some((point) => point[1] !== null));
+  return { id: `host-${id}`, title, note, x: 'time', y, lines, empty: lines.length ? null : 'Not known.', low: true };
 }
 
 /** The percentile curve of each operation. */
@@ -263,16 +272,20 @@ const nines = (rank) => -Math.log10(1 - rank / 100);
 
 /** What links did over the whole run. */
 function linkPlots(doc) {
-  const rtt = doc.network.map((told, agent) => ({ ...agentLine(doc, agent), points: told.rtt.at_s.map((at, place) => [at, told.rtt.p99_us[place]]) }));
-  const drift = doc.network.map((told, agent) => ({ ...agentLine(doc, agent), points: told.offset.at_s.map((at, place) => [at, told.offset.change_us[place] / 1000]) }));
-  const none = (lines) => (lines.some((line) => line.points.length) ? null : 'Not measured.');
-  return [
-    { id: 'rtt', title: 'Heartbeat round trips, p99', note: 'Each minute, and at each loss.', x: 'run', y: LATENCY, lines: rtt, empty: none(rtt), agents: true, marked: true, low: true },
-    {
-      id: 'offset', title: 'Drift of the hosts’ clocks', note: 'Against the controller’s clock, since the first measurement. Figures do not depend on it.', x: 'run',
-      y: { format: (x) => `${trim(x)} ms`, name: '' }, lines: drift, empty: none(drift), agents: true, marked: true, low: true,
-    },
-  ];
+  return [{ id: 'rtt', half: true, make: () => roundTrips(doc) }, { id: 'offset', half: true, make: () => drift(doc) }];
+}
+
+const none = (lines) => (lines.some((line) => line.points.length) ? null : 'Not measured.');
+
+function roundTrips(doc) {
+  const lines = doc.network.map((told, agent) => ({ ...agentLine(doc, agent), points: told.rtt.at_s.map((at, place) => [at, told.rtt.p99_us[place]]) }));
+  return { id: 'rtt', title: 'Heartbeat round trips, p99', note: 'Each minute, and at each loss.', x: 'run', y: LATENCY, lines, empty: none(lines), low: true };
+}
+
+function drift(doc) {
+  const lines = doc.network.map((told, agent) => ({ ...agentLine(doc, agent), points: told.offset.at_s.map((at, place) => [at, told.offset.change_us[place] / 1000]) }));
+  const note = 'Against the controller’s clock, since the first measurement. Figures do not depend on it.';
+  return { id: 'offset', title: 'Drift of the hosts’ clocks', note, x: 'run', y: { format: (x) => `${trim(x)} ms`, name: '' }, lines, empty: none(lines), low: true };
 }
 
 /** Shades of the whole run: those of its stages, by their times in it. */

@@ -222,7 +222,7 @@ function environmentSection(doc) {
   const sets = doc.plan.populations.map((one) => [one.name, one.target, text.count(one.count), size(one.size)]);
   return [
     table('hosts-table', 'Hosts', columns, rows),
-    noticed.length ? table('notices-table', 'What agents noticed', [{ name: 'Agents', head: true, wide: true }, { name: 'Notice', wide: true }], noticed) : null,
+    noticed.length ? el('details', { id: 'notices' }, el('summary', {}, `What agents noticed (${noticed.length})`), table('notices-table', 'What agents noticed', [{ name: 'Agents', head: true }, { name: 'Notice', wide: true }], noticed)) : null,
     table('plan-table', 'Stages of the plan; concurrency and rate are of each agent', [{ name: 'Stage', head: true }, { name: 'Kind' }, ...['Lasts', 'Warm-up', 'Concurrency', 'Rate'].map((name) => ({ name, number: true })), { name: 'What', wide: true }], stages),
     sets.length ? table('sets-table', 'Objects that are prepared', [{ name: 'Set', head: true }, { name: 'Below' }, { name: 'Objects', number: true }, { name: 'Size', wide: true }], sets) : null,
     el('details', { id: 'plan-details' }, el('summary', {}, 'The whole plan as JSON'), el('pre', { tabindex: '0', 'aria-label': 'The plan as JSON', role: 'region' }, JSON.stringify(doc.plan, null, 1))),
