@@ -18,8 +18,11 @@ from .errors import RunError, Sai3sshError
 from .steering import INTERRUPTED, REGRESSED, UNREADY, USAGE, err, out
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .config import Combination, Workload
     from .controller.rundir import RunDirectory
+    from .model import Plan
 
     Show = Callable[[RunDirectory], RunDirectory]
 
@@ -128,18 +131,17 @@ def run(
     from . import inventory as inventories
     from . import matrix as matrices
     from .config import credentials
-    from .controller.rundir import RunDirectory, Steering, new_run_id
+    from .controller.rundir import Steering, new_run_id
     from .errors import ConfigError
-    from .results import calibration
+    from .launch import Launch
 
     combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
-    for combination in combinations:
-        keys = combination.workload.keys
-        if reconnect_timeout is not None:
-            keys.distributed.reconnect_timeout = reconnect_timeout
-        if op_log:
-            keys.op_log_path = keys.op_log_path or "--op-log"
+    if op_log:
+        combinations = [replace(one, workload=one.workload.with_op_log()) for one in combinations]
+    if reconnect_timeout is not None:
+        for combination in combinations:
+            combination.workload.keys.distributed.reconnect_timeout = reconnect_timeout
     loaded = combinations[0].workload
     of_matrix = bool(combinations[0].values)
     if go_on and policy not in (None, "best_effort"):
@@ -158,31 +160,17 @@ def run(
     skipped = preflight.check_skip(skip or ())
     secret = credentials.find(loaded, os.environ)
     chosen = "best_effort" if go_on else policy
-    by_name = {host.name: host for host in hosts}
     archive = bundle.build(_cache_dir())
     start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, connect_timeout, start_with_available, loaded.cutoff_timeout_s)
     for notice in loaded.notices:
         err(f"notice: {notice}")
 
+    launch = Launch(hosts, archive, results_dir, start, secret, skipped, as_json)
+
     def create(of: Combination = combinations[0]) -> RunDirectory:
-        loaded = of.workload
-        run_id = new_run_id(name or loaded.name)
-        plan, assignments = config.compile_plan(loaded, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
-        mine = [by_name[assignment.agent_id] for assignment in assignments]
-        options = preflight.Options(
-            archive,
-            plan,
-            assignments,
-            config.describe(plan, assignments, loaded),
-            credentials=secret,
-            skip=skipped,
-            patience_s=connect_timeout,
-            start_with_available=start_with_available,
-        )
-        report = steering.first_look(mine, options, as_json=as_json)
-        directory = RunDirectory.create(results_dir, plan, assignments, mine, workload, start, report.to_json())
-        calibration.copy(results_dir, directory.path, plan.agents)
-        return directory
+        run_id = new_run_id(name or of.workload.name)
+        plan, assignments = config.compile_plan(of.workload, run_id, hosts, failure_policy=chosen, needs_credentials=secret is not None)
+        return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), workload)
 
     if background:
         raise typer.Exit(steering.detach(create()))
@@ -244,7 +232,7 @@ def replay(
         raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
     loaded = config.replay_settings(settings, target, name=name, concurrency=concurrency)
     if op_log:
-        loaded.keys.op_log_path = loaded.keys.op_log_path or "--op-log"
+        loaded = loaded.with_op_log()
     hosts = inventories.load(_sources(inventory), limit)
     secret = credentials.find(loaded, os.environ)
     archive = bundle.build(_cache_dir())
@@ -456,6 +444,64 @@ def calibrate(
     from .ui.calibration import print_calibration
 
     print_calibration(found)
+
+
+@app.command()
+def autotune(
+    workload: WorkloadFile,
+    inventory: Inventory = None,
+    limit: Limit = "all",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to vary, named as in a matrix: concurrency, concurrency=1..256, s3.multipart_chunksize=8MiB,64MiB; may be repeated. "
+            "Default: concurrency, and the parts or ranges that the file has.",
+            show_default=False,
+        ),
+    ] = None,
+    under: Annotated[
+        list[str] | None, typer.Option(help="A latency to keep: 'get.p99 < 20ms'; may be repeated.", show_default=False)
+    ] = None,
+    goal: Annotated[Literal["ops", "bytes"], typer.Option(help="Most operations/s, or most bytes/s.")] = "ops",
+    seconds: Annotated[float, typer.Option(min=2.0, max=3600.0, help="How long each trial measures.")] = 10.0,
+    trials: Annotated[int, typer.Option(min=2, max=1000, help="At most so many.")] = 20,
+    results_dir: ResultsDir = RESULTS_DIR,
+    skip: Skip = None,
+    as_json: AsJson = False,
+    live: Live = True,
+) -> None:
+    """Find the concurrency, and the sizes of parts and ranges, with which a workload gives most, over all agents, in a few short runs."""
+    from . import autotune as tuning
+    from . import bundle, config, preflight, steering
+    from . import inventory as inventories
+    from .config import credentials
+    from .controller.rundir import Steering, new_run_id
+    from .errors import ConfigError
+    from .launch import Launch
+
+    (loaded, values), *_ = [(one.workload, one.values) for one in config.load_all(workload)]
+    if values:
+        raise ConfigError(f"{workload} has a matrix", remedy="Remove it: autotune chooses the values itself")
+    hosts = inventories.load(_sources(inventory), limit)
+    settings = [tuning.parse_setting(text, loaded) for text in vary or tuning.default_settings(loaded)]
+    demands = [tuning.parse_demand(text) for text in under or ()]
+    secret = credentials.find(loaded, os.environ)
+    archive = bundle.build(_cache_dir())
+    start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, 60.0, False, loaded.cutoff_timeout_s)
+    launch = Launch(hosts, archive, results_dir, start, secret, preflight.check_skip(skip or ()), as_json)
+    for notice in loaded.notices:
+        err(f"notice: {notice}")
+
+    def create(of: Workload, change: Callable[[Plan], Plan]) -> RunDirectory:
+        plan, assignments = config.compile_plan(of, new_run_id(of.name), hosts, needs_credentials=secret is not None)
+        plan = change(plan)
+        return launch.create(plan, assignments, config.describe(plan, assignments, of), workload)
+
+    def steer(directory: RunDirectory) -> int:
+        return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret, summary=False)
+
+    tools = tuning.Tools(create, steer)
+    raise typer.Exit(tuning.tune(loaded, settings, demands, goal, seconds, trials, results_dir, tools, as_json=as_json))
 
 
 @app.command()

@@ -44,7 +44,18 @@ def fetch(directory: RunDirectory, archive: Path, say: Callable[[str], None]) ->
     log = EventLog(directory.events)
     with _until_interrupted() as stop, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="op-log") as pool:
         fetched = {
-            agent: pool.submit(_fetch, directory, agent, hosts[agent], archive, contents.steering.connect_timeout_s, stop)
+            agent: pool.submit(
+                OpLogFetch(
+                    hosts[agent],
+                    directory.path.name,
+                    agent,
+                    directory.path / "agents" / agent / PARTS,
+                    archive,
+                    most_bytes=contents.plan.op_log_bytes,
+                    patience_s=contents.steering.connect_timeout_s,
+                    stop=stop,
+                ).run
+            )
             for agent in wanted
             if agent in whole
         }
@@ -67,14 +78,12 @@ def _hosts(contents: Contents) -> dict[str, Host]:
     return {assignment.agent_id: host for assignment, host in zip(contents.assignments, contents.hosts, strict=True)}
 
 
-def _fetch(directory: RunDirectory, agent: str, host: Host, archive: Path, patience_s: float, stop: threading.Event) -> list[Path]:
-    parts = directory.path / "agents" / agent / PARTS
-    return OpLogFetch(host, directory.path.name, agent, parts, archive, patience_s=patience_s, stop=stop).run()
-
-
 def _table(directory: RunDirectory, agent: str, segments: list[Path], stop: threading.Event) -> dict[str, Any]:
     place = directory.path / "agents" / agent
     done = convert(segments, agent, place / TABLE, stop=stop.is_set)
+    # The last ones first: of what is left by a controller that is killed meanwhile, none is missing in between.
+    for path in reversed(segments):
+        path.unlink()
     shutil.rmtree(place / PARTS)
     return {"records": done.records, "bytes": (place / TABLE).stat().st_size, "damaged": done.damaged}
 

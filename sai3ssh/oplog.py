@@ -15,7 +15,7 @@ import sys
 import zlib
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from sai3ssh.model import OPERATIONS
+from sai3ssh.model import ERROR_CLASSES, OPERATIONS
 
 SEGMENT = re.compile(r"oplog-s(\d{3})-w(\d{4})-i(\d{4})-n(\d{5})\.seg")
 """Stage, worker, its incarnation, number: in a run directory of an agent their order by name is the order by time of one worker."""
@@ -27,8 +27,14 @@ COLUMNS = (
 )  # fmt: skip
 _HEAD = struct.Struct("<4sIIIq")
 _MARK = b"OPL1"
-_MOST = 1 << 26
-"""No frame is larger."""
+_MOST = 1 << 23
+"""No frame has more bytes, packed or unpacked."""
+_MOST_RECORDS = 1 << 12
+_ERRORS = frozenset(("", "failed", *ERROR_CLASSES))
+"""`failed` is of a trace, which has classes of its own."""
+_NS = 1 << 63
+_LONGEST = 4096
+"""No key and no URI of a target is longer."""
 
 Record = Tuple[int, str, str, int, int, int, int, str, int]
 """op code, URI of the target, key below it, bytes, start, end and first byte (-1: not known) in ns of one clock, error class or '', keys
@@ -115,15 +121,21 @@ def frames(file: BinaryIO, size: int) -> Iterator[Frame]:
 
 
 def unpack(data: bytes, found: Frame) -> List[Row]:
-    """The rows of a frame, in the order in which the operations ended. Raises ValueError when they are not what was written."""
+    """The rows of a frame, in the order in which the operations ended. Raises ValueError when they are not what is written here."""
     if zlib.crc32(data) != found.crc:
         raise ValueError("the checksum of a frame differs")
-    block = zlib.decompressobj().decompress(data, _MOST)
+    try:
+        return _rows(zlib.decompressobj().decompress(data, _MOST), found.records)
+    except (zlib.error, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"a frame is none of an op-log: {type(error).__name__}: {error}") from error
+
+
+def _rows(block: bytes, records: int) -> List[Row]:
     line, _, rest = block.partition(b"\n")
     head = json.loads(line)
     n = head["n"]
-    if n != found.records:
-        raise ValueError(f"a frame has {n} records, its head says {found.records}")
+    if n != records or not 0 < n <= _MOST_RECORDS:
+        raise ValueError(f"a frame has {n} records, its head says {records}")
     at = n
 
     def column() -> Sequence[int]:
@@ -142,12 +154,21 @@ def unpack(data: bytes, found: Frame) -> List[Row]:
     keys = rest[at:].decode("utf-8", "surrogateescape").split("\0")
     if len(keys) != n:
         raise ValueError(f"a frame has {n} records and {len(keys)} keys")
-    wall_ns, stage, worker = head["wall_ns"], head["stage"], head["worker"]
+    if not _ERRORS.issuperset(head["errors"]) or any(min(uri, default=" ") < " " for uri in head["uris"]):
+        raise ValueError("a frame has what is no URI or no class of errors")
+    if max(map(len, (*keys, *head["uris"]))) > _LONGEST:
+        raise ValueError(f"a frame has a name of more than {_LONGEST} characters")
+    wall_ns, stage, worker = (int(head[name]) for name in ("wall_ns", "stage", "worker"))
+    if not 0 <= wall_ns + min(starts) <= wall_ns + max(starts) < _NS > wall_ns + max(ends) >= wall_ns + min(ends) >= 0:
+        raise ValueError("a frame has times of no clock")
     first_bytes = [first + wall_ns if first >= 0 else -1 for first in firsts]
-    return [
+    rows = [
         Row(start + wall_ns, OPERATIONS[op], uri, key, size, end + wall_ns, first, error, objects, stage, worker)
         for op, uri, key, size, start, end, first, error, objects in zip(rest, uris, keys, sizes, starts, ends, first_bytes, errors, listed)
     ]
+    if len(rows) != n:
+        raise ValueError(f"a frame has {n} records and the columns of {len(rows)}")
+    return rows
 
 
 def _numbers(values: Sequence[int]) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import zstandard
 
@@ -20,11 +20,18 @@ from .oplog import Frame, Record, frame, frames, pack, trace_name, unpack
 
 WINDOW = 100_000
 """Rows are put in the order of their starts as far as one is no further from its place than so many."""
+HELD = 1_000_000
+"""So many rows are in memory at most, some 350 MiB: with more files than have room for a window in it, each has a smaller one."""
 BLOCK = 128
 """Rows of a frame: a worker unpacks one between two operations."""
 OPS = {"GET": "get", "PUT": "put", "LIST": "list", "STAT": "stat", "DELETE": "delete", "HEAD": "stat"}
 WRITES = ("put", "delete")
 LONGEST_KEY = 1024
+LONGEST_LINE = 64 * 1024
+MOST_BYTES = 1 << 50
+"""No object of a trace is larger."""
+YEARS = range(1970, 2262)
+"""Their ns fit into 63 bits."""
 
 
 class Row(NamedTuple):
@@ -59,21 +66,22 @@ class Facts:
 
 def rows(paths: Sequence[Path]) -> Iterator[Row]:
     """All rows in the order of their starts. Raises ConfigError with file and line of what is wrong."""
-    return heapq.merge(*(_sorted(path) for path in paths))
+    window = min(WINDOW, HELD // len(paths))
+    return heapq.merge(*(_sorted(path, window) for path in paths))
 
 
-def _sorted(path: Path) -> Iterator[Row]:
+def _sorted(path: Path, window: int) -> Iterator[Row]:
     held: list[Row] = []
     last_ns = 0
     for row in _read(path):
         if row.start_ns < last_ns:
             raise ConfigError(
-                f"the operation starts {(last_ns - row.start_ns) / 1e9:.6f} s before one that is {WINDOW:,} lines above it",
+                f"the operation starts {(last_ns - row.start_ns) / 1e9:.6f} s before one that is {window:,} lines above it",
                 file=str(path),
                 line=row.line,
                 remedy="Sort the trace by start",
             )
-        if len(held) < WINDOW:
+        if len(held) < window:
             heapq.heappush(held, row)
             continue
         first = heapq.heappushpop(held, row)
@@ -91,15 +99,66 @@ def _open(path: Path) -> TextIO:
     file = path.open("rb")
     if mark != zstandard.FRAME_HEADER:
         return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="\n")
-    stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
-    return io.TextIOWrapper(io.BufferedReader(stream, 1 << 20), encoding="utf-8", errors="surrogateescape", newline="\n")
+    return io.TextIOWrapper(io.BufferedReader(_Zstd(file), 1 << 16), encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+class _Zstd(io.RawIOBase):
+    """What frames of zstd have in them. Raises EOFError where the last of them is not whole: the library's own reader says nothing."""
+
+    PIECE = 1024
+    """Read at once; no more than 32 MiB can be in it, as no block has more than 128 KiB in four bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rest = b""
+        self._ready = memoryview(b"")
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        """See RawIOBase."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See RawIOBase."""
+        while not self._ready:
+            data = self._rest or self._file.read(self.PIECE)
+            self._rest = b""
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("it is cut off: its last zstd frame is not whole")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._frame.decompress(data))
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+        n = min(len(buffer), len(self._ready))
+        buffer[:n] = self._ready[:n]
+        self._ready = self._ready[n:]
+        return n
+
+    def close(self) -> None:
+        """Closes the file, too."""
+        self._file.close()
+        super().close()
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Raises ConfigError on one that is no line of a trace."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
+            text = f"expected a line of a trace, found one of more than {LONGEST_LINE:,} characters"
+            raise ConfigError(text, file=str(path), line=number)
+        yield line
 
 
 def _read(path: Path) -> Iterator[Row]:
     """The rows of one file as they come; comments and empty lines are passed over."""
     number = 0
     try:
-        with _open(path) as lines:
+        with _open(path) as file:
+            lines = _lines(file, path)
             columns = _columns(path, next(lines, "").rstrip("\r\n").split("\t"))
             clock = _Clock()
             for number, line in enumerate(lines, 2):
@@ -157,8 +216,8 @@ class _Clock:
         base = self._seconds.get(second + zone)
         if base is None:
             found = datetime.fromisoformat(second + ("+00:00" if zone == "Z" else zone))
-            if found.tzinfo is None:
-                raise ValueError("a time without a zone")
+            if found.tzinfo is None or found.year not in YEARS:
+                raise ValueError("a time without a zone, or of no clock")
             if len(self._seconds) > 1000:
                 self._seconds.clear()
             base = self._seconds[second + zone] = int(found.timestamp()) * 1_000_000_000
@@ -178,7 +237,9 @@ def _row(fields: list[str], columns: _Columns, number: int, clock: _Clock, path:
         raise ValueError(f"start: expected a time such as 2026-01-31T12:00:00.123456789Z, found {found!r}") from None
     size = fields[columns.bytes]
     if not (size.isascii() and size.isdigit()):
-        raise ValueError(f"bytes: expected a whole number, found {size!r}")
+        raise ValueError(f"bytes: expected a whole number, found {size[:40]!r}")
+    if len(size) > len(str(MOST_BYTES)) or int(size) > MOST_BYTES:
+        raise ValueError(f"bytes: expected {MOST_BYTES:,} at most, found {size[:40]}")
     endpoint = fields[columns.endpoint] if columns.endpoint >= 0 else ""
     name = fields[columns.file] if fields[columns.file].startswith(endpoint) else endpoint + fields[columns.file]
     return Row(start_ns, number, op, name, int(size), columns.error < 0 or not fields[columns.error], path)
@@ -216,7 +277,7 @@ class Names:
             return f"has characters that no key can have here: {key!r}"
         if len(key) > LONGEST_KEY:
             return f"has a key of {len(key)} characters, at most {LONGEST_KEY} are allowed"
-        if self.target.startswith("file:") and not {"..", "."}.isdisjoint(key.split("/")):
+        if self.target.startswith(("file:", "direct:")) and not {"..", "."}.isdisjoint(key.split("/")):
             return "leads out of its directory ('.' or '..')"
         return None
 
@@ -229,33 +290,32 @@ def divide(paths: Sequence[Path], names: Names, directories: Sequence[Path], wor
     facts = Facts()
     agents = len(directories)
     files = [[_Writer(directory / trace_name(stage, worker)) for worker in range(workers)] for directory in directories]
-    try:
-        for row in rows(paths):
-            key = names.key(row)
-            if not facts.records:
-                facts.first_ns = row.start_ns
-            facts.records += 1
-            facts.span_ns = row.start_ns - facts.first_ns
-            facts.operations.add(row.op)
-            facts.largest_bytes = max(facts.largest_bytes, row.bytes)
-            if row.op == "put":
-                facts.put_bytes += row.bytes
-            number = zlib.crc32(key.encode("utf-8", "surrogateescape"))
-            files[number % agents][number // agents % workers].add(facts.span_ns, row.op, key, row.bytes, row.well)
-    finally:
-        for of_agent in files:
-            for file in of_agent:
-                file.close()
+    for row in rows(paths):
+        key = names.key(row)
+        if not facts.records:
+            facts.first_ns = row.start_ns
+        facts.records += 1
+        facts.span_ns = row.start_ns - facts.first_ns
+        facts.operations.add(row.op)
+        facts.largest_bytes = max(facts.largest_bytes, row.bytes)
+        if row.op == "put":
+            facts.put_bytes += row.bytes
+        number = zlib.crc32(key.encode("utf-8", "surrogateescape"))
+        files[number % agents][number // agents % workers].add(facts.span_ns, row.op, key, row.bytes, row.well)
+    for of_agent in files:
+        for file in of_agent:
+            file.end()
     if not facts.records:
         raise ConfigError("there is no operation in it", file=str(paths[0]))
     return facts
 
 
 class _Writer:
-    """A trace of one worker."""
+    """A trace of one worker. Its file is not kept open: all workers of all agents have more than a process may."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        path.write_bytes(b"")
+        self._path = path
         self._records: list[Record] = []
 
     def add(self, at_ns: int, op: str, key: str, size: int, well: bool) -> None:
@@ -263,15 +323,16 @@ class _Writer:
         if len(self._records) == BLOCK:
             self._write()
 
-    def close(self) -> None:
-        self._write()
-        self._file.close()
+    def end(self) -> None:
+        """Writes what is left."""
+        if self._records:
+            self._write()
 
     def _write(self) -> None:
-        if self._records:
-            block, earliest_ns = pack(self._records, 0, 0, 0)
-            self._file.write(frame(block, len(self._records), earliest_ns))
-            self._records.clear()
+        block, earliest_ns = pack(self._records, 0, 0, 0)
+        with self._path.open("ab") as file:
+            file.write(frame(block, len(self._records), earliest_ns))
+        self._records.clear()
 
 
 def missing_before(path: Path, out: Path) -> Facts:
@@ -291,14 +352,12 @@ def missing_before(path: Path, out: Path) -> Facts:
                         written.add(row.key)
     facts = Facts()
     writer = _Writer(out)
-    try:
-        for key, size in sizes.items():
-            writer.add(0, "put", key, size, True)
-            facts.records += 1
-            facts.put_bytes += size
-            facts.largest_bytes = max(facts.largest_bytes, size)
-    finally:
-        writer.close()
+    for key, size in sizes.items():
+        writer.add(0, "put", key, size, True)
+        facts.records += 1
+        facts.put_bytes += size
+        facts.largest_bytes = max(facts.largest_bytes, size)
+    writer.end()
     return facts
 
 

@@ -240,6 +240,8 @@ class Daemon:
                     )
                 self._pass_credentials(run, message.get("credentials"))
                 return {"epoch": earlier["epoch"]["epoch"]}
+            # A daemon that died before the plan was there has left it.
+            shutil.rmtree(path, ignore_errors=True)
             traces.check(self._dir, plan, assignment.agent_id)
             try:
                 os.makedirs(path, mode=0o750)  # for the group of a deployed agent; a user's own state directory lets nobody in

@@ -23,9 +23,10 @@ def take(directory: str, message: Json) -> Json:
     run_id, agent_id, name = message["run_id"], message["agent_id"], message["name"]
     if not TRACE.fullmatch(name):
         raise AgentError(f"{name!r} is no name of a trace")
-    submitted = os.path.join(state.run_dir(directory, run_id, agent_id), name)
-    path = submitted if os.path.exists(submitted) else os.path.join(_place(directory, run_id, agent_id), name)
-    if path != submitted:
+    run = state.run_dir(directory, run_id, agent_id)
+    submitted = os.path.exists(os.path.join(run, "plan.json"))
+    path = os.path.join(run if submitted else _place(directory, run_id, agent_id), name)
+    if not submitted:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         _append(path, message)
     have = os.path.getsize(path) if os.path.exists(path) else 0

@@ -9,8 +9,9 @@ from . import units
 from .combinations import check_matrix
 from .compile import compile_plan
 from .describe import Description, describe
+from .matrix import wrong_axis
 from .replay import replay_settings, replay_stage, replaying
-from .workload import Combination, Workload, load, load_all
+from .workload import Combination, Workload, load, load_all, varied
 
 __all__ = [
     "Combination",
@@ -27,6 +28,8 @@ __all__ = [
     "replaying",
     "seconds",
     "sizes",
+    "varied",
+    "wrong_axis",
 ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..model import MIB, Multipart, OperationSpec, Population, Stage, StageKind, Target
 from .document import Problems
+from .endpoints import check_url
 from .schema import Azure, Gcs, WorkloadKeys
 
 SECTION = {"az": "azure", "gs": "gcs", "gcs": "gcs"}
@@ -58,8 +59,9 @@ def cloud_target(keys: WorkloadKeys, scheme: str, problems: Problems) -> Target:
         if getattr(keys, key) != usual:
             problems.add((key,), f"{key} has no meaning for {scheme}:// targets: it is about files; remove it")
     url = section.endpoint_url
-    if url is not None and not url.startswith(("http://", "https://")):
-        problems.add((name, "endpoint_url"), f"expected http://host:port or https://host, found {url!r}")
+    wrong = check_url(url) if url is not None else None
+    if wrong:
+        problems.add((name, "endpoint_url"), wrong)
     multipart = None
     if section.multipart_threshold is not None:
         multipart = Multipart(section.multipart_threshold, section.multipart_chunksize, section.multipart_concurrency)

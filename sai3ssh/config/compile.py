@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TypedDict
-from urllib.parse import urlsplit
 
 from .. import dataset
 from ..errors import InventoryError
@@ -36,7 +35,7 @@ from ..model import (
 )
 from . import cloud, units
 from .document import Path_, Problems
-from .endpoints import Endpoints, implied_target
+from .endpoints import Endpoints, check_url, implied_target
 from .schema import EnsureObjects, OperationKeys, SizeLaw, StageKeys, WorkloadKeys
 from .workload import Workload, check_uri
 
@@ -597,8 +596,9 @@ class _Builder:
         url, several = (endpoints.addresses[0], ()) if len(endpoints.addresses) == 1 else (s3.endpoint_url, tuple(endpoints.addresses))
         dotted = any("." in uri.removeprefix("s3://").partition("/")[0] for uri in uris)
         path_style = s3.addressing_style == "path" or (s3.addressing_style == "auto" and (bool(url or several) or dotted))
-        if s3.endpoint_url is not None and not _is_endpoint(s3.endpoint_url):
-            self._problems.add(("s3", "endpoint_url"), f"expected http://host:port or https://host, found {s3.endpoint_url!r}")
+        wrong = check_url(s3.endpoint_url) if s3.endpoint_url is not None else None
+        if wrong:
+            self._problems.add(("s3", "endpoint_url"), wrong)
         given = [name for name in ("sign_payload", "profile", "credentials_file") if getattr(s3, name)]
         if s3.anonymous and given:
             self._problems.add(("s3", given[0]), f"s3.anonymous and s3.{given[0]} contradict each other: nothing is signed; remove one")
@@ -687,14 +687,6 @@ def _batched(keys: WorkloadKeys) -> Iterator[Path_]:
         for n, stage in enumerate(stages):
             if stage.delete_batch > 1:
                 yield *where, n, "delete_batch"
-
-
-def _is_endpoint(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _size(law: SizeLaw) -> SizeSpec:

@@ -78,10 +78,11 @@ class Endpoints:
     def _s3(self, text: str, where: Path_) -> str | None:
         """The URL. Plain HTTP in s3://host:port, except for port 443."""
         found = _S3.fullmatch(text)
-        if found is None and _is_url(text):
+        wrong = check_url(text, "s3://host:port/bucket/prefix/ or http(s)://host:port")
+        if wrong is None:
             return text.rstrip("/")
         if found is None or not 0 < int(found["port"]) < 65536:
-            self._problems.add(where, f"expected s3://host:port/bucket/prefix/ or http(s)://host:port, found {text!r}")
+            self._problems.add(where, wrong)
             return None
         place = f"s3://{found['path']}" if found["path"] else "s3://"
         outside = next((uri for uri in self._uris if not f"{uri.rstrip('/')}/".startswith(place.rstrip("/") + "/")), None)
@@ -114,10 +115,16 @@ class Endpoints:
                 return
 
 
-def _is_url(text: str) -> bool:
-    """Whether it is http(s)://host[:port][/path]."""
+def check_url(text: str, expected: str = "http://host:port or https://host") -> str | None:
+    """What is wrong with http(s)://host[:port][/path], or None. What may be a secret is not repeated."""
+    shown = re.sub(r"//[^/]*@", "//...@", text.partition("?")[0])
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.username
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of the port, or of brackets
-        return False
+        well = False
+    if not well:
+        return f"expected {expected}, found {shown!r}"
+    if parts.query or parts.username or parts.password:
+        return f"expected {expected} and nothing else, found {shown!r} and more; credentials come from your environment"
+    return None

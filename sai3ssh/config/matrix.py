@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -39,18 +39,29 @@ def expand(document: Document, problems: Problems) -> list[tuple[dict[str, str],
         return [({}, document)]
     found = []
     for chosen in itertools.product(*(enumerate(values) for values in lists.values())):
-        data, marks = copy.deepcopy(document.data), dict(document.marks)
-        labels = {}
-        for axis, (number, value) in zip(lists, chosen, strict=True):
-            labels[axis] = _shown(value)
-            for path in _paths(axis, data):
-                if path[-1] in _SIZES and axis == SIZE:
-                    _drop_sizes(data, path)
-                _set(data, path, value)
-                # What is wrong with the value is told where it stands.
-                marks[path] = document.where(("matrix", axis, number))
-        found.append((labels, Document(document.file, data, marks)))
+        given = {axis: value for axis, (_, value) in zip(lists, chosen, strict=True)}
+        # What is wrong with a value is told where it stands.
+        where = {axis: document.where(("matrix", axis, number)) for axis, (number, _) in zip(lists, chosen, strict=True)}
+        found.append(({axis: _shown(value) for axis, value in given.items()}, vary(document, given, where)))
     return found
+
+
+def vary(document: Document, values: Mapping[str, Any], where: Mapping[str, tuple[int, int]]) -> Document:
+    """The document with other values of some keys; `where` says for which of them another line and column is to be named."""
+    data, marks = copy.deepcopy(document.data), dict(document.marks)
+    for axis, value in values.items():
+        for path in _paths(axis, data):
+            if axis == SIZE:
+                _drop_sizes(data, path)
+            _set(data, path, value)
+            if axis in where:
+                marks[path] = where[axis]
+    return Document(document.file, data, marks)
+
+
+def wrong_axis(axis: str, document: Document) -> str | None:
+    """Why a name is none of a key whose value can be varied, or None."""
+    return _wrong(axis, document.data)
 
 
 def _values(axis: str, values: Any, document: Document, problems: Problems) -> Iterator[Any]:

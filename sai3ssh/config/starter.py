@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 from . import units
+from .endpoints import check_url
 from .workload import check_uri
 
 MIX = {"get": 70, "put": 30}
@@ -40,6 +41,8 @@ def parse_mix(text: str) -> dict[str, int]:
                 remedy="Write for example --mix get=70,put=30; there are get, put, list, stat and delete",
             )
         found[op] = int(weight)
+    if not any(found.values()):
+        raise ConfigError(f"--mix {text!r}: expected a weight above 0, found none", remedy="Write for example --mix get=70,put=30")
     return found
 
 
@@ -55,6 +58,13 @@ def starter(choices: Choices) -> str:
         raise ConfigError(f"--target: {wrong}", remedy="Write for example --target s3://bucket/prefix/")
     mix = choices.mix or MIX
     s3 = choices.target.startswith("s3://")
+    wrong = check_url(choices.endpoint) if choices.endpoint is not None else None
+    if choices.endpoint is not None and not s3:
+        wrong = f"it has no meaning for {choices.target}, only for s3:// targets"
+    if wrong:
+        raise ConfigError(f"--endpoint: {wrong}", remedy="Write for example --endpoint http://10.0.0.1:9000")
+    if not units.duration(choices.duration):
+        raise ConfigError(f"--duration: expected more than nothing, found {choices.duration!r}", remedy="Write it as 30s or 5m")
     lines = [
         f"# A workload of sai3ssh. Look at what it would do:  sai3ssh validate {choices.file}",
         f"# Check network, hosts and storage:              sai3ssh preflight {choices.file} -i INVENTORY",

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,9 +16,10 @@ from . import document as documents
 from . import units
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
-from .matrix import expand
+from .matrix import expand, vary
 from .schema import NO_MEANING, NOT_YET, PATTERNS, SECRET, WorkloadKeys
 
+_NO_OP_LOG = "op_log_max_bytes has no effect without op_log_path (or --op-log)"
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
 
@@ -51,6 +52,11 @@ class Workload:
         """How long the controller may be off the network altogether."""
         return self.keys.distributed.controller_cutoff_timeout
 
+    def with_op_log(self) -> Workload:
+        """The same with the op-log switched on, whatever the file says."""
+        self.keys.op_log_path = self.keys.op_log_path or "--op-log"
+        return replace(self, notices=tuple(notice for notice in self.notices if not notice.endswith(_NO_OP_LOG)))
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -76,6 +82,12 @@ def load_all(file: Path, environ: Mapping[str, str] = os.environ) -> list[Combin
     return [Combination(values, _check(file, document, problems)) for values, document in combinations]
 
 
+def varied(workload: Workload, values: Mapping[str, Any]) -> Workload:
+    """The workload with other values of some keys, which are named as in a matrix. Raises ConfigError as load does."""
+    document = vary(workload.document, values, {})
+    return _check(Path(workload.file), document, Problems(document))
+
+
 def _check(file: Path, found: Document, earlier: Problems) -> Workload:
     problems = Problems(found, earlier)
     notices: list[str] = []
@@ -97,7 +109,7 @@ def _check(file: Path, found: Document, earlier: Problems) -> Workload:
         line = problems.line(("op_log_path",))
         notices.append(f"line {line}: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not {keys.op_log_path}")
     elif "op_log_max_bytes" in keys.model_fields_set:
-        notices.append(f"line {problems.line(('op_log_max_bytes',))}: op_log_max_bytes has no effect without op_log_path (or --op-log)")
+        notices.append(f"line {problems.line(('op_log_max_bytes',))}: {_NO_OP_LOG}")
     stages = keys.stages or distributed.stages
     if stages and keys.prepare.ensure_objects and all(stage.type != "prepare" for stage in stages):
         line = problems.line(("prepare", "ensure_objects"))

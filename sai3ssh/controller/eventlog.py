@@ -58,10 +58,18 @@ class EventLog:
 
 
 def read(path: Path) -> Iterator[Json]:
-    """The whole events of a log; a torn last line, as a power cut leaves it, is passed over."""
+    """The whole events of a log; a torn last line, as a power cut leaves it, is passed over. Raises Permanent where a line is none."""
     import json
 
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = json.loads(line.decode("utf-8"))
+                known = isinstance(event["event"], str)
+            except (ValueError, LookupError, TypeError):
+                known = False
+            if not known:
+                raise Permanent(f"{path}:{number}: expected an event, found {line[:40]!r}", remedy="Restore the file, or leave the run out")
+            yield event

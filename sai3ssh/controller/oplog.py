@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import AgentError, LinkLost, Transient, from_dict
-from ..model import Host
+from ..model import MIB, Host
 from ..oplog import SEGMENT
 from ..protocol import Data, FrameDecoder, Json, ProtocolError
 from ..retry import RetryPolicy
@@ -24,6 +25,9 @@ CONNECT_S = 15.0
 SILENCE_S = 30.0
 ALTERED = 3
 """A segment that arrives so often with another checksum than its agent says will not arrive well."""
+MOST_SEGMENTS = 100_000
+KEEP_FREE_BYTES = 256 * MIB
+"""What stays free on this machine's disk, for the events and results of the run and for everybody else."""
 
 
 class OpLogFetch:
@@ -37,15 +41,17 @@ class OpLogFetch:
         directory: Path,
         bundle: Path,
         *,
+        most_bytes: int,
         patience_s: float,
         stop: threading.Event,
         transport: Transport | None = None,
     ) -> None:
-        """`patience_s`: how long it tries again without a new byte."""
+        """`most_bytes`: more than that the agent cannot have; `patience_s`: how long it tries again without a new byte."""
         self._host = host
         self._run = [run_id, agent_id]
         self._directory = directory
         self._bundle = bundle
+        self._most_bytes = most_bytes
         self._patience_s = patience_s
         self._stop = stop
         self._transport = transport or transport_for(host)
@@ -87,7 +93,7 @@ class OpLogFetch:
             connection.close()
 
     def _receive(self, channel: Channel, decoder: FrameDecoder) -> list[Path]:
-        incoming = _Incoming(self._directory)
+        incoming = _Incoming(self._directory, self._most_bytes)
         try:
             silent_s = 0
             while True:
@@ -104,13 +110,16 @@ class OpLogFetch:
                 if not data:
                     said = (decoder.noise() or channel.stderr_tail()).decode("utf-8", "replace").strip()[-300:]
                     raise LinkLost(f"the op-log was cut off{f': {said}' if said else ''}", host=self._host.name, phase="op-log")
-                for message in decoder.feed(data):
-                    if isinstance(message, Data):
-                        incoming.take(message)
-                    elif "end" in message:
-                        return self._all(message["end"])
-                    else:
-                        self._hear(incoming, message)
+                try:
+                    for message in decoder.feed(data):
+                        if isinstance(message, Data):
+                            incoming.take(message)
+                        elif "end" in message:
+                            return self._all(message["end"])
+                        else:
+                            self._hear(incoming, message)
+                except (TypeError, LookupError, AttributeError) as error:
+                    raise ProtocolError(f"a message that no agent sends: {type(error).__name__}: {error}") from error
         finally:
             incoming.close()
 
@@ -118,8 +127,8 @@ class OpLogFetch:
         if "error" in message:
             raise from_dict(message["error"])
         if "segment" in message:
-            incoming.begin(str(message["segment"]), int(message["size"]))
-        elif "sha256" in message and not incoming.end(str(message["sha256"])):
+            incoming.begin(message["segment"], message["size"])
+        elif "sha256" in message and not incoming.end(message["sha256"]):
             self._altered += 1
             text = "a segment of the op-log is not what its agent has (its SHA-256 differs)"
             kind: Callable[..., AgentError | LinkLost] = AgentError if self._altered >= ALTERED else LinkLost
@@ -136,17 +145,28 @@ class OpLogFetch:
 class _Incoming:
     """The segment that is being received."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, most_bytes: int) -> None:
         self._directory = directory
+        self._most_bytes = most_bytes
+        self._sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+        self._total = sum(self._sizes.values())
         self._path = directory
         self._file: BinaryIO | None = None
         self._size = 0
 
     def begin(self, name: str, size: int) -> None:
-        """The next data are of that segment, from what is here of it on."""
-        if not SEGMENT.fullmatch(name):
-            raise ProtocolError(f"{name!r} is no segment")
+        """The next data are of that segment, from what is here of it on. Raises AgentError where there is no room for it."""
+        if not SEGMENT.fullmatch(name) or size < 0:
+            raise ProtocolError(f"{name!r} of {size} bytes is no segment")
         self.close()
+        self._total += size - self._sizes.get(name, 0)
+        self._sizes[name] = size
+        if self._total > self._most_bytes or len(self._sizes) > MOST_SEGMENTS:
+            text = f"its agent has more than {self._most_bytes:,} bytes, which is all that the plan lets an op-log have"
+            raise AgentError(text, phase="op-log")
+        if shutil.disk_usage(self._directory).free < size + KEEP_FREE_BYTES:
+            text = f"no room for the op-log: less than {KEEP_FREE_BYTES // MIB} MiB would stay free in {self._directory}"
+            raise AgentError(text, phase="op-log", remedy="Make room on this machine")
         self._path, self._size = self._directory / name, size
         self._file = self._path.open("ab")
 
@@ -158,6 +178,8 @@ class _Incoming:
 
     def end(self, sha256: str) -> bool:
         """Whether it is whole and right; else it is removed."""
+        if self._file is None:
+            raise ProtocolError("a checksum of no segment")
         self.close()
         digest = hashlib.sha256()
         with self._path.open("rb") as file:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..errors import Sai3sshError
+from ..errors import Permanent, Sai3sshError
 from ..model import Host
 from ..protocol import Json
 from .eventlog import read
@@ -28,7 +28,10 @@ def known_here(results_dir: Path) -> list[Json]:
     for plan in sorted(results_dir.glob("*/plan.json"), key=lambda path: path.stat().st_mtime):
         directory = plan.parent
         log = directory / "events.ndjson"
-        events = list(read(log)) if log.is_file() else []
+        try:
+            events = list(read(log)) if log.is_file() else []
+        except Permanent:
+            events = [{"event": "unreadable"}]
         last = events[-1] if events else {}
         verdict = next((event["verdict"] for event in reversed(events) if event["event"] in ("run_ended", "verdict_revised")), None)
         found.append(

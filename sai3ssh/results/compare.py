@@ -130,10 +130,16 @@ def compare(
 
     A row is improved or regressed when its interval excludes no change, and the change is at least `least` (default 1 % where a side has
     several runs, else 3 %). Intervals are simultaneous over all judged rows (Bonferroni). Raises ConfigError when a run cannot be read,
+    is given twice,
     is FAILED, or, unless allow_partial, PARTIAL, when runs of one side have different plans, when the sides have no stage and operation in
     common, and when a condition names what neither has.
     """
     sides = [[_load(path, allow_partial) for path in paths] for paths in (base, new)]
+    seen: set[str] = set()
+    for run in (run for runs in sides for run in runs):
+        if run.run_id in seen:
+            raise ConfigError(f"run {run.run_id} is given twice", remedy="Name each run once: it would pass for two that agree")
+        seen.add(run.run_id)
     for runs in sides:
         for run in runs[1:]:
             for found in differences(runs[0].plan, run.plan):

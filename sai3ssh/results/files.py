@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from ..model import Verdict
 from .merge import merge, read_inputs
 from .tables import comments, perf_log, results_table
+
+_NEEDED = {"agents", "network", "stages"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,20 @@ def write(path: Path) -> Results:
 
 
 def read(path: Path) -> Results:
-    """The results that were written; made now when there are none yet."""
+    """The results that were written; made now when there are none yet. Raises ConfigError on what this version has not written."""
     file = path / "results.json"
     if not file.exists():
         return write(path)
-    return _results(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        missing = sorted(_NEEDED - content.keys())
+        found = _results(content)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        missing = [f"{type(error).__name__}: {error}"]
+    if missing:
+        text = f"expected the results of a run as this version writes them, found none ({missing[0]})"
+        raise ConfigError(text, file=str(file), remedy="Move it away: they are made anew from the journals")
+    return found
 
 
 def _results(content: dict[str, Any]) -> Results:

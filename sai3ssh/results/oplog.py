@@ -48,13 +48,24 @@ def convert(segments: Sequence[Path], agent_id: str, table: Path, *, stop: Calla
     A worker's rows are in the order in which the operations ended. What can still come has not begun before the earliest start of which
     the heads of the frames that are left to read tell.
     """
+    temporary = table.with_name(table.name + ".tmp")
+    try:
+        done = _write(segments, agent_id, temporary, stop)
+    except BaseException:
+        # What takes the room that is missing does not stay.
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(table)
+    return done
+
+
+def _write(segments: Sequence[Path], agent_id: str, table: Path, stop: Callable[[], bool]) -> Converted:
     streams = _streams(segments)
     stages: Counter[int] = Counter()
     damaged = count = 0
     held: list[Row] = []
     limit = 0
-    temporary = table.with_name(table.name + ".tmp")
-    with temporary.open("wb") as file, zstandard.ZstdCompressor(level=LEVEL).stream_writer(file) as out:
+    with table.open("wb") as file, zstandard.ZstdCompressor(level=LEVEL).stream_writer(file) as out:
         out.write(("\t".join(COLUMNS) + "\n").encode("ascii"))
         while streams:
             if stop():
@@ -79,7 +90,6 @@ def convert(segments: Sequence[Path], agent_id: str, table: Path, *, stop: Calla
                 count += ready
                 del held[:ready]
                 limit = max(8192, 2 * len(held))
-    temporary.replace(table)
     return Converted(count, dict(stages), damaged)
 
 

@@ -219,6 +219,8 @@ class Agent(AgentCase):
     def test_submit_is_idempotent_and_guarded(self):
         channel = self.channel()
         plan = self.plan()
+        # What a daemon leaves that dies before the plan is on disk.
+        os.makedirs(os.path.join(self.state, "runs", self.run_id, "a0"))
         first = self.submit(channel, plan)
         self.assertEqual(self.submit(channel, plan), first)
         with self.assertRaises(AssertionError) as caught:

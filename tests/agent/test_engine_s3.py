@@ -726,6 +726,18 @@ class Check(Case):
             with self.assertRaisesRegex(TargetError, "PutObject"):
                 engine.check(write=True)
 
+    def test_a_probe_stays_on_no_storage_that_is_busy(self):
+        page = response(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+        busy = [error(503, "SlowDown")]
+
+        def answer(connection, request, number):
+            return page if request.method == "GET" else busy.pop() if request.method == "DELETE" and busy else response()
+
+        with Server(answer) as server:
+            engine, _ = self.engine(server)
+            engine.check(write=True)
+        self.assertEqual([r.method for r in server.requests], ["GET", "PUT", "DELETE", "DELETE"])
+
     def test_bad_targets(self):
         for url in ("127.0.0.1:9000", "ftp://x", "http://", "http://x:99999", "http://x:y"):
             with self.assertRaises(TargetError):

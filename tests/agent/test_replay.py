@@ -214,6 +214,9 @@ class Uploads(Case):
         traces.move(self.directory, "r", "a", run)
         self.assertEqual(os.listdir(run), [trace_name(0, 0)])
         self.assertEqual(os.listdir(os.path.join(self.directory, traces.DIRECTORY)), [])
+        # A daemon that dies now has a directory that is no run: the files are sent again.
+        self.assertEqual(self.take(), {"have": 0})
+        open(os.path.join(run, "plan.json"), "w").close()
         # An answer that was lost is asked for again.
         self.assertEqual(self.take(sha256=digest), {"have": 10})
 

@@ -145,3 +145,29 @@ def test_run_ids_are_unique_and_valid_file_names() -> None:
     ids = {new_run_id("../my run!") for _ in range(50)}
     assert len(ids) > 45
     assert all(id_.startswith("my-run-") and "/" not in id_ and not id_.startswith(".") for id_ in ids)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"[]\n", b'{"at": 1}\n', b'{"event": "x"\n'])
+def test_a_log_that_is_none_makes_one_run_unreadable_and_no_other(line: bytes, tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").write_text("{}")
+        log = EventLog(tmp_path / name / "events.ndjson")
+        log.append("run_ended", verdict="COMPLETE")
+        log.close()
+    path = tmp_path / "bad" / "events.ndjson"
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(Permanent, match=r"events\.ndjson:2: expected an event"):
+        list(read(path))
+    assert {run["run_id"]: run["last_event"] for run in known_here(tmp_path)} == {"bad": "unreadable", "good": "run_ended"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"verdict": "COM', '{"verdict": "COMPLETE", "reasons": [], "stages": [], "agents": {}}'])
+def test_results_that_are_none_are_an_error_of_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "results.json").write_text(text)
+    assert invoke(monkeypatch, "results", str(tmp_path)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected the results of a run as this version writes them" in line

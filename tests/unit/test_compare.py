@@ -174,7 +174,9 @@ def test_what_is_not_compared(tmp_path: Path) -> None:
         compare([base], [tmp_path])
     other = run(tmp_path / "other", seed=2, workers=3)
     with pytest.raises(ConfigError, match="are on one side and differ in workers: 0 and 3"):
-        compare([base, other], [base])
+        compare([base, other], [run(tmp_path / "third", seed=3)])
+    with pytest.raises(ConfigError, match="run base is given twice"):
+        compare([base], [other, tmp_path / "other" / ".." / "base"])
     assert compare([base], [other]).differences == ["workers: 0 and 3"]
 
 

@@ -189,6 +189,18 @@ BAD = {
     ),
     "boto3 with az": (AZ + "engine: boto3\n", ":4:1: engine: boto3 needs s3:// targets; az:// has one engine, obstore: remove it"),
     "range_engine with az": (AZ + "range_engine: {enabled: true}\n", ":4:1: range_engine needs s3:// targets"),
+    "a URL with a password": (
+        GOOD.replace("//127.0.0.1:9000", "//me:Secret@h:9000"),
+        ":4:6: expected http://host:port or https://host and nothing else, found 'http://...@h:9000' and more; credentials come from",
+    ),
+    "an endpoint with a password": (
+        GOOD.replace('s3: {endpoint_url: "http://127.0.0.1:9000"}', "multi_endpoint: {endpoints: ['http://me:Secret@h:1', 'http://h:2']}"),
+        "found 'http://...@h:1' and more",
+    ),
+    "a URL with a SAS token": (
+        AZ + "azure: {endpoint_url: 'https://a.blob.core.windows.net/?sv=1&sig=Secret'}\n",
+        ":4:9: expected http://host:port or https://host and nothing else, found 'https://a.blob.core.windows.net/' and more",
+    ),
     "no URL for azure": (AZ + "azure: {endpoint_url: h:1}\n", ":4:9: expected http://host:port or https://host, found 'h:1'"),
     "no name of an account": (
         AZ + "azure: {account: My-Account}\n",
@@ -1210,6 +1222,8 @@ def test_keys_without_meaning_are_accepted_with_a_notice(tmp_path: Path) -> None
         assert notice.startswith(f"line 11: {key} has no effect: "), notice
     path.write_text(GOOD + "op_log_max_bytes: 1GiB\n")
     assert config.load(path).notices == ("line 11: op_log_max_bytes has no effect without op_log_path (or --op-log)",)
+    switched_on = config.load(path).with_op_log()
+    assert (switched_on.notices, config.compile_plan(switched_on, "r", HOSTS)[0].op_log_bytes) == ((), 1 << 30)
     path.write_text(GOOD + "op_log_path: /tmp/x\n")
     assert config.load(path).notices == (
         "line 11: op_log_path: the op-logs are agents/<id>/oplog.tsv.zst of the run directory, not /tmp/x",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import shutil
 import threading
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import zstandard
@@ -18,14 +21,14 @@ from sai3ssh import results as results_of
 from sai3ssh.controller.eventlog import EventLog
 from sai3ssh.controller.oplog import OpLogFetch
 from sai3ssh.controller.rundir import RunDirectory
-from sai3ssh.errors import AgentError, LinkLost
+from sai3ssh.errors import AgentError, LinkLost, Sai3sshError
 from sai3ssh.model import Host, Plan, Stage, StageKind, Target, assign
 from sai3ssh.oplog import COLUMNS, TABLE, Record, frame, pack, segment_name
-from sai3ssh.protocol import encode_record
+from sai3ssh.protocol import encode_preamble, encode_record
 from sai3ssh.results import oplog as results
 from sai3ssh.results.journal import AgentJournal, AgentStage
 from sai3ssh.results.tables import replay_lines
-from sai3ssh.transport import Channel, Command, LocalTransport
+from sai3ssh.transport import Channel, Command, LocalTransport, Transport
 from sai3ssh.transport.local import LocalConnection
 
 WALL_NS = 1_800_000_000_000_000_000
@@ -95,9 +98,14 @@ class Place:
 
     def fetch(self, *cuts: int, patience_s: float = 20.0) -> list[Path]:
         transport = CutTransport(self.host, cuts)
-        found = OpLogFetch(self.host, "r", "a", self.parts, self.archive, patience_s=patience_s, stop=self.stop, transport=transport).run()
+        found = self.fetcher(transport, patience_s).run()
         assert transport.cuts == []
         return found
+
+    def fetcher(self, transport: Transport, patience_s: float, most_bytes: int = 1 << 30) -> OpLogFetch:
+        return OpLogFetch(
+            self.host, "r", "a", self.parts, self.archive, most_bytes=most_bytes, patience_s=patience_s, stop=self.stop, transport=transport
+        )
 
     def digests(self, directory: Path) -> dict[str, str]:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.glob("*.seg"))}
@@ -119,7 +127,7 @@ def test_what_is_here_is_not_sent_again(place: Place) -> None:
     place.fetch()
     # A connection that carries no more than the checksum of the last segment and the end is enough.
     transport = CutTransport(place.host, [2000])
-    OpLogFetch(place.host, "r", "a", place.parts, place.archive, patience_s=0.0, stop=place.stop, transport=transport).run()
+    place.fetcher(transport, 0.0).run()
     assert place.digests(place.parts) == place.digests(place.run)
 
 
@@ -139,6 +147,71 @@ def test_a_run_that_goes_on_is_no_failure_of_the_link(place: Place) -> None:
 def test_a_fetch_that_is_left_ends_soon(place: Place) -> None:
     place.stop.set()
     with pytest.raises(LinkLost, match="left before"):
+        place.fetch()
+
+
+class FalseTransport(LocalTransport):
+    """To a host whose agent says what a test wants, and then nothing."""
+
+    def __init__(self, host: Host, said: bytes) -> None:
+        super().__init__(host)
+        self.said = said
+
+    def connect(self, deadline_s: float) -> FalseConnection:
+        connection = FalseConnection(self.host.name)
+        connection.said = self.said
+        return connection
+
+
+class FalseConnection(LocalConnection):
+    said: bytes
+
+    def exec(self, command: Command, timeout_s: float) -> Channel:
+        pieces = [encode_preamble(command[command.index("--nonce") + 1]) + self.said, b""]
+        channel: Any = SimpleNamespace(recv=lambda _: pieces.pop(0), stderr_tail=bytes, close=lambda: None)
+        return channel
+
+
+def said(*messages: object) -> bytes:
+    return b"".join(json.dumps(message).encode() + b"\n" for message in messages)
+
+
+NAME = segment_name(0, 0, 0, 0)
+FALSE = {
+    "a path": (said({"segment": "../../x", "size": 1}), "is no segment"),
+    "no name": (said({"segment": 7, "size": 1}), "no agent sends"),
+    "no size": (said({"segment": NAME}), "no agent sends"),
+    "a size in words": (said({"segment": NAME, "size": "much"}), "no agent sends"),
+    "a size below zero": (said({"segment": NAME, "size": -1}), "is no segment"),
+    "a checksum of nothing": (said({"sha256": "0"}), "a checksum of no segment"),
+    "an error that is none": (said({"error": ["x"]}), "no agent sends"),
+    "data of no length": (said({"data": 0, "len": "1"}), "no agent sends"),
+    "more than it may have": (said({"segment": NAME, "size": 1 << 40}), "its agent has more than 1,000 bytes"),
+    "more than it may have, in pieces": (
+        said(*({"segment": segment_name(0, 0, 0, n), "size": 400} for n in range(3))),
+        "its agent has more than",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_an_agent_that_lies_ends_its_own_fetch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sai3ssh.controller.install.ensure", lambda *_: SimpleNamespace(argv=["agent"]))
+    said, expected = FALSE[name]
+    host, parts = Host("a", "a", connection="local"), tmp_path / "parts"
+    transport = FalseTransport(host, said)
+    fetch = OpLogFetch(host, "r", "a", parts, tmp_path, most_bytes=1000, patience_s=0.0, stop=threading.Event(), transport=transport)
+    with pytest.raises(Sai3sshError, match=expected):
+        fetch.run()
+    assert sum(path.stat().st_size for path in parts.iterdir()) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+
+
+def test_an_op_log_leaves_room_on_the_controllers_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 20))
+    place.fetch()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=256 << 20))
+    with pytest.raises(AgentError, match="no room for the op-log: less than 256 MiB would stay free"):
         place.fetch()
 
 
@@ -224,11 +297,46 @@ def test_a_damaged_frame_is_left_out_and_counted(tmp_path: Path) -> None:
     assert (done.records, done.damaged) == (1, 1)
 
 
+def lie(**head: object) -> bytes:
+    """A block of two records whose head says something else."""
+    line, _, rest = pack([get(1, 1), get(2, 1)], WALL_NS, 1, 0)[0].partition(b"\n")
+    return json.dumps({**json.loads(line), **head}).encode() + b"\n" + rest
+
+
+LIES = {
+    "no JSON": (b"x", 2),
+    "no head": (b"[]\n", 2),
+    "without records": (lie(n=0), 0),
+    "billions of records": (lie(n=1 << 31), 1 << 31),
+    "other records": (lie(n="2"), 2),
+    "no targets": (lie(uris=[]), 2),
+    "targets of another kind": (lie(uris=[7]), 2),
+    "a target without an end": (lie(uris=["x" * 5000]), 2),
+    "a target of several lines": (lie(uris=["s3://b/\n"]), 2),
+    "an error that is none": (lie(errors=["\t"]), 2),
+    "no stage": (lie(stage=None), 2),
+    "a time before all": (lie(wall_ns=-(1 << 62)), 2),
+    "a time after all": (lie(wall_ns=1 << 80), 2),
+    "an unknown operation": (lie().replace(b"\n\0", b"\n\x77"), 2),
+    "torn columns": (lie()[:-20], 2),
+    "what unpacks to gigabytes": (bytes(1 << 24), 2),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_host_that_writes_what_is_no_op_log_damages_only_its_own_frames(name: str, tmp_path: Path) -> None:
+    block, records = LIES[name]
+    path = write(tmp_path, 0, [[get(1, 1)]])
+    path.write_bytes(frame(block, records, WALL_NS) + path.read_bytes())
+    done = results.convert([path], "a", tmp_path / "t")
+    assert (done.records, done.damaged) == (1, 1)
+
+
 def test_a_conversion_that_is_left_leaves_no_table(tmp_path: Path) -> None:
     write(tmp_path, 0, [[get(1, 1)]])
     with pytest.raises(InterruptedError):
         results.convert(list(tmp_path.glob("*.seg")), "a", tmp_path / "t", stop=lambda: True)
-    assert not (tmp_path / "t").exists()
+    assert not list(tmp_path.glob("t*"))
 
 
 # --- after a run -------------------------------------------------------------------------------------------------------------------------
@@ -296,6 +404,30 @@ def test_a_disk_of_the_controller_that_is_full_is_told_of(ended: Ended, monkeypa
     monkeypatch.setattr(op_logs, "convert", full)
     ended.fetch()
     assert "No space left on device" in str(ended.told()["a"]["error"])
+
+
+def test_what_a_controller_leaves_that_is_killed_when_it_tidies_up_is_gone_on_with(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(host: Host, run_id: str, agent: str, parts: Path, archive: Path, **_: object) -> object:
+        parts.mkdir(exist_ok=True)
+        return SimpleNamespace(run=lambda: [write(parts, 0, [[get(1, 1)]], number) for number in range(4)])
+
+    class Killed(BaseException):
+        pass
+
+    unlink, removed = Path.unlink, []
+
+    def dying(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        if len(removed) == 3:
+            raise Killed
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(op_logs, "OpLogFetch", fetch)
+    monkeypatch.setattr(Path, "unlink", dying)
+    with pytest.raises(Killed):
+        ended.fetch()
+    # A fetch goes on behind the last one that is here.
+    assert [path.name for path in sorted(ended.directory.path.glob("agents/a/*.parts/*"))] == [segment_name(1, 0, 0, n) for n in range(2)]
 
 
 def test_of_an_agent_whose_journal_is_not_whole_no_op_log_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

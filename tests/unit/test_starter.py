@@ -80,6 +80,14 @@ def test_a_mix_that_is_none(text: str) -> None:
         (["--size", "big"], "--size: expected a size"),
         (["--duration", "long"], "--duration"),
         (["--target", "nowhere"], "--target: expected a URI"),
+        (["--duration", "0s"], "--duration: expected more than nothing, found '0s'"),
+        (["--mix", "get=0,put=0"], "--mix 'get=0,put=0': expected a weight above 0"),
+        (["--endpoint", "host:9000"], "--endpoint: expected http://host:port or https://host, found 'host:9000'"),
+        (
+            ["--endpoint", "http://me:Secret@h"],
+            "--endpoint: expected http://host:port or https://host and nothing else, found 'http://...@h'",
+        ),
+        (["--endpoint", "http://h", "--target", "file:///mnt/x/"], "--endpoint: it has no meaning for file:///mnt/x/"),
     ],
 )
 def test_flags_that_are_wrong_write_nothing(words: list[str], said: str, tmp_path: Path) -> None:

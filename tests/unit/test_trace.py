@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import json
 import random
+import resource
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from sai3ssh.controller.uploads import upload
 from sai3ssh.errors import ConfigError, LinkLost, Transient
 from sai3ssh.model import Host, StageKind
 from sai3ssh.oplog import COLUMNS, frames, trace_name, unpack
-from sai3ssh.trace import Facts, Names, divide, prepare, rows
+from sai3ssh.trace import Facts, Names, Row, divide, prepare, rows
 
 HEAD = "\t".join(COLUMNS) + "\n"
 
@@ -37,7 +39,18 @@ def file(path: Path, *lines: str, head: str = HEAD) -> Path:
     return path
 
 
-BAD = {
+def wrote(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def unended(data: bytes) -> bytes:
+    """What a writer of zstd has on the disk when it is killed after a flush."""
+    writer = zstandard.ZstdCompressor().compressobj()
+    return bytes(writer.compress(data) + writer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+
+
+BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another file": (lambda p: file(p, head="a,b,c\n"), ":1: the first line has no column op and file and bytes and start: found 'a,b,c'"),
     "nothing": (lambda p: file(p, head=""), ":1: the first line has no column op"),
     "a column too few": (lambda p: file(p, line(0), "1\t2\n"), ":3: expected 13 columns as in the first line, found 2"),
@@ -47,12 +60,24 @@ BAD = {
     ),
     "a size in words": (lambda p: file(p, line(0).replace("\t10\t", "\tmany\t")), ":2: bytes: expected a whole number, found 'many'"),
     "a size below zero": (lambda p: file(p, line(0).replace("\t10\t", "\t-1\t")), ":2: bytes: expected a whole number, found '-1'"),
+    "a size beyond all": (lambda p: file(p, line(0, size=10**30)), ":2: bytes: expected 1,125,899,906,842,624 at most, found 1000"),
+    "a time before all": (lambda p: file(p, line(0).replace("2026", "1969")), ":2: start: expected a time such as"),
+    "a time after all": (lambda p: file(p, line(0), line(1).replace("2026", "9999")), ":3: start: expected a time such as"),
     "no time": (
         lambda p: file(p, line(0).replace("2026", "x")),
         ":2: start: expected a time such as 2026-01-31T12:00:00.123456789Z",
     ),
     "a time without a zone": (lambda p: file(p, line(0).replace("Z", "")), ":2: start: expected a time"),
-    "a torn archive": (lambda p: p.write_bytes(gzip.compress((HEAD + line(0) * 99).encode())[:-20]) and p, "cannot be read: "),
+    "a torn archive": (lambda p: wrote(p, gzip.compress((HEAD + line(0) * 99).encode())[:-20]), "cannot be read: "),
+    "a torn frame": (
+        lambda p: wrote(p, zstandard.compress((HEAD + line(0) * 99).encode())[:-4]),
+        "cannot be read: it is cut off: its last zstd frame is not whole",
+    ),
+    "a frame that was never ended": (lambda p: wrote(p, unended((HEAD + line(0) * 99).encode())), ":101: cannot be read: it is cut off"),
+    "a line without an end": (
+        lambda p: wrote(p, zstandard.compress(HEAD.encode() + bytes(1 << 24))),
+        ":2: expected a line of a trace, found one of more than 65,536 characters",
+    ),
     "no file": (lambda p: p, "cannot be read: "),
     "an empty name": (lambda p: file(p, line(0, file="")), ":2: GET 's3://' names no object"),
     "a name with a bell": (lambda p: file(p, line(0, file="b/\a")), ":2: GET 's3://b/\\x07' has characters"),
@@ -85,7 +110,15 @@ def test_what_is_wrong_has_its_line(name: str, tmp_path: Path) -> None:
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda data: data,
+        gzip.compress,
+        zstandard.ZstdCompressor().compress,
+        lambda data: b"".join(zstandard.compress(data[at : at + 50]) for at in range(0, len(data), 50)),
+    ],
+)
 def test_formats_are_known_by_their_content(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.write_bytes(pack((HEAD + line(0) + "\n# a comment\n" + line(5, "HEAD", "b/x", size=0, error="http_404")).encode()))
@@ -115,16 +148,49 @@ def test_rows_are_sorted_within_a_window_and_over_files(tmp_path: Path, monkeypa
         list(rows([late]))
 
 
+def test_many_files_share_what_may_be_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "HELD", 40)
+    read: Counter[str] = Counter()
+    parse = trace._row
+
+    def counted(fields: list[str], *rest: Any) -> Row:
+        read[rest[-1]] += 1
+        return parse(fields, *rest)
+
+    monkeypatch.setattr(trace, "_row", counted)
+    paths = [file(tmp_path / f"t{part}", *(line(n) for n in range(50))) for part in range(4)]
+    found = rows(paths)
+    next(found)
+    assert [read[str(path)] for path in paths] == [11] * 4
+    assert len(list(found)) == 199
+
+
+def test_a_trace_is_divided_among_more_workers_than_files_may_be_open(tmp_path: Path) -> None:
+    path = file(tmp_path / "t", *(line(n % 50, file=f"b/{n}") for n in range(500)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 16, hard))
+    try:
+        _, directories = spread([path], tmp_path, agents=8, workers=8)
+        assert prepare(directories, 8, 1, 0).records == 500
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (
+        sum(len(content(directory / trace_name(stage, worker))) for directory in directories for stage in (0, 1) for worker in range(8))
+        == 1000
+    )
+
+
 def test_names_become_keys_below_the_target(tmp_path: Path) -> None:
     lines = [line(0, file="b/p/x"), line(1, file="/d/y", endpoint="file://"), line(2, "LIST", "b/p/"), line(3, file="other/z")]
     _, (directory,) = spread([file(tmp_path / "t", *lines)], tmp_path, remaps=(("s3://b/p/", "new/"), ("file:///d/", "")))
     assert [key for _, _, key, _ in content(directory / trace_name(0, 0))] == ["new/x", "y", "new/", "other/z"]
 
 
-def test_no_key_leads_out_of_a_directory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["file:///d/", "direct:///d/"])
+def test_no_key_leads_out_of_a_directory(target: str, tmp_path: Path) -> None:
     path = file(tmp_path / "t", line(0, "DELETE", "b/../../etc/passwd"))
     with pytest.raises(ConfigError, match=r":2: DELETE .* leads out of its directory"):
-        spread([path], tmp_path, target="file:///d/")
+        spread([path], tmp_path, target=target)
 
 
 def test_each_object_has_one_worker_and_its_order(tmp_path: Path) -> None:

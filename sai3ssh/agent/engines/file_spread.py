@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Optional, cast
 
 from sai3ssh.agent.engines.base import Root, Task, Work
 from sai3ssh.agent.engines.file import FileEngine
-from sai3ssh.agent.engines.spread import Chooser, SpreadRoot, Watched, mapped
+from sai3ssh.agent.engines.spread import Chooser, SpreadRoot, mapped, watched
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Retry, Spread, Target
 
@@ -48,8 +48,7 @@ class FileSpreadEngine(FileEngine):
         on_control: Callable[[], None] = lambda: None,
     ) -> None:
         """See base.Engine."""
-        self._chooser.reset()
-        super().run(cast(Work, Watched(work, self._chooser)) if self._chooser.least else work, concurrency, control_fd, on_control)
+        super().run(watched(work, self._chooser), concurrency, control_fd, on_control)
 
     def _take(self, work: Work) -> Optional[Task]:
         with self._changed:

@@ -95,7 +95,8 @@ class S3Engine:
                 key = f".sai3ssh-probe-{self._rng.getrandbits(64):016x}"
                 tasks += [Task(op, root, key, 0, 0, None, perf_counter_ns()) for op in (PUT, DELETE)]
             for task in tasks:
-                task.attempt = 1 << 30
+                # What was written goes, also where the storage is busy for a moment; the rest is asked again by who asks here.
+                task.attempt = 0 if task.op == DELETE else 1 << 30
                 self._refusal = None
                 self.run(Probe(task), 1)
                 if self._refusal is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from typing import Callable, Dict, Iterable, List, Optional, cast
+from typing import Callable, Dict, Iterable, List, Optional
 
 from sai3ssh.agent.engines.base import LIST, Root, Task, Work
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
@@ -13,7 +13,7 @@ from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.s3_errors import Refusal
 from sai3ssh.agent.engines.s3_parts import S3PartsEngine
 from sai3ssh.agent.engines.sigv4 import Credentials
-from sai3ssh.agent.engines.spread import Chooser, SpreadRoot, Watched
+from sai3ssh.agent.engines.spread import Chooser, SpreadRoot, watched
 from sai3ssh.model import Deadlines, Retry, Spread, Target
 
 
@@ -69,8 +69,7 @@ class S3SpreadEngine(S3Engine):
         on_control: Callable[[], None] = lambda: None,
     ) -> None:
         """See base.Engine."""
-        self._chooser.reset()
-        super().run(cast(Work, Watched(work, self._chooser)) if self._chooser.least else work, concurrency, control_fd, on_control)
+        super().run(watched(work, self._chooser), concurrency, control_fd, on_control)
 
     def _begin(self, task: Task, now: int) -> None:
         root = task.root

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence
+from typing import Any, List, Sequence, cast
 
 from sai3ssh.agent.engines.base import Root, Task, Work
 from sai3ssh.model import Spread
@@ -76,6 +76,12 @@ class Watched:
         """See base.Work."""
         self._in_flight[task.root.index] -= 1
         self._work.failed(task, end_ns, error_class, detail, sent)
+
+
+def watched(work: Work, chooser: Chooser) -> Work:
+    """The work of a run that begins, with nothing in flight, as the chooser needs it."""
+    chooser.reset()
+    return cast(Work, Watched(work, chooser)) if chooser.least else work
 
 
 class SpreadRoot(Root):
