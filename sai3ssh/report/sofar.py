@@ -49,3 +49,6 @@ def _rate(figures: Json, ops_per_s: float, bytes_per_s: float) -> None:
         part["ops_per_s"] *= share
         part["mib_per_s"] *= share
     figures["ops_per_s"], figures["mib_per_s"] = ops_per_s, bytes_per_s / (1 << 20)
+    if not figures["ops"]:
+        # Until the first histogram comes no latency is known.
+        figures["latency_us"] = dict.fromkeys(figures["latency_us"])

@@ -80,6 +80,15 @@ def test_rates_of_a_stage_that_goes_on_are_over_the_time_that_has_passed(tmp_pat
     assert [part["ops_per_s"] for part in stage["sizes"]["get"]] == [100.0]
 
 
+def test_before_the_first_histogram_rates_are_known_and_latencies_are_not(tmp_path: Path) -> None:
+    agent = FakeAgent("a", 5 * SECOND)
+    for number in range(3):
+        agent.second(number, 1e6)
+    (stage,) = made(tmp_path / "r", [agent])["stages"]
+    figures = stage["operations"]["get"]
+    assert (figures["ops_per_s"], figures["p50_us"], figures["p99_us"], figures["max_us"]) == (50.0, None, None, None)
+
+
 def test_percentiles_over_time_are_of_the_merged_histogram(tmp_path: Path) -> None:
     agents = [whole("a", 5 * SECOND), whole("b", 900 * SECOND, mean_ns=4e6)]
     (stage,) = made(tmp_path / "r", agents, ENDED)["stages"]
