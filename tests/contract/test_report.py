@@ -191,7 +191,7 @@ def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> 
     assert tab.complaints() == []
 
 
-def test_the_numbers_of_a_plot_can_be_copied(page: Tab) -> None:
+def test_the_numbers_of_a_plot_can_be_copied_and_many_shades_are_one(page: Tab) -> None:
     tab = page
     tab.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { window.copied = text; } } })")
     tab.evaluate("document.getElementById('host-cpu-copy').click()")
@@ -201,6 +201,13 @@ def test_the_numbers_of_a_plot_can_be_copied(page: Tab) -> None:
     assert rows[0] == "0.5,15,15,15"
     assert len(rows) == 10
     tab.wait("document.getElementById('status').textContent.includes('10 rows copied')")
+    spans = "[[1, 3, 'link_lost'], [2, 5, 'link_lost'], [2, 4, 'agent_lost'], [7, 9, 'link_lost']]"
+    shades = f"{spans}.map(([from_s, to_s, kind]) => ({{ from_s, to_s, kind, agent: 0 }}))"
+    assert tab.evaluate(f"united({shades}).map(({{ kind, from_s, to_s }}) => [kind, from_s, to_s])") == [
+        ["link_lost", 1, 5],
+        ["link_lost", 7, 9],
+        ["agent_lost", 2, 4],
+    ]
     assert tab.evaluate("csv(['a'], [['=1+1'], ['x,\"y\"'], [null], [-2]])") == 'a\r\n\'=1+1\r\n"x,""y"""\r\n\r\n-2\r\n'
 
 

@@ -331,8 +331,10 @@ function lineSeries(line, shift) {
 function shadeSeries(plot, page) {
   const ink = colors();
   if (plot.x === 'nines') return { type: 'line', data: [] };
-  const found = page.shadesOf(plot);
-  const named = plot.x === 'time' && found.filter((shade) => shade.agent !== null).length <= 6;
+  const told = page.shadesOf(plot);
+  const few = told.filter((shade) => shade.agent !== null).length <= 6;
+  const named = few && plot.x === 'time';
+  const found = few ? told : united(told);
   const areas = found.map((shade) => [
     {
       xAxis: shade.from_s, itemStyle: { color: pattern(shade.kind), borderColor: ink.shades[shade.kind], borderWidth: shade.kind === 'warmup' ? 0 : 1, borderType: shade.kind === 'link_lost' ? 'dashed' : 'solid' },
@@ -345,6 +347,19 @@ function shadeSeries(plot, page) {
     label: { show: mark.kind === 'stage', formatter: mark.text, color: ink.muted, fontSize: 11, position: 'end', distance: 3 },
   }));
   return { type: 'line', data: [], silent: true, z: 1, markArea: { silent: true, data: areas }, markLine: { silent: true, symbol: 'none', data: marks } };
+}
+
+/** Of very many shades, where any of a kind is: on top of each other they would be nothing but dark. */
+function united(shades) {
+  return Object.keys(SHADES).flatMap((kind) => {
+    const spans = [];
+    for (const { from_s, to_s } of shades.filter((shade) => shade.kind === kind).sort((a, b) => a.from_s - b.from_s)) {
+      const last = spans.at(-1);
+      if (last && from_s <= last.to_s) last.to_s = Math.max(last.to_s, to_s);
+      else spans.push({ kind, agent: null, from_s, to_s });
+    }
+    return spans;
+  });
 }
 
 function markText(mark, page) {
