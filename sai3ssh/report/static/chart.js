@@ -101,6 +101,7 @@ class Chart {
   }
 
   turn() {
+    if (this.make !== null) this.refresh();
     this.asTable = !this.asTable;
     this.button.setAttribute('aria-pressed', String(this.asTable));
     this.host.parentElement.hidden = this.asTable;
@@ -117,6 +118,7 @@ class Chart {
   }
 
   async copy() {
+    if (this.make !== null) this.refresh();
     const { columns, rows } = tableOf(this.plot, this.page);
     await copy(csv(columns, rows));
     say(`${this.plot.title}: ${text.count(rows.length)} rows copied as CSV`);
