@@ -201,6 +201,9 @@ def test_the_numbers_of_a_plot_can_be_copied_and_many_shades_are_one(page: Tab) 
     assert rows[0] == "0.5,15,15,15"
     assert len(rows) == 10
     tab.wait("document.getElementById('status').textContent.includes('10 rows copied')")
+    assert tab.evaluate("[0.4, 2.6, 9].map((x) => valueAt([[0, 5], [1, 6], [2, null], [3, 7]], x, 1.5))") == [5, 7, None]
+    level = "Object.assign([[0, 5], [10, 5], [10, 6], [20, 6]], { level: true })"
+    assert tab.evaluate(f"[3, 10, 13, 20.5].map((x) => valueAt({level}, x, 1))") == [5, 6, 6, None]
     spans = "[[1, 3, 'link_lost'], [2, 5, 'link_lost'], [2, 4, 'agent_lost'], [7, 9, 'link_lost']]"
     shades = f"{spans}.map(([from_s, to_s, kind]) => ({{ from_s, to_s, kind, agent: 0 }}))"
     assert tab.evaluate(f"united({shades}).map(({{ kind, from_s, to_s }}) => [kind, from_s, to_s])") == [
