@@ -191,7 +191,7 @@ def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> 
     assert tab.complaints() == []
 
 
-def test_the_numbers_of_a_plot_can_be_copied(page: Tab) -> None:
+def test_the_numbers_of_a_plot_can_be_copied_and_many_shades_are_one(page: Tab) -> None:
     tab = page
     tab.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { window.copied = text; } } })")
     tab.evaluate("document.getElementById('host-cpu-copy').click()")
@@ -201,6 +201,16 @@ def test_the_numbers_of_a_plot_can_be_copied(page: Tab) -> None:
     assert rows[0] == "0.5,15,15,15"
     assert len(rows) == 10
     tab.wait("document.getElementById('status').textContent.includes('10 rows copied')")
+    assert tab.evaluate("[0.4, 2.6, 9].map((x) => valueAt([[0, 5], [1, 6], [2, null], [3, 7]], x, 1.5))") == [5, 7, None]
+    level = "Object.assign([[0, 5], [10, 5], [10, 6], [20, 6]], { level: true })"
+    assert tab.evaluate(f"[3, 10, 13, 20.5].map((x) => valueAt({level}, x, 1))") == [5, 6, 6, None]
+    spans = "[[1, 3, 'link_lost'], [2, 5, 'link_lost'], [2, 4, 'agent_lost'], [7, 9, 'link_lost']]"
+    shades = f"{spans}.map(([from_s, to_s, kind]) => ({{ from_s, to_s, kind, agent: 0 }}))"
+    assert tab.evaluate(f"united({shades}).map(({{ kind, from_s, to_s }}) => [kind, from_s, to_s])") == [
+        ["link_lost", 1, 5],
+        ["link_lost", 7, 9],
+        ["agent_lost", 2, 4],
+    ]
     assert tab.evaluate("csv(['a'], [['=1+1'], ['x,\"y\"'], [null], [-2]])") == 'a\r\n\'=1+1\r\n"x,""y"""\r\n\r\n-2\r\n'
 
 
@@ -252,7 +262,12 @@ def test_a_newer_document_changes_what_has_changed_and_nothing_else(browser: Bro
         part["span_s"].append(1.0)
         for column in (*part["operations"]["get"].values(), *part["host"].values()):
             column.append(column[-1])
-    tab.evaluate(f"sai3ssh.render({json.dumps(told)})")
+    # Plots that nobody looks at are made later, or when their table is wanted.
+    tab.evaluate(
+        "sai3ssh.page.charts.forEach((chart) => { chart.near = false; });"
+        f"sai3ssh.render({json.dumps(told)}); document.getElementById('host-sent-as-table').click()"
+    )
+    assert tab.evaluate("document.querySelectorAll('#host-sent-table tbody tr').length") == 11
     assert tab.evaluate("document.querySelector('#operations-table tbody td').textContent").startswith("4,")
     assert tab.evaluate("document.querySelectorAll('#latency-table tbody tr').length") == 11
     assert tab.evaluate("window.before.every((node) => node.isConnected)")

@@ -101,6 +101,7 @@ class Chart {
   }
 
   turn() {
+    if (this.make !== null) this.refresh();
     this.asTable = !this.asTable;
     this.button.setAttribute('aria-pressed', String(this.asTable));
     this.host.parentElement.hidden = this.asTable;
@@ -117,6 +118,7 @@ class Chart {
   }
 
   async copy() {
+    if (this.make !== null) this.refresh();
     const { columns, rows } = tableOf(this.plot, this.page);
     await copy(csv(columns, rows));
     say(`${this.plot.title}: ${text.count(rows.length)} rows copied as CSV`);
@@ -331,8 +333,10 @@ function lineSeries(line, shift) {
 function shadeSeries(plot, page) {
   const ink = colors();
   if (plot.x === 'nines') return { type: 'line', data: [] };
-  const found = page.shadesOf(plot);
-  const named = plot.x === 'time' && found.filter((shade) => shade.agent !== null).length <= 6;
+  const told = page.shadesOf(plot);
+  const few = told.filter((shade) => shade.agent !== null).length <= 6;
+  const named = few && plot.x === 'time';
+  const found = few ? told : united(told);
   const areas = found.map((shade) => [
     {
       xAxis: shade.from_s, itemStyle: { color: pattern(shade.kind), borderColor: ink.shades[shade.kind], borderWidth: shade.kind === 'warmup' ? 0 : 1, borderType: shade.kind === 'link_lost' ? 'dashed' : 'solid' },
@@ -345,6 +349,19 @@ function shadeSeries(plot, page) {
     label: { show: mark.kind === 'stage', formatter: mark.text, color: ink.muted, fontSize: 11, position: 'end', distance: 3 },
   }));
   return { type: 'line', data: [], silent: true, z: 1, markArea: { silent: true, data: areas }, markLine: { silent: true, symbol: 'none', data: marks } };
+}
+
+/** Of very many shades, where any of a kind is: on top of each other they would be nothing but dark. */
+function united(shades) {
+  return Object.keys(SHADES).flatMap((kind) => {
+    const spans = [];
+    for (const { from_s, to_s } of shades.filter((shade) => shade.kind === kind).sort((a, b) => a.from_s - b.from_s)) {
+      const last = spans.at(-1);
+      if (last && from_s <= last.to_s) last.to_s = Math.max(last.to_s, to_s);
+      else spans.push({ kind, agent: null, from_s, to_s });
+    }
+    return spans;
+  });
 }
 
 function markText(mark, page) {
@@ -425,6 +442,20 @@ function marksOnly(plot, page) {
   return { type: 'line', data: [], silent: true, markLine: { silent: true, symbol: 'none', data: marks } };
 }
 
+/** The value of a line at x: of one that is level the last before it, of others the nearest that is not further away than `reach`. */
+function valueAt(points, x, reach) {
+  let [low, high] = [0, points.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle][0] <= x) low = middle + 1;
+    else high = middle;
+  }
+  const [before, after] = [points[low - 1], points[low]];
+  if (points.level) return before && after ? before[1] : null;
+  const near = [before, after].filter((point) => point && point[1] !== null && Math.abs(point[0] - x) <= reach);
+  return near.sort((a, b) => Math.abs(a[0] - x) - Math.abs(b[0] - x))[0]?.[1] ?? null;
+}
+
 function tooltip(plot, page) {
   const ink = colors();
   const common = { confine: true, transitionDuration: 0, className: 'tip', backgroundColor: ink.surface, borderColor: ink.line, borderWidth: 1, padding: [8, 10], textStyle: { color: ink.ink, fontSize: 12 } };
@@ -450,18 +481,17 @@ function tooltip(plot, page) {
   return {
     ...common, trigger: 'axis', axisPointer: { type: 'line', lineStyle: { color: ink.muted, type: 'solid', width: 1 } },
     formatter: (params) => {
-      const seen = new Map();
-      for (const one of params) if (one.seriesName && one.value?.[1] !== null && one.value?.[1] !== undefined && !seen.has(one.seriesName)) seen.set(one.seriesName, one);
       const say = plot.y.full ?? plot.y.format;
       const at = params[0]?.axisValue ?? 0;
-      const byName = new Map(plot.lines.map((line) => [line.name, line]));
-      const rows = [...seen.values()].sort((a, b) => b.value[1] - a.value[1]);
+      const reach = plot.x === 'nines' ? 0.1 : plot.x === 'time' ? 1.5 * page.stage.series.step_s : 45;
+      const rows = plot.lines.filter((line) => !page.hides(plot, line)).map((line) => ({ line, value: valueAt(line.points, at, reach) }))
+        .filter(({ value }) => value !== null).sort((a, b) => b.value - a.value);
       const shaded = plot.x === 'nines' ? [] : page.shadesOf(plot).filter((shade) => shade.from_s <= at && at <= shade.to_s);
       const near = (page.range()[1] - page.range()[0]) / 100;
       const marked = plot.x === 'nines' ? [] : page.marksOf(plot).filter((mark) => Math.abs(mark.at_s - at) <= near);
       return el('div', {},
         el('strong', {}, plot.x === 'nines' ? `${Number((100 - 100 * 10 ** -at).toFixed(5))} %` : text.clock(at)),
-        rows.slice(0, 16).map((one) => el('div', { class: 'tip-row' }, byName.has(one.seriesName) ? sample(byName.get(one.seriesName)) : null, el('span', {}, one.seriesName), el('b', {}, say(one.value[1])))),
+        rows.slice(0, 16).map(({ line, value }) => el('div', { class: 'tip-row' }, sample(line), el('span', {}, line.name), el('b', {}, say(value)))),
         rows.length > 16 ? el('div', {}, `and ${rows.length - 16} more`) : null,
         shaded.slice(0, 6).map((shade) => el('div', { class: 'tip-shade' }, shadeText(shade, page))),
         marked.slice(0, 3).map((mark) => el('div', { class: 'tip-shade' }, markText(mark, page))));

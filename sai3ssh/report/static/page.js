@@ -150,10 +150,9 @@ class Page {
     this.stagePicker = document.getElementById('stages');
     const button = document.getElementById('theme');
     button.addEventListener('click', () => this.setTheme(theme === 'dark' ? 'light' : 'dark', true));
-    const dark = window.matchMedia('(prefers-color-scheme: dark)');
-    dark.addEventListener('change', () => this.chosenTheme ?? this.setTheme(dark.matches ? 'dark' : 'light', false));
     this.chosenTheme = stored('sai3ssh-theme');
-    this.setTheme(this.chosenTheme ?? (dark.matches ? 'dark' : 'light'), false, false);
+    prefersDark.addEventListener('change', () => this.chosenTheme ?? this.setTheme(firstTheme(), false));
+    this.setTheme(firstTheme(), false, false);
     window.addEventListener('beforeprint', () => this.drawAll());
   }
 
@@ -332,5 +331,10 @@ function store(name, value) {
   }
 }
 
+const prefersDark = window.matchMedia('(prefers-color-scheme: dark)');
+const firstTheme = () => stored('sai3ssh-theme') ?? (prefersDark.matches ? 'dark' : 'light');
+
+// Before there is a document, so that a dark page does not begin with a flash.
+document.documentElement.dataset.theme = firstTheme();
 const page = new Page();
 window.sai3ssh = { render: (doc) => page.render(doc), page };

@@ -48,7 +48,7 @@ function summed(stage, value) {
   return broken([...totals].sort((a, b) => a[0] - b[0]).map(([at, total]) => [at + step / 2, total]), step);
 }
 
-/** A line that is level through each window. */
+/** A line that is level through each window: a value counts until the next. */
 function windowed(windows, value) {
   const points = [];
   windows.at.forEach((at, place) => {
@@ -57,6 +57,7 @@ function windowed(windows, value) {
     if (last && at - last[0] > 0.5 * windows.step_s) points.push([at, null]);
     points.push([at, y], [at + Math.max(Math.min(windows.span_s[place] || windows.step_s, windows.step_s), 0.5), y]);
   });
+  points.level = true;
   return points;
 }
 
