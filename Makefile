@@ -6,10 +6,10 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 # Containers often forbid Python to keep what it has compiled: then each start of a command compiles all its libraries anew, seconds of CPU.
 unexport PYTHONDONTWRITEBYTECODE
-DEBIAN := openssh-server openssh-client iproute2 iputils-ping netcat-openbsd nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc
-TOOLS := sshd ssh ip nc nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc
+DEBIAN := openssh-server openssh-client iproute2 iputils-ping netcat-openbsd nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc chromium
+TOOLS := sshd ssh ip nc nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc chromium
 
-.PHONY: help demo test simulation unit agent contract runs lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock clean system
+.PHONY: help demo test simulation unit agent contract runs lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock echarts clean system
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 # The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
 # What comes before them, lint among it, uses one processor each.
 test: .venv/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready .venv/axe/ready
 	@echo "suites that run side by side; each prints when it is over"
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract runs $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation unit
 
@@ -34,11 +34,11 @@ unit: .venv/ready ## only the unit tests, and the agent's on other Pythons
 agent: .venv/ready ## only the agent's own tests, with real processes and servers
 	$(BIN)/python -m pytest --durations=5 tests/agent --ignore=tests/agent/test_agent_recovery.py
 
-RUNS := $(wildcard $(patsubst %,tests/contract/test_%.py,run resume policies op_log endpoints))
+RUNS := $(wildcard $(patsubst %,tests/contract/test_%.py,run run_stages resume policies op_log endpoints api web report))
 contract: .venv/ready .venv/azurite/ready ## only contract tests but those of whole runs: real sshd, real S3 servers
 	$(BIN)/python -m pytest --durations=10 tests/contract $(RUNS:%=--ignore=%)
 
-runs: .venv/ready ## only contract tests of whole runs, with real agents on this machine
+runs: .venv/ready .venv/axe/ready ## only contract tests of whole runs, with real agents on this machine
 	$(BIN)/python -m pytest --durations=10 $(RUNS)
 
 SYSTEM := system
@@ -86,6 +86,10 @@ lock: .venv/ready ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile -q --python-version 3.11 --all-extras --universal --no-header --no-annotate --generate-hashes pyproject.toml -o requirements.lock
 	echo 'obstore>=0.8' | $(BIN)/uv pip compile -q --python-version 3.9 --universal --no-header --no-annotate --generate-hashes - -o roles/sai3ssh_agent/files/obstore.txt
 
+echarts: .venv/ready ## build the bundle of Apache ECharts that the report draws with anew, from vendor/echarts (npm)
+	@mkdir -p .venv/echarts && cp vendor/echarts/* .venv/echarts
+	cd .venv/echarts && npm ci --silent --no-fund --no-audit --ignore-scripts && node build.js $(CURDIR)/sai3ssh/report/static/echarts.min.js
+
 clean: ## remove what the other targets made here
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis sai3ssh-runs
 
@@ -101,6 +105,13 @@ clean: ## remove what the other targets made here
 	@mkdir -p $(@D) && cp $^ $(@D)
 	@if command -v node >/dev/null && command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-fund --no-audit --ignore-scripts --omit=optional; \
 	else echo "NOTE: no node and npm, so the tests on Azurite are left out"; fi
+	@touch $@
+
+# What looks for barriers in the report, in tests.
+.venv/axe/ready: tests/axe/package.json tests/axe/package-lock.json | .venv/ready
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-fund --no-audit --ignore-scripts; \
+	else echo "NOTE: no npm, so the report is not checked for accessibility"; fi
 	@touch $@
 
 # Tools that only tests need. As root on Debian they are installed; elsewhere what is missing is named. Without root the lab of real hosts cannot be

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from .config import Combination, Workload
     from .controller.rundir import RunDirectory
     from .model import Plan
+
+    Show = Callable[[RunDirectory], RunDirectory]
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -78,6 +82,21 @@ Skip = Annotated[
     typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
 ]
 
+Web = Annotated[bool, typer.Option("--web", help="Show the run on a live page, at --listen.")]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="HOST:PORT",
+        help="Where the page is; elsewhere than on loopback it needs a token.",
+        show_default="127.0.0.1:8633",
+    ),
+]
+Token = Annotated[bool, typer.Option("--token", help="Make a token on loopback, too: without it nobody sees the page.")]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="The token is the first line of this file, instead of a new one each time.", show_default=False)
+]
+
 
 @app.command()
 def run(
@@ -106,6 +125,10 @@ def run(
         Path | None,
         typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
     ] = None,
+    web: Web = False,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
     from . import bundle, config, preflight, steering
@@ -124,6 +147,8 @@ def run(
     of_matrix = bool(combinations[0].values)
     if background and repeat > 1:
         raise ConfigError("--detach and --repeat cannot be combined", remedy="Start the series in the background of your shell")
+    if background and (web or listen):
+        raise ConfigError("--detach and --web cannot be combined", remedy=f"Show the run with: sai3ssh serve {results_dir}")
     if background and of_matrix:
         raise ConfigError("a matrix cannot be run with --detach", remedy="Start the series in the background of your shell")
     if series is not None and not of_matrix:
@@ -148,23 +173,24 @@ def run(
     if background:
         raise typer.Exit(steering.detach(create()))
 
-    def once(directory: RunDirectory) -> int:
-        return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret)
+    with _page(results_dir, web, listen, token, token_file) as show:
 
-    if of_matrix:
-        config.check_matrix(combinations, hosts)
-        if series is None:
-            found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
-        else:
-            found = matrices.Series.go_on(series, combinations)
+        def once(directory: RunDirectory) -> int:
+            return steering.steer(show(directory), archive, as_json=as_json, live=live, credentials=secret)
 
         def steer_again(directory: RunDirectory) -> int:
-            return steering.resume(directory, archive, as_json=as_json, live=live, credentials=secret)
+            return steering.resume(show(directory), archive, as_json=as_json, live=live, credentials=secret)
 
-        raise typer.Exit(matrices.run(found, create, once, steer_again, repeat, pause_s, as_json=as_json))
-    if repeat == 1:
-        raise typer.Exit(once(create()))
-    raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
+        if of_matrix:
+            config.check_matrix(combinations, hosts)
+            if series is None:
+                found = matrices.Series.begin(results_dir, name or loaded.name, combinations)
+            else:
+                found = matrices.Series.go_on(series, combinations)
+            raise typer.Exit(matrices.run(found, create, once, steer_again, repeat, pause_s, as_json=as_json))
+        if repeat == 1:
+            raise typer.Exit(once(create()))
+        raise typer.Exit(steering.series(create, once, repeat, pause_s, as_json=as_json))
 
 
 @app.command()
@@ -189,6 +215,10 @@ def replay(
     as_json: AsJson = False,
     live: Live = True,
     skip: Skip = None,
+    web: Web = False,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Replay a trace of operations on all hosts of an inventory: ours (oplog.tsv.zst) or sai3-bench's."""
     from . import bundle, config, preflight, replaying, steering
@@ -208,8 +238,9 @@ def replay(
         err(f"notice: {notice}")
     wanted = replaying.Wanted(traces, replaying.remaps(remap or ()), None if closed else speed, put_first)
     look = preflight.Options(archive, credentials=secret, skip=preflight.check_skip(skip or ()), patience_s=60.0)
-    directory = replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json)
-    raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
+    with _page(results_dir, web, listen, token, token_file) as show:
+        directory = show(replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json))
+        raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
 
 
 @app.command()
@@ -227,6 +258,10 @@ def resume(
     ] = False,
     as_json: AsJson = False,
     live: Live = True,
+    web: Web = False,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Go on with a run whose controller was killed, from here or from a copy of its run directory on another machine."""
     from . import bundle, steering
@@ -241,7 +276,8 @@ def resume(
     else:
         directory = _find(run, results_dir)
     options = {"live": live, "credentials": _credentials(directory), "takeover": takeover, "without_unreachable": without_unreachable}
-    raise typer.Exit(steering.resume(directory, archive, as_json=as_json, **options))
+    with _page(directory.path.parent, web, listen, token, token_file) as show:
+        raise typer.Exit(steering.resume(show(directory), archive, as_json=as_json, **options))
 
 
 @app.command()
@@ -562,6 +598,26 @@ def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", 
 
 
 @app.command()
+def report(
+    run: Run,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write it; default: report.html in the run directory.", show_default=False),
+    ] = None,
+    results_dir: ResultsDir = RESULTS_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the report shows as one JSON document instead.")] = False,
+) -> None:
+    """Write the report of a run: one HTML file with everything in it."""
+    from . import steering
+
+    directory = _find(run, results_dir)
+    if as_json:
+        out(json.dumps(steering.document(directory), separators=(",", ":")))
+        return
+    out(str(steering.write_report(directory, output)))
+
+
+@app.command()
 def health(
     results_dir: Annotated[Path, typer.Argument(help="Results directory, or one run directory.")] = RESULTS_DIR, as_json: AsJson = False
 ) -> None:
@@ -691,6 +747,34 @@ def _sides(runs: list[Path]) -> tuple[list[Path], list[Path]]:
             remedy="Write for example: sai3ssh compare runs/old-* vs runs/new-*",
         )
     return base, new
+
+
+@app.command()
+def serve(
+    results_dir: Annotated[Path, typer.Argument(help="Results directory: the one that run directories are in.")] = RESULTS_DIR,
+    listen: Listen = None,
+    token: Token = False,
+    token_file: TokenFile = None,
+    grafana: Annotated[bool, typer.Option("--grafana", help="Print the dashboard for Grafana, and do nothing else.")] = False,
+) -> None:
+    """Show all runs of a directory on a live page, and their metrics at /metrics for Prometheus. Reads only; Ctrl-C ends it."""
+    from .errors import ConfigError
+
+    if grafana:
+        from .web.grafana import dashboard
+
+        out(dashboard())
+        return
+    from .web import server
+
+    if (results_dir / "plan.json").is_file():
+        raise ConfigError(
+            f"{results_dir} is one run", remedy=f"Name the directory that it is in: sai3ssh serve {results_dir.resolve().parent}"
+        )
+    if not results_dir.is_dir():
+        raise ConfigError(f"{results_dir} is no directory", remedy="Name the directory that run directories go to (--results-dir)")
+    place = server.listen(listen or server.DEFAULT, token_file=token_file, want_token=token)
+    server.serve(results_dir, place, said=lambda url: err(f"runs of {results_dir}: {url}"))
 
 
 @app.command()
@@ -831,6 +915,29 @@ def _override(loaded: Workload, name: str | None, reconnect_timeout: float | Non
         loaded.override(("distributed", "failure_policy"), "best_effort", "--continue-on-agent-failure")
     if op_log:
         loaded.switch_on_op_log()
+
+
+@contextlib.contextmanager
+def _page(results_dir: Path, web: bool, listen: str | None, token: bool, token_file: Path | None) -> Iterator[Show]:
+    """A live page beside a run, when one is wanted. It has its port before anything of the run begins; what it gives says where each run is
+    shown."""
+    if not (web or listen):
+        yield lambda directory: directory
+        return
+    from .web import server
+
+    place = server.listen(listen or server.DEFAULT, token_file=token_file, want_token=token)
+    url = place.url
+    with server.beside(results_dir, place, err):
+        root, _, query = url.partition("?")
+        # The token is told once.
+        queries = iter([f"?{query}"] if query else [])
+
+        def show(directory: RunDirectory) -> RunDirectory:
+            err(f"page: {root}runs/{directory.path.name}{next(queries, '')}")
+            return directory
+
+        yield show
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:

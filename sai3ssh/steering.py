@@ -241,6 +241,7 @@ def conclude(directory: RunDirectory, *, as_json: bool, tell: Callable[..., None
     stopped = any(event["event"] == "stop_requested" for event in directory.history())
     code = INTERRUPTED if stopped else written.verdict.exit_code
     tell(verdict=written.verdict.value, reasons=list(written.reasons), exit_code=code)
+    _report(directory)
     if not as_json:
         show(directory)
     return code
@@ -255,6 +256,7 @@ def fetch_op_logs(directory: RunDirectory, archive: Path, *, as_json: bool) -> N
     if not asked:
         return
     written = results.write(directory.path)
+    _report(directory)
     if as_json:
         for line in op_logs.as_json(directory, asked):
             out(line)
@@ -265,6 +267,40 @@ def fetch_op_logs(directory: RunDirectory, archive: Path, *, as_json: bool) -> N
         out(f"op-logs: {sum(log['written'] for log in here):,} operations in {directory.path / place}")
     for line in op_log_lines(written.content):
         err(f"sai3ssh: {line}")
+
+
+def document(directory: RunDirectory) -> Json:
+    """What the report of a run shows. Raises ConfigError when the run cannot be read."""
+    from . import report
+    from .results.runs import BROKEN
+
+    try:
+        return report.document(directory.path)
+    except BROKEN as error:
+        raise ConfigError(
+            f"run {directory.path} cannot be read: {type(error).__name__}: {error}", remedy="Use the version of sai3ssh that wrote it"
+        ) from error
+
+
+def write_report(directory: RunDirectory, file: Path | None = None) -> Path:
+    """Writes the report of a run, into its directory unless a file is given; returns where. Raises ConfigError."""
+    from . import report
+
+    told = document(directory)
+    try:
+        return report.write(told, directory.path, file)
+    except OSError as error:
+        raise ConfigError(
+            f"the report cannot be written: {file or directory.path}: {error.strerror}", remedy="Name a place with -o"
+        ) from error
+
+
+def _report(directory: RunDirectory) -> None:
+    """After the results: the report. No run fails for the want of one."""
+    try:
+        write_report(directory)
+    except ConfigError as error:
+        err(f"sai3ssh: {error.message}; `sai3ssh report {directory.path.name}` writes it")
 
 
 def show(directory: RunDirectory) -> None:
@@ -504,6 +540,7 @@ def collect(directory: RunDirectory, archive: Path, *, as_json: bool) -> int:
             exit_code=code,
         )
         written = results.write(directory.path)
+    _report(directory)
     if as_json:
         out(json.dumps([{**vars(one), "error": str(one.error) if one.error else None} for one in found]))
         for line in op_logs.as_json(directory, asked):

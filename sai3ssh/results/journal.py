@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,9 +205,13 @@ def parse_json(data: bytes) -> Json:
     return found
 
 
-def read_agent(agent_id: str, path: Path) -> AgentJournal:
-    """The agent's journal; empty when there is no mirror yet."""
-    reader = _Reader(agent_id)
+OnHistogram = Callable[[str, Json, AgentStage], None]
+"""Called with the agent, the record, whose clock_ns is in the clock of the agent's first boot, and what is known of the stage so far."""
+
+
+def read_agent(agent_id: str, path: Path, on_histogram: OnHistogram | None = None) -> AgentJournal:
+    """The agent's journal; empty when there is no mirror yet. `on_histogram` sees what happened when."""
+    reader = JournalReader(agent_id, on_histogram)
     if path.exists():
         try:
             for record in records(path):
@@ -219,11 +224,13 @@ def read_agent(agent_id: str, path: Path) -> AgentJournal:
 _TIMES = ("from_clock_ns", "to_clock_ns", "start_clock_ns", "actual_clock_ns", "end_clock_ns", "drained_clock_ns")
 
 
-class _Reader:
+class JournalReader:
     """Takes the records of one journal. What comes each second is collected in columns, and histograms are added many at a time."""
 
-    def __init__(self, agent_id: str) -> None:
+    def __init__(self, agent_id: str, on_histogram: OnHistogram | None = None) -> None:
         self.agent = AgentJournal(agent_id)
+        """What is known at once; the rest comes with result()."""
+        self._on_histogram = on_histogram
         self._names = Names()
         self._seconds: dict[int, Collector] = {}
         self._sums: dict[tuple[int, bool], _Sums] = defaultdict(_Sums)
@@ -234,22 +241,25 @@ class _Reader:
         if kind == "sec":
             self._take_second(record)
         elif kind == "hist":
-            self._stage(record)
+            stage = self._stage(record)
             self._sums[record["stage"], bool(record["warmup"])].take(record)
+            if self._on_histogram is not None:
+                self._on_histogram(self.agent.agent_id, {**record, "clock_ns": record["clock_ns"] + self.agent.shift_ns}, stage)
         else:
             self._take_other(kind, record)
 
     def result(self) -> AgentJournal:
-        """What the records came to."""
+        """What the records taken so far come to."""
+        agent = copy.deepcopy(self.agent)
         for index, collector in self._seconds.items():
-            stage = self.agent.stages[index]
+            stage = agent.stages[index]
             stage.seconds = collector.seconds()
             for warmup, data in ((False, stage.data), (True, stage.warmup)):
                 _count_seconds(data, stage.seconds, warmup)
         for (index, warmup), sums in self._sums.items():
-            stage = self.agent.stages[index]
+            stage = agent.stages[index]
             sums.give(stage.warmup if warmup else stage.data)
-        return self.agent
+        return agent
 
     def _stage(self, record: Json) -> AgentStage:
         index = record["stage"]

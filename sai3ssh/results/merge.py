@@ -14,7 +14,7 @@ import numpy as np
 
 from ..model import Outcome, Plan, Stage, StageKind, Verdict, from_json
 from .endpoints import endpoint_figures
-from .journal import AgentJournal, AgentStage, Region, StageData, parse_json
+from .journal import AgentJournal, AgentStage, OnHistogram, Region, StageData, parse_json, read_agent
 from .limits import limits
 from .mirrors import read_agents
 from .network import controller, networks
@@ -52,17 +52,29 @@ class Inputs:
     """What of a stage was found by looking at all agents, so that it is not looked for again for each of them."""
 
 
-def read_inputs(path: Path) -> Inputs:
-    """Reads plan, hosts, events and mirrors of a run directory."""
-    plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
-    hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
-    agents = read_agents(path, [host["agent_id"] for host in hosts])
-    leave_out_what_is_late(plan, agents)
+def read_inputs(path: Path, on_histogram: OnHistogram | None = None) -> Inputs:
+    """Reads plan, hosts, events and mirrors of a run directory; `on_histogram` as in read_agent."""
+    inputs = inputs_at_first(path)
+    if on_histogram is None:
+        inputs.agents.update(read_agents(path, list(inputs.agents)))
+    else:
+        for agent_id in inputs.agents:
+            inputs.agents[agent_id] = read_agent(agent_id, path / "agents" / agent_id / "journal.ndjson", on_histogram)
+    leave_out_what_is_late(inputs.plan, inputs.agents)
     events_path = path / "events.ndjson"
     lines = events_path.read_bytes().splitlines(keepends=True) if events_path.exists() else []
+    inputs.events += [parse_json(line) for line in lines if line.endswith(b"\n")]
+    return inputs
+
+
+def inputs_at_first(path: Path) -> Inputs:
+    """What a run directory holds before anything has happened in it: no event, and no record of any agent."""
+    plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
+    hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
+    agents = {host["agent_id"]: AgentJournal(host["agent_id"]) for host in hosts}
     preflight = path / "preflight.json"
     looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
-    return Inputs(path, plan, hosts, agents, [parse_json(line) for line in lines if line.endswith(b"\n")], looked, _calibration(path))
+    return Inputs(path, plan, hosts, agents, [], looked, _calibration(path))
 
 
 def _calibration(path: Path) -> Json:

@@ -12,6 +12,7 @@ from ..results import Summary
 from ..results.network import Links
 from .views import latency, print_whole
 
+REPORT = "report.html"
 STYLE = {"COMPLETE": "bold green", "PARTIAL": "bold yellow", "FAILED": "bold red"}
 
 
@@ -49,6 +50,8 @@ def print_summary(summary: Summary, path: Path, console: Console | None = None, 
     for line in _links(links) if links else ():
         console.print(line, soft_wrap=True, highlight=False)
     console.print(f"results: {path}", soft_wrap=True, highlight=False)
+    if (path / REPORT).exists():
+        console.print(f"report: {path / REPORT}", soft_wrap=True, highlight=False)
 
 
 def _links(links: Links) -> list[str]:

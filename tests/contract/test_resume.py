@@ -217,6 +217,7 @@ def test_a_journal_that_was_out_of_reach_is_collected_later_and_the_verdict_revi
     said = ended(command(bench, "collect", bench.run.name), 0)
     assert "right: whole" in said
     assert verdict(bench.run) == "COMPLETE"
+    assert "<title>COMPLETE" in (bench.run / "report.html").read_text()
     (revised,) = bench.events("verdict_revised")
     assert (revised["before"], revised["verdict"], revised["agents"]) == ("PARTIAL", "COMPLETE", ["right"])
     results = json.loads((bench.run / "results.json").read_text())

@@ -122,6 +122,8 @@ def test_a_run_is_complete_and_its_mirrors_are_the_journals(bench: Bench) -> Non
     assert err == ""
     assert "verdict COMPLETE" in out
     assert verdict(bench.run) == "COMPLETE"
+    assert f"report: {bench.run}/report.html\n" in out
+    assert "<title>COMPLETE · local · sai3ssh</title>" in (bench.run / "report.html").read_text()
     for name in AGENTS:
         journal = (bench.directory / name / "runs" / bench.run.name / name / "journal.ndjson").read_bytes()
         assert (bench.run / "agents" / name / "journal.ndjson").read_bytes() == journal

@@ -23,8 +23,10 @@ MAY_IMPORT = {
     "transport": SHARED | {"retry", "transport"},
     "controller": SHARED | {"retry", "transport", "bundle", "controller"},
     "results": SHARED | {"results"},
+    "report": SHARED | {"results", "report"},
     "provision": {"errors", "provision"},
     "preflight": SHARED | {"agent", "config", "retry", "transport", "bundle", "controller", "inventory", "preflight"},
+    "web": SHARED | {"controller", "results", "report", "web"},
     "ui": SHARED | {"results", "config", "controller", "preflight", "provision", "ui"},
 }
 ONLY_IN = {
@@ -47,6 +49,10 @@ ONLY_IN = {
     "yaml": ("config/",),
     "junitparser": ("preflight/",),
     "zstandard": ("results/oplog.py", "trace.py"),
+    "jinja2": ("report/",),
+    "starlette": ("web/",),
+    "uvicorn": ("web/server.py",),
+    "prometheus_client": ("web/metrics.py",),
     "pexpect": (),
     "jsonschema": (),
 }
@@ -113,6 +119,8 @@ def test_nothing_breaks_the_rule() -> None:
         ("ui/board.py", "from ..cli import app"),
         ("transport/ssh.py", "import tenacity"),
         ("agent/x.py", "import pexpect"),
+        ("results/merge.py", "from ..web import catalogue"),
+        ("web/app.py", "import uvicorn"),
     ],
 )
 def test_a_planted_breach_is_found(relative: str, source: str) -> None:
