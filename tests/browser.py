@@ -43,7 +43,7 @@ class Browser:
         read, write = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (ours[0], its[1]))
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions")
         options += ("--hide-scrollbars", "--force-color-profile=srgb", "--disable-background-networking", f"--user-data-dir={self._home}")
-        with open(os.devnull, "rb") as nothing, open(os.path.join(self._home, "log"), "wb") as log:  # noqa: PTH118, PTH123
+        with Path(os.devnull).open("rb") as nothing, Path(self._home, "log").open("wb") as log:
             moves = [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in ((nothing.fileno(), 0), (log.fileno(), 1), (log.fileno(), 2))]
             moves += [(os.POSIX_SPAWN_DUP2, read, 3), (os.POSIX_SPAWN_DUP2, write, 4)]
             argv = [path, *options, "--remote-debugging-pipe", "about:blank"]
