@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import socket
 from collections.abc import Iterator
+from time import perf_counter_ns
 from typing import Any
 
 import pytest
@@ -16,8 +18,10 @@ from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Task
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, Connection
 from sai3ssh.agent.engines.endpoint import Endpoint, S3Root
 from sai3ssh.agent.engines.response import MAX_HEAD, Failure
+from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.sigv4 import ANONYMOUS
 from sai3ssh.dataset import Content
+from sai3ssh.model import Deadlines, Retry, Target
 
 CONTENT = Content(5)
 CLASSES = {"protocol", "short_read", "reset", "verify"}
@@ -100,6 +104,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 FRAMINGS = st.sampled_from(["length", "chunked", "close"])
 TOLD = st.sampled_from(["length", "chunked"])
+SHORT = st.sampled_from([GET, PUT])
 OPS = st.sampled_from([GET, LIST, PUT, STAT, DELETE])
 PLACES = st.lists(st.integers(0, 5000), max_size=8)
 
@@ -154,25 +159,139 @@ MUTATIONS = st.lists(
 )
 
 
+def mutated(data: bytes, mutations: list[Any]) -> bytes:
+    """With some bytes changed, lost or invented."""
+    result = bytearray(data)
+    for at, how, value in mutations:
+        at %= max(1, len(result))
+        if how == "flip":
+            result[at : at + 1] = bytes([value])
+        elif how == "drop":
+            del result[at : at + 1 + value % 16]
+        elif how == "double":
+            result[at:at] = result[at : at + 40]
+        else:
+            result[at:at] = bytes([value]) * (1 + value % 16)
+    return bytes(result)
+
+
 @MANY
 @given(op=OPS, framing=FRAMINGS, size=st.integers(0, 1500), mutations=MUTATIONS, places=PLACES)
 @example(op=GET, framing="length", size=10, mutations=[(9, "flip", 0)], places=[])
 def test_whatever_comes_it_ends_in_a_known_class(
     reader: Reader, op: int, framing: str, size: int, mutations: list[Any], places: list[int]
 ) -> None:
-    data = bytearray(framed(body_of(op, size), framing))
-    for at, how, value in mutations:
-        at %= max(1, len(data))
-        if how == "flip":
-            data[at : at + 1] = bytes([value])
-        elif how == "drop":
-            del data[at : at + 1 + value % 16]
-        elif how == "double":
-            data[at:at] = data[at : at + 40]
-        else:
-            data[at:at] = bytes([value]) * (1 + value % 16)
-    outcome, _ = reader.exchange(op, size, cut(bytes(data), places))
+    data = mutated(framed(body_of(op, size), framing), mutations)
+    outcome, _ = reader.exchange(op, size, cut(data, places))
     assert outcome in {"whole", *CLASSES}
+
+
+class Listed:
+    """Work that hands out tasks and notes what the engine says of them."""
+
+    wake_ns = None
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self.tasks = tasks
+        self.said: list[tuple[Any, ...]] = []
+
+    @property
+    def finished(self) -> bool:
+        return not self.tasks
+
+    def next(self, now_ns: int) -> Task | None:
+        if not self.tasks:
+            return None
+        self.tasks[0].start_ns = now_ns
+        return self.tasks.pop(0)
+
+    def done(self, task: Task, end_ns: int, size: int) -> None:
+        assert task.split is not None
+        assert sum(task.split) == end_ns - task.start_ns
+        self.said.append(("done", task.index, size))
+
+    def retried(self, task: Task, error_class: str, sent: bool) -> None:
+        self.said.append(("retried", task.index, error_class, sent))
+
+    def failed(self, task: Task, end_ns: int, error_class: str, detail: str, sent: bool) -> None:
+        self.said.append(("failed", task.index, error_class, detail, sent))
+
+
+def third(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: bool) -> tuple[Any, ...]:
+    """What a whole engine says of the third exchange on a connection, after two good ones, and whether it keeps the connection."""
+    engine = S3Engine(Target("s3", reader.endpoint.url), ANONYMOUS, Deadlines(), Retry(max_retries=0))
+    engine.splits = True
+    root = engine.root("s3://b/")
+    work = Listed([Task(op, root, "k", size, n, CONTENT, 0) for n in range(3)])
+    engine._work = work  # type: ignore[assignment]
+    for endpoint in engine._endpoints():
+        endpoint.resolve()
+    engine._short_below = engine._short_sizes()
+    first = work.next(perf_counter_ns())
+    assert first is not None
+    engine._begin(first, perf_counter_ns())
+    server, _ = reader.listener.accept()
+    took: list[bool] = []
+
+    def step() -> None:
+        for fd, event in engine._poller.poll(10.0):
+            connection = engine._connections[fd]
+            if len(work.said) == 2 and not took:
+                took.append(connection.short)
+                connection.short = connection.short and short
+            if connection.short and event == select.EPOLLIN:
+                engine._turn(connection)
+            else:
+                engine._advance(connection, event)
+
+    try:
+        step()
+        for n in range(2):
+            server.recv(65536)
+            server.sendall(framed(body_of(op, size), "length"))
+            step()
+            assert len(work.said) == n + 1
+        server.recv(65536)
+        for piece in pieces:
+            server.sendall(piece)
+            step()
+            if len(work.said) == 3 or not engine._connections:
+                break
+        kept = len(next(iter(engine._endpoints())).idle)
+        server.close()
+        if len(work.said) < 3 and engine._connections:
+            step()
+        assert took in ([True], [])
+        # A connection that ends without a word is given up for a new one.
+        return *work.said, kept, len(engine._connections)
+    finally:
+        server.close()
+        engine.close()
+        reader.listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            reader.listener.accept()[0].close()
+        reader.listener.setblocking(True)
+
+
+@MANY
+@given(op=SHORT, framing=FRAMINGS, size=st.integers(0, 1500), mutations=MUTATIONS, places=PLACES)
+@example(op=GET, framing="length", size=10, mutations=[], places=[])
+@example(op=GET, framing="length", size=10, mutations=[(10_000, "insert", 0)], places=[])
+@example(op=PUT, framing="length", size=10, mutations=[(0, "double", 0)], places=[])
+def test_the_short_way_ends_as_the_long_one(
+    reader: Reader, op: int, framing: str, size: int, mutations: list[Any], places: list[int]
+) -> None:
+    pieces = cut(mutated(framed(body_of(op, size), framing), mutations), places)
+    assert third(reader, op, size, pieces, short=True) == third(reader, op, size, pieces, short=False)
+
+
+@MANY
+@given(
+    op=st.sampled_from([GET, PUT]), said=st.integers(0, 30), size=st.integers(0, 30), extra=st.integers(0, 3), status=st.integers(199, 206)
+)
+def test_the_short_way_sees_a_wrong_length(reader: Reader, op: int, said: int, size: int, extra: int, status: int) -> None:
+    data = framed(bytes(said), "length", status) + bytes(extra)
+    assert third(reader, op, size, [data], short=True) == third(reader, op, size, [data], short=False)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 MAX_HEAD = 64 * 1024
 TO_CLOSE, CHUNKED = -1, -2
@@ -50,6 +50,33 @@ def parse_head(head: bytes) -> Tuple[int, int, bool]:
             _known.clear()
         known = _known[(close, *framing)] = _read_framing(framing, close)
     return int(status), *known
+
+
+class Answer(NamedTuple):
+    """The last response of a kind that was whole, well and all there at once."""
+
+    head: bytes
+    """With the blank line after it."""
+    length: int
+    """Of the body."""
+    total: int
+    """Of both."""
+
+
+NO_ANSWER = Answer(b"", 0, -1)
+
+
+def read_answer(data: bytearray, n: int) -> Optional[Answer]:
+    """The response of which n bytes are there; None unless it is all of a 200 after which the connection stays open."""
+    end = data.find(b"\r\n\r\n", 0, n)
+    if not 0 < end <= MAX_HEAD:
+        return None
+    head = bytes(data[: end + 4])
+    try:
+        status, length, close = parse_head(head[:-2])
+    except Failure:
+        return None
+    return Answer(head, length, n) if status == 200 and not close and length >= 0 and end + 4 + length == n else None
 
 
 def _read_framing(framing: Sequence[Tuple[bytes, bytes]], close: bool) -> Tuple[int, bool]:
