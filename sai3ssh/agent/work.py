@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import DELETE, Engine, Root, Task
+from sai3ssh.agent.engines.base import DELETE, Engine, Root, Task, kind_of
 from sai3ssh.agent.metrics import BYTES, MAX, SUM
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Population, bucket_of
@@ -114,6 +114,7 @@ class Objects:
         spec = population.size
         self._size = spec.min if spec.min == spec.max else None
         """Of each object, where all have the same."""
+        self._kind = kind_of(population.key_format % 0 + (population.tree.dir_mask if population.tree is not None else "").replace("%", ""))
 
     def task(self, op: int, index: int, now_ns: int) -> Task:
         """The task of an operation on object `index`."""
@@ -121,7 +122,20 @@ class Objects:
         size = self._size
         if size is None:
             size = dataset.size_of(population.size, population.seed, index)
-        return Task(op, self.root, dataset.key_of(population, index), size, index, self.content, now_ns, self.name)
+        return self._kind(op, self.root, dataset.key_of(population, index), size, index, self.content, now_ns, self.name)
+
+    def maker(self, op: int, draw: Callable[[], int]) -> Callable[[int], Task]:
+        """What makes, with its start in ns, the task of an operation on the object that `draw` says."""
+        population, kind, root, size, content, name = self.population, self._kind, self.root, self._size, self.content, self.name
+        if size is None or population.tree is not None or population.shards:
+            return lambda now_ns: self.task(op, draw(), now_ns)
+        length, key_format = size, population.key_format
+
+        def make(now_ns: int) -> Task:
+            index = draw()
+            return kind(op, root, key_format % index, length, index, content, now_ns, name)
+
+        return make
 
 
 class IndexWork:

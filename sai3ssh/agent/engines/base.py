@@ -12,7 +12,8 @@ with page().
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Optional, Protocol, Tuple
+import re
+from typing import Any, Callable, ClassVar, Optional, Protocol, Tuple, Type
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
@@ -92,6 +93,17 @@ class Task:
     def whole(self) -> Task:
         """The task that the work knows: this one, unless an engine has divided it."""
         return self
+
+
+class PlainTask(Task):
+    """A task whose key goes into a URL as it is."""
+
+    __slots__ = ()
+
+
+def kind_of(key: str) -> Type[Task]:
+    """Of tasks with keys that are like this one but for their numbers."""
+    return PlainTask if re.fullmatch(r"[A-Za-z0-9\-_.~/]*", key) else Task
 
 
 class TreeTask(Task):

@@ -13,10 +13,11 @@ from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
 from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
 
-from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, Root, Task, Work
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, PlainTask, Root, Task, Work
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection, network_failure
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
+from sai3ssh.agent.engines.parts import Part
 from sai3ssh.agent.engines.response import Failure, read_answer
 from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, check_error, refusal
 from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, Probe, list_query
@@ -276,7 +277,7 @@ class S3Engine:
 
     def _request(self, connection: Connection, task: Task, now: int) -> None:
         """Sends the request of a GET or PUT that is below _short_below, on a connection that is `short`: what _send does, in short."""
-        path = task.root.path + encode_path(task.key)
+        path = task.root.path + (task.key if type(task) is PlainTask else encode_path(task.key))
         if task.op == GET:
             head = data = connection.endpoint.signer.head("GET", path, "", now)
         else:
@@ -377,7 +378,7 @@ class S3Engine:
         idle = endpoint.idle
         if idle:
             connection = idle.pop()
-            if connection.short and task.size < self._short_below[task.op] and task.__class__ is Task:
+            if connection.short and task.size < self._short_below[task.op] and not isinstance(task, Part):
                 self._request(connection, task, now)
             else:
                 self._send(connection, task, now)
