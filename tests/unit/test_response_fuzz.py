@@ -243,6 +243,7 @@ def third(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: boo
                 engine._turn(connection)
             else:
                 engine._advance(connection, event)
+        engine._leave()
 
     try:
         step()

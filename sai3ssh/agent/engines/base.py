@@ -39,10 +39,11 @@ class Task:
     """One operation on one object.
 
     The work fills in everything up to start_ns, from which latency is measured: the intended start when the load is paced, else
-    the `now_ns` that next() was given. The rest belongs to the engine, except for what it tells the work: `listed`, how many keys, and
-    common prefixes with a delimiter, a LIST found; `endpoint`, the position in the plan's list of endpoints of the one that the last
-    attempt went to; and, when done() is called, `split`: the latency by its parts, or None where they are not known (the engine's
-    `splits` is off, it cannot tell them, or the operation was made of parallel requests). Those parts are
+    the `now_ns` that next() was given, which an engine replaces if the request leaves later. The rest belongs to the engine, except
+    for what it tells the work: `listed`, how many keys, and common prefixes with a delimiter, a LIST found; `endpoint`, the position in
+    the plan's list of endpoints of the one that the last attempt went to; and, when done() is called, `split`: the latency by its parts,
+    or None where they are not known (the engine's `splits` is off, it cannot tell them, or the operation was made of parallel requests).
+    Those parts are
 
     queue       from start_ns to the beginning of the attempt that succeeded: backlog of a paced load, earlier attempts and their pauses,
                 the hashing of a signed payload

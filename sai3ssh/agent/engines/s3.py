@@ -32,6 +32,7 @@ _LISTS = (LIST, PROBE)
 _SHORT = (GET, PUT)
 NEVER, _ALWAYS = -2, 1 << 62
 """Bounds of sizes: below the smallest, -1, and above all."""
+_LEAVE_TOGETHER = 16
 _SWEEP_NS = 100_000_000
 _FINE_NS = 2_000_000
 _RESOLVE_AGAIN_NS = 30_000_000_000
@@ -69,6 +70,8 @@ class S3Engine:
         """Retries that are due later: (when, tie-breaker, task)."""
         self._hashing: Deque[Tuple[Task, PayloadHash]] = deque()
         """Large objects whose payload is being hashed, a piece a turn, before they can be sent."""
+        self._leaving: List[Tuple[Connection, Task, bytes, int, int]] = []
+        """Requests that are ready, with the bytes of their heads and the time that their tasks were given at."""
         self._in_flight = 0
         self._requests_at_once = 1
         """The most that one operation has under way."""
@@ -161,6 +164,7 @@ class S3Engine:
             self._drop(connection)
         for endpoint in self._endpoints():
             endpoint.idle.clear()
+        self._leaving.clear()
         self._waiting.clear()
         self._hashing.clear()
         self._in_flight = 0
@@ -185,6 +189,9 @@ class S3Engine:
                 now = clock()
             if exhausted and not self._in_flight and work.finished:
                 return
+            if self._leaving:
+                # Before anything that takes time. What is hashed next does not go the short way.
+                self._leave()
             if self._hashing:
                 self._hash_piece()
             wake_ns = sweep_ns
@@ -276,7 +283,7 @@ class S3Engine:
             self._begin(following, now)
 
     def _request(self, connection: Connection, task: Task, now: int) -> None:
-        """Sends the request of a GET or PUT that is below _short_below, on a connection that is `short`: what _send does, in short."""
+        """Makes the request of a GET or PUT that is below _short_below, on a connection that is `short`; it leaves before the next poll."""
         path = task.root.path + (task.key if type(task) is PlainTask else encode_path(task.key))
         if task.op == GET:
             head = data = connection.endpoint.signer.head("GET", path, "", now)
@@ -286,18 +293,30 @@ class S3Engine:
             if size:
                 assert task.content is not None
                 data += task.content.head(task.index, size)
-        connection.task = task
-        connection.began_ns = connection.sent_ns = now
-        try:
-            n = connection.send(data)
-        except OSError as error:
-            connection.not_sent(error, data, len(head))
-        else:
-            if n == len(data):
-                return
-            connection.sent_in_part(n, data, len(head))
-        if connection.mask != connection.registered:
-            self._watch(connection)
+        self._leaving.append((connection, task, data, len(head), now))
+        if len(self._leaving) >= _LEAVE_TOGETHER:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Sends the requests that are ready, one right after the other: a server on this host that sleeps is woken once for all of them."""
+        for connection, task, data, head_bytes, given_ns in self._leaving:
+            now = perf_counter_ns()
+            if task.start_ns is given_ns:
+                # No schedule said when it was to start, which would be another object even if the time were the same: so it does now.
+                task.start_ns = now
+            connection.task = task
+            connection.began_ns = connection.sent_ns = now
+            try:
+                n = connection.send(data)
+            except OSError as error:
+                connection.not_sent(error, data, head_bytes)
+            else:
+                if n == len(data):
+                    continue
+                connection.sent_in_part(n, data, head_bytes)
+            if connection.mask != connection.registered:
+                self._watch(connection)
+        self._leaving.clear()
 
     def _took_in(self, connection: Connection, task: Task, n: int) -> None:
         """n bytes of a response have been received that the short way does not know."""

@@ -298,6 +298,7 @@ class S3PartsEngine(S3Engine):
                 self._drop(connection)
         for endpoint in self._endpoints():
             endpoint.idle.clear()
+        self._leaving.clear()
         self._waiting.clear()
         self._hashing.clear()
         self._in_flight = len(uploads)
