@@ -292,7 +292,7 @@ class S3Engine:
             head = data = connection.endpoint.signer.head("PUT", path, "", now, size)
             if size:
                 assert task.content is not None
-                data += task.content.head(task.index, size)
+                data = task.content.behind(head, task.index, size)
         self._leaving.append((connection, task, data, len(head), now))
         if len(self._leaving) >= _LEAVE_TOGETHER:
             self._leave()
