@@ -32,7 +32,7 @@ _LISTS = (LIST, PROBE)
 _SHORT = (GET, PUT)
 NEVER, _ALWAYS = -2, 1 << 62
 """Bounds of sizes: below the smallest, -1, and above all."""
-_LEAVE_TOGETHER = 16
+_LEAVE_TOGETHER = 32
 _SWEEP_NS = 100_000_000
 _FINE_NS = 2_000_000
 _RESOLVE_AGAIN_NS = 30_000_000_000
