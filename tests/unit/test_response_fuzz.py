@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Task
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, Connection
 from sai3ssh.agent.engines.endpoint import Endpoint, S3Root
-from sai3ssh.agent.engines.response import MAX_HEAD, Failure
+from sai3ssh.agent.engines.response import MAX_HEAD, NO_ANSWER, Answer, Failure, read_answer
 from sai3ssh.agent.engines.s3 import S3Engine
 from sai3ssh.agent.engines.sigv4 import ANONYMOUS
 from sai3ssh.dataset import Content
@@ -186,6 +186,11 @@ def test_whatever_comes_it_ends_in_a_known_class(
     assert outcome in {"whole", *CLASSES}
 
 
+def identified(n: int) -> bytes:
+    """Headers that are different each time, or sometimes."""
+    return b"X-Request-Id: %08d\r\nDate: %d\r\nX-Same: connection: close\r\n" % (n * 7919, n // 3)
+
+
 class Listed:
     """Work that hands out tasks and notes what the engine says of them."""
 
@@ -217,12 +222,12 @@ class Listed:
         self.said.append(("failed", task.index, error_class, detail, sent))
 
 
-def third(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: bool) -> tuple[Any, ...]:
-    """What a whole engine says of the third exchange on a connection, after two good ones, and whether it keeps the connection."""
+def last_of(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: bool, goods: int = 2) -> tuple[Any, ...]:
+    """What a whole engine says of the last exchange on a connection, after some good ones, and whether it keeps the connection."""
     engine = S3Engine(Target("s3", reader.endpoint.url), ANONYMOUS, Deadlines(), Retry(max_retries=0))
     engine.splits = True
     root = engine.root("s3://b/")
-    work = Listed([Task(op, root, "k", size, n, CONTENT, 0) for n in range(3)])
+    work = Listed([Task(op, root, "k", size, n, CONTENT, 0) for n in range(goods + 1)])
     engine._work = work  # type: ignore[assignment]
     for endpoint in engine._endpoints():
         endpoint.resolve()
@@ -236,7 +241,7 @@ def third(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: boo
     def step() -> None:
         for fd, event in engine._poller.poll(10.0):
             connection = engine._connections[fd]
-            if len(work.said) == 2 and not took:
+            if len(work.said) == goods and not took:
                 took.append(connection.short)
                 connection.short = connection.short and short
             if connection.short and event == select.EPOLLIN:
@@ -247,20 +252,20 @@ def third(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: boo
 
     try:
         step()
-        for n in range(2):
+        for n in range(goods):
             server.recv(65536)
-            server.sendall(framed(body_of(op, size), "length"))
+            server.sendall(framed(body_of(op, size), "length", extra=identified(n)))
             step()
             assert len(work.said) == n + 1
         server.recv(65536)
         for piece in pieces:
             server.sendall(piece)
             step()
-            if len(work.said) == 3 or not engine._connections:
+            if len(work.said) > goods or not engine._connections:
                 break
         kept = len(next(iter(engine._endpoints())).idle)
         server.close()
-        if len(work.said) < 3 and engine._connections:
+        if len(work.said) <= goods and engine._connections:
             step()
         assert took in ([True], [])
         # A connection that ends without a word is given up for a new one.
@@ -279,11 +284,16 @@ def third(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: boo
 @example(op=GET, framing="length", size=10, mutations=[], places=[])
 @example(op=GET, framing="length", size=10, mutations=[(10_000, "insert", 0)], places=[])
 @example(op=PUT, framing="length", size=10, mutations=[(0, "double", 0)], places=[])
+@example(op=GET, framing="length", size=10, mutations=[(50, "flip", 10)], places=[])
+@example(op=GET, framing="length", size=10, mutations=[(36, "flip", 99)], places=[])
 def test_the_short_way_ends_as_the_long_one(
     reader: Reader, op: int, framing: str, size: int, mutations: list[Any], places: list[int]
 ) -> None:
-    pieces = cut(mutated(framed(body_of(op, size), framing), mutations), places)
-    assert third(reader, op, size, pieces, short=True) == third(reader, op, size, pieces, short=False)
+    for goods in (2, 4):
+        data = framed(body_of(op, size), framing, extra=identified(7 if goods > 2 else 1))
+        pieces = cut(mutated(data, mutations), places)
+        outcomes = [last_of(reader, op, size, pieces, short=short, goods=goods) for short in (True, False)]
+        assert outcomes[0] == outcomes[1]
 
 
 @MANY
@@ -291,8 +301,31 @@ def test_the_short_way_ends_as_the_long_one(
     op=st.sampled_from([GET, PUT]), said=st.integers(0, 30), size=st.integers(0, 30), extra=st.integers(0, 3), status=st.integers(199, 206)
 )
 def test_the_short_way_sees_a_wrong_length(reader: Reader, op: int, said: int, size: int, extra: int, status: int) -> None:
-    data = framed(bytes(said), "length", status) + bytes(extra)
-    assert third(reader, op, size, [data], short=True) == third(reader, op, size, [data], short=False)
+    data = framed(bytes(said), "length", status, identified(1)) + bytes(extra)
+    assert last_of(reader, op, size, [data], short=True) == last_of(reader, op, size, [data], short=False)
+
+
+def test_headers_that_vary_are_known_and_others_are_read() -> None:
+    def response(request: bytes, date: bytes, length: bytes = b"4") -> bytes:
+        return b"HTTP/1.1 200 OK\r\nId: %s\r\nContent-Length: %s\r\nDate: %s\r\n\r\n1234" % (request, length, date)
+
+    def read(data: bytes, last: Answer) -> Answer | None:
+        return read_answer(bytearray(data) + bytes(100), len(data), last)
+
+    first = read(response(b"aaaaaaaaaaaaaaaaaaaz", b"1"), NO_ANSWER)
+    assert first is not None
+    second = read(response(b"bbbbbbbbbbbbbbbbbbbz", b"1"), first)
+    assert second is not None
+    assert (len(second.varied), second.length) == (1, 4)
+    assert read(response(b"cccccccccccccccccccz", b"1"), second) is second
+    third = read(response(b"cccccccccccccccccccz", b"2"), second)
+    assert third is not None
+    assert len(third.varied) == 2
+    assert read(response(b"dddddddddddddddddddz", b"3"), third) is third
+    # Headers within a value, and lengths that differ, are read.
+    assert read(response(b"x\r\nConnection: close", b"3"), third) is None
+    assert read(response(b"dddddddddddddddddddz", b"3", b"5"), third) is None
+    assert read(response(b"dddddddddddddddddddz", b"3", b" "), third) is None
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -251,9 +251,10 @@ class S3Engine:
             return
         op = task.op
         endpoint: Endpoint = connection.endpoint
-        head, length, total = endpoint.answers[op]
+        last = endpoint.answers[op]
+        head, length, total, _, _ = last
         if n != total or not buffer.startswith(head):
-            answer = read_answer(buffer, n)
+            answer = read_answer(buffer, n, last)
             if answer is None:
                 self._took_in(connection, task, n)
                 return
