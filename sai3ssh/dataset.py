@@ -208,13 +208,17 @@ class Content:
 
     def head(self, index: int, size: int) -> bytes:
         """The first bytes of an object of `size` bytes: all of it when it is at most PIECE, else PIECE bytes."""
+        return self.behind(b"", index, size)
+
+    def behind(self, prefix: bytes, index: int, size: int) -> bytes:
+        """The prefix, and then what head() gives; bytes of small objects are copied once only."""
         if size > BLOCK or not self._plain:
-            return self.piece(index, size, 0, PIECE)
+            return prefix + self.piece(index, size, 0, PIECE)
         g = (index * 0x9E3779B97F4A7C15 + self._constant) & 0xFFFFFFFFFFFFFFFF
         if size > 8:
             start = g >> 42
-            return g.to_bytes(8, "little") + self._base[start + 8 : start + size]
-        return g.to_bytes(8, "little")[:size]
+            return b"".join((prefix, g.to_bytes(8, "little"), self._view[start + 8 : start + size]))
+        return prefix + g.to_bytes(8, "little")[:size]
 
     def piece(self, index: int, size: int, offset: int, length: int) -> bytes:
         """The bytes from `offset` of an object of `size` bytes: `length` of them, fewer at its end, never more than PIECE."""

@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.engines.base import Split, Task
-from sai3ssh.agent.work import BUCKET_BY_BITS, Recorder
+from sai3ssh.agent.work import Recorder
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET, SUB_BITS, Histogram, cell_of
 from sai3ssh.model import OPERATIONS, SPLIT_PARTS, Plan, Stage, StageKind
 
@@ -196,18 +196,19 @@ class DetailRecorder(Recorder):
     def __init__(self, cells: memoryview, layout: Layout) -> None:
         super().__init__(cells)
         phases = [min(phase, layout.phases - 1) for phase in (0, 1)]
-        self._splits_at = [layout.splits_at(phase) for phase in phases]
+        self._first, self._first_warm = ([[at, cells[at + SUM] if at else 0] for at in layout.splits_at(phase)] for phase in phases)
+        """By operation code: the first cell of the slot of its first byte, and sum_ns as it is there."""
+        if phases[0] == phases[1]:
+            self._first_warm = self._first
         self._endpoints_at = [layout.endpoints_at(phase) for phase in phases]
         self._several = any(self._endpoints_at[0])
 
     def done(self, task: Task, end_ns: int, size: int) -> None:
         """See Recorder.done, which is written out here: a call of it costs a hundredth of a small operation."""
-        cells, op = self.cells, task.op
-        start_ns = task.start_ns
-        phase = 1 if start_ns < self.warmup_until_ns else 0
-        base = metrics.PHASE * phase + metrics.OP_BASE[op] + metrics.HEAD
-        if size and metrics.BUCKETS[op] > 1:
-            base += BUCKET_BY_BITS[(size - 1).bit_length()] * metrics.REGION
+        cells, op, start_ns = self.cells, task.op, task.start_ns
+        warm = start_ns < self.warmup_until_ns
+        totals = (self._warmup if warm else self._measured)[op][(size - 1).bit_length() if size else -1]
+        base = totals[0]
         latency = end_ns - start_ns
         if LOWEST_NS < latency < HIGHEST_NS:
             shift = latency.bit_length() - 7
@@ -215,24 +216,25 @@ class DetailRecorder(Recorder):
         else:
             cell = 0 if latency <= LOWEST_NS else CELLS - 1
         cells[base + cell] += 1
-        cells[base + metrics.SUM] += latency if latency > 0 else 0
-        cells[base + metrics.BYTES] += size
-        if latency > cells[base + metrics.MAX]:
-            cells[base + metrics.MAX] = latency
+        totals[1] = cells[base + metrics.SUM] = totals[1] + (latency if latency > 0 else 0)
+        totals[2] = cells[base + metrics.BYTES] = totals[2] + size
+        if latency > totals[3]:
+            totals[3] = cells[base + metrics.MAX] = latency
         if end_ns > self.tail_from_ns:
             cells[base + metrics.TAIL_OPS] += 1
             cells[base + metrics.TAIL_BYTES] += size
         split = task.split
         if split is not None:
-            first_byte = split[FIRST_BYTE]
-            base = self._splits_at[phase][op]
-            if first_byte == latency:
+            first = (self._first_warm if warm else self._first)[op]
+            base = first[0]
+            if split[FIRST_BYTE] == latency:
+                # The common case: nothing before the request, and all of the response at once.
                 cells[base + cell] += 1
-                cells[base + SUM] += latency
+                first[1] = cells[base + SUM] = first[1] + latency
             else:
-                self._split(base, split)
+                self._split(first, split)
         if self._several:
-            base = self._endpoints_at[phase][op][task.endpoint]
+            base = self._endpoints_at[1 if warm else 0][op][task.endpoint]
             cells[base + cell] += 1
             cells[base + SUM] += latency if latency > 0 else 0
             cells[base + BYTES] += size
@@ -254,9 +256,12 @@ class DetailRecorder(Recorder):
     def _slot(self, task: Task) -> int:
         return self._endpoints_at[1 if task.start_ns < self.warmup_until_ns else 0][task.op][task.endpoint]
 
-    def _split(self, base: int, split: Split) -> None:
+    def _split(self, first: List[int], split: Split) -> None:
+        cells, base = self.cells, first[0]
+        cells[base + cell_of(split[FIRST_BYTE])] += 1
+        first[1] = cells[base + SUM] = first[1] + split[FIRST_BYTE]
         for part, value_ns in enumerate(split):
-            if value_ns >= LEAST_NS or part == FIRST_BYTE:
+            if value_ns >= LEAST_NS and part != FIRST_BYTE:
                 at = base + (part - FIRST_BYTE) * SLOT
-                self.cells[at + cell_of(value_ns)] += 1
-                self.cells[at + SUM] += value_ns
+                cells[at + cell_of(value_ns)] += 1
+                cells[at + SUM] += value_ns

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
 from sai3ssh.agent.directories import Directories, Removals
-from sai3ssh.agent.engines.base import COPY, DELETE, MKDIR, PUT, RMDIR, Engine, Root, Task
+from sai3ssh.agent.engines.base import COPY, DELETE, MKDIR, PUT, RMDIR, Engine, Root, Task, kind_of
 from sai3ssh.agent.engines.tasks import CopyTask, LevelTask
 from sai3ssh.agent.keys import chooser
 from sai3ssh.agent.pacing import Pacer, Ramp
@@ -215,12 +215,10 @@ class MixWork:
 
     def _reader(self, op: int, spec: OperationSpec, pool: Objects, owned: Intervals, lane: Tuple[int, int]) -> Callable[[int], Task]:
         """Makes tasks on prepared objects, by the operation's key selection."""
-        task = pool.task
         if spec.keys is not None:
-            draw = chooser(spec.keys, pool.population, owned, lane, self._rng)
-            return lambda now_ns: task(op, draw(), now_ns)
+            return pool.maker(op, chooser(spec.keys, pool.population, owned, lane, self._rng))
         count, uniform = pool.population.count, self._rng.random
-        return lambda now_ns: task(op, int(uniform() * count), now_ns)
+        return pool.maker(op, lambda: int(uniform() * count))
 
     def _put_maker(self, root: Root, spec: OperationSpec) -> Maker:
         assert spec.size is not None
@@ -228,6 +226,8 @@ class MixWork:
         content = dataset.Content(seed, spec.fill, spec.dedup_factor, spec.compress_factor)
         counts, cells = self._put_count, self._recorder.cells
         counts[target] = 0
+        key_format, kind = self._put_format, kind_of(self._put_format % 0)
+        same = size.min if size.min == size.max else None
         if target.startswith(self._pooled):
 
             def task(op: int, index: int, now_ns: int) -> Task:
@@ -240,7 +240,8 @@ class MixWork:
             index = counts[target]
             counts[target] = index + 1
             cells[metrics.NAMES] += 1
-            return Task(PUT, root, self._put_format % index, dataset.size_of(size, seed, index), index, content, now_ns, target)
+            length = dataset.size_of(size, seed, index) if same is None else same
+            return kind(PUT, root, key_format % index, length, index, content, now_ns, target)
 
         return put
 

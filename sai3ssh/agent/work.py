@@ -14,7 +14,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import DELETE, Engine, Root, Task
+from sai3ssh.agent.engines.base import DELETE, Engine, Root, Task, kind_of
+from sai3ssh.agent.metrics import BYTES, MAX, SUM
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Population, bucket_of
 
@@ -33,6 +34,20 @@ class Fatal(Exception):
     """The stage cannot go on; the message names what failed."""
 
 
+Totals = List[int]
+"""Of one region: its first cell, and sum_ns, bytes and max_ns as they are in its cells. A cell has one writer, which need not read it."""
+
+
+def totals_of(cells: memoryview, phase: int) -> List[List[Totals]]:
+    """Those of the regions of a phase, by operation code and by (size - 1).bit_length(); the last one is that of size 0."""
+    result = []
+    for op, count in enumerate(metrics.BUCKETS):
+        starts = [phase * metrics.PHASE + metrics.region_of(op, bucket) for bucket in range(count)]
+        regions = [[at, cells[at + SUM], cells[at + BYTES], cells[at + MAX]] for at in starts]
+        result.append([regions[bucket if count > 1 else 0] for bucket in (*BUCKET_BY_BITS, 0)])
+    return result
+
+
 class Recorder:
     """Counts into the worker's metrics file. One per stage."""
 
@@ -40,24 +55,24 @@ class Recorder:
         self.cells = cells
         self.warmup_until_ns = 0
         self.tail_from_ns = 1 << 62
+        self._measured, self._warmup = totals_of(cells, 0), totals_of(cells, 1)
 
     def done(self, task: Task, end_ns: int, size: int) -> None:
         """Counts a completed operation of `size` bytes, its latency from the intended start."""
-        cells, op = self.cells, task.op
-        start_ns = task.start_ns
-        base = (metrics.PHASE if start_ns < self.warmup_until_ns else 0) + metrics.OP_BASE[op] + metrics.HEAD
-        if size and metrics.BUCKETS[op] > 1:
-            base += BUCKET_BY_BITS[(size - 1).bit_length()] * metrics.REGION
+        cells, start_ns = self.cells, task.start_ns
+        regions = self._warmup if start_ns < self.warmup_until_ns else self._measured
+        totals = regions[task.op][(size - 1).bit_length() if size else -1]
+        base = totals[0]
         latency = end_ns - start_ns
         if LOWEST_NS < latency < HIGHEST_NS:
             shift = latency.bit_length() - 7
             cells[base + (shift << 6) + (latency >> shift) - OFFSET] += 1
         else:
             cells[base + (0 if latency <= LOWEST_NS else CELLS - 1)] += 1
-        cells[base + metrics.SUM] += latency if latency > 0 else 0
-        cells[base + metrics.BYTES] += size
-        if latency > cells[base + metrics.MAX]:
-            cells[base + metrics.MAX] = latency
+        totals[1] = cells[base + SUM] = totals[1] + (latency if latency > 0 else 0)
+        totals[2] = cells[base + BYTES] = totals[2] + size
+        if latency > totals[3]:
+            totals[3] = cells[base + MAX] = latency
         if end_ns > self.tail_from_ns:
             cells[base + metrics.TAIL_OPS] += 1
             cells[base + metrics.TAIL_BYTES] += size
@@ -103,6 +118,7 @@ class Objects:
         spec = population.size
         self._size = spec.min if spec.min == spec.max else None
         """Of each object, where all have the same."""
+        self._kind = kind_of(population.key_format % 0 + (population.tree.dir_mask if population.tree is not None else "").replace("%", ""))
 
     def task(self, op: int, index: int, now_ns: int) -> Task:
         """The task of an operation on object `index`."""
@@ -110,7 +126,20 @@ class Objects:
         size = self._size
         if size is None:
             size = dataset.size_of(population.size, population.seed, index)
-        return Task(op, self.root, dataset.key_of(population, index), size, index, self.content, now_ns, self.name)
+        return self._kind(op, self.root, dataset.key_of(population, index), size, index, self.content, now_ns, self.name)
+
+    def maker(self, op: int, draw: Callable[[], int]) -> Callable[[int], Task]:
+        """What makes, with its start in ns, the task of an operation on the object that `draw` says."""
+        population, kind, root, size, content, name = self.population, self._kind, self.root, self._size, self.content, self.name
+        if size is None or population.tree is not None or population.shards:
+            return lambda now_ns: self.task(op, draw(), now_ns)
+        length, key_format = size, population.key_format
+
+        def make(now_ns: int) -> Task:
+            index = draw()
+            return kind(op, root, key_format % index, length, index, content, now_ns, name)
+
+        return make
 
 
 class IndexWork:

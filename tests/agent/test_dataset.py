@@ -70,6 +70,7 @@ class Bytes(unittest.TestCase):
                 found = b"".join(self.content.piece(index, size, at, PIECE) for at in range(0, size, PIECE))
                 self.assertEqual(found, expected, (index, size))
                 self.assertEqual(self.content.head(index, size), expected[:PIECE])
+                self.assertEqual(self.content.behind(b"before", index, size), b"before" + expected[:PIECE])
                 self.assertEqual(self.content.md5(index, size), hashlib.md5(expected).hexdigest())
 
     def test_an_object_longer_than_the_base_wraps(self):
@@ -140,6 +141,7 @@ class Factors(unittest.TestCase):
                     found = b"".join(content.piece(index, size, at, PIECE) for at in range(0, size, PIECE))
                     self.assertEqual(found, expected, (dedup, compress, index, size))
                     self.assertEqual(content.head(index, size), expected[:PIECE])
+                    self.assertEqual(content.behind(b"before", index, size), b"before" + expected[:PIECE])
                     self.assertEqual(content.md5(index, size), hashlib.md5(expected).hexdigest())
 
     def test_beyond_the_first_cell(self):

@@ -10,10 +10,12 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.connection import Connection
 from sai3ssh.agent.engines.endpoint import EndpointMap
 from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.dataset import Content
@@ -123,6 +125,62 @@ class Good(Case):
         work, server = self.perform(lambda c, r, n: response(b"x" * 100), *((GET, {"size": 100}) for _ in range(500)), concurrency=20)
         self.assertEqual((len(work.dones), work.failures), (500, []))
         self.assertLessEqual(server.connections, 20)
+
+    def test_requests_that_leave_together_begin_when_they_leave_unless_a_schedule_says_when(self):
+        class Scheduled(CountingWork):
+            scheduled = False
+
+            def __init__(self, tasks):
+                super().__init__(tasks)
+                self.given, self.left, self.queues = {}, set(), []
+
+            def next(self, now_ns):
+                made = super().next(now_ns)
+                if made is not None:
+                    # An equal time that is another object.
+                    made.start_ns = int(str(now_ns)) if self.scheduled else now_ns
+                    self.given[made] = now_ns
+                return made
+
+            def done(self, task, end_ns, size_bytes):
+                super().done(task, end_ns, size_bytes)
+                if task.start_ns != self.given[task]:
+                    self.left.add(task)
+                self.queues.append(task.split[0])
+
+        for scheduled in (False, True):
+            with Server(lambda client, request, number: response(bytes(10))) as server:
+                engine, root = self.engine(server)
+                engine.splits = True
+                work = Scheduled(task(root, GET, key=f"k{n}", size=10) for n in range(300))
+                work.scheduled = scheduled
+                engine.run(work, 40)
+            self.assertEqual((len(work.dones), work.failures), (300, []))
+            self.assertEqual(bool(work.left), not scheduled)
+            self.assertEqual(any(work.queues), scheduled)
+
+    def test_a_request_that_leaves_in_part_goes_on(self):
+        sent_in_part = []
+
+        class Narrow(CountingWork):
+            def done(self, task, end_ns, size_bytes):
+                super().done(task, end_ns, size_bytes)
+                for connection in engine._connections.values():
+                    connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+        def count(connection, n, data, head_bytes):
+            sent_in_part.append((connection.served, n))
+            return original(connection, n, data, head_bytes)
+
+        size, original = 250_000, Connection.sent_in_part
+        with Server(lambda client, request, number: response()) as server, unittest.mock.patch.object(Connection, "sent_in_part", count):
+            engine, root = self.engine(server)
+            sizes = [10, 10, 10, size, size, 10, size]
+            work = Narrow(task(root, PUT, key=f"k{n}", size=size, index=n, content=CONTENT) for n, size in enumerate(sizes))
+            engine.run(work, 1)
+        self.assertEqual((work.failures, work.retries, server.unsigned, server.connections), ([], [], [], 1))
+        self.assertTrue(all(0 <= n < size for served, n in sent_in_part) and len(sent_in_part) >= 2, sent_in_part)
+        self.assertEqual([r.body for r in server.requests], [CONTENT.piece(n, size, 0, size) for n, size in enumerate(sizes)])
 
     def test_more_connections_than_the_soft_limit_of_open_files(self):
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -216,8 +216,8 @@ class Stages(KillingCase):
         self.assertEqual(len([record for record in records if record["kind"] == "stage_failed"]), 1)
         self.assertEqual(["error" in record for record in records if record["kind"] == "stage_end"], [True, False])
 
-    def counted(self, tasks, duration_s=None):
-        execute = dataclasses.replace(self.plan().stages[1], io_rate=None, duration_s=duration_s, tasks=tasks)
+    def counted(self, tasks, duration_s=None, io_rate=None):
+        execute = dataclasses.replace(self.plan().stages[1], io_rate=io_rate, duration_s=duration_s, tasks=tasks)
         channel = self.start(self.plan().stages[0], execute)
         self.stage(channel, 0, "AT_BARRIER")
         return channel
@@ -235,7 +235,8 @@ class Stages(KillingCase):
         self.assertEqual(end["end_clock_ns"], end["drained_clock_ns"])
 
     def test_operations_are_done_once_over_the_death_of_a_worker_and_of_the_supervisor(self):
-        channel = self.counted(8_001)
+        # So that it is not over before a heartbeat tells of it.
+        channel = self.counted(8_001, io_rate=IoRate(2000.0))
         channel.release(self.key, "a0", 1)
         channel.wait(lambda: channel.beats[-1]["stage"] == 1 and channel.beats[-1]["done"] > 500, "some operations")
         self.assertEqual(channel.beats[-1]["planned"], 8_001)

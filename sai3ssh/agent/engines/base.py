@@ -12,7 +12,8 @@ with page().
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Optional, Protocol, Tuple
+import re
+from typing import Any, Callable, ClassVar, Optional, Protocol, Tuple, Type
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
@@ -38,10 +39,11 @@ class Task:
     """One operation on one object.
 
     The work fills in everything up to start_ns, from which latency is measured: the intended start when the load is paced, else
-    the `now_ns` that next() was given. The rest belongs to the engine, except for what it tells the work: `listed`, how many keys, and
-    common prefixes with a delimiter, a LIST found; `endpoint`, the position in the plan's list of endpoints of the one that the last
-    attempt went to; and, when done() is called, `split`: the latency by its parts, or None where they are not known (the engine's
-    `splits` is off, it cannot tell them, or the operation was made of parallel requests). Those parts are
+    the `now_ns` that next() was given, which an engine replaces if the request leaves later. The rest belongs to the engine, except
+    for what it tells the work: `listed`, how many keys, and common prefixes with a delimiter, a LIST found; `endpoint`, the position in
+    the plan's list of endpoints of the one that the last attempt went to; and, when done() is called, `split`: the latency by its parts,
+    or None where they are not known (the engine's `splits` is off, it cannot tell them, or the operation was made of parallel requests).
+    Those parts are
 
     queue       from start_ns to the beginning of the attempt that succeeded: backlog of a paced load, earlier attempts and their pauses,
                 the hashing of a signed payload
@@ -92,6 +94,17 @@ class Task:
     def whole(self) -> Task:
         """The task that the work knows: this one, unless an engine has divided it."""
         return self
+
+
+class PlainTask(Task):
+    """A task whose key goes into a URL as it is."""
+
+    __slots__ = ()
+
+
+def kind_of(key: str) -> Type[Task]:
+    """Of tasks with keys that are like this one but for their numbers."""
+    return PlainTask if re.fullmatch(r"[A-Za-z0-9\-_.~/]*", key) else Task
 
 
 class TreeTask(Task):

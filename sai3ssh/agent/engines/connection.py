@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, List, Optional, Union
 from sai3ssh.agent.engines.base import GET, STAT, Split, Task
 from sai3ssh.agent.engines.parts import Part
 from sai3ssh.agent.engines.response import CHUNKED, MAX_HEAD, ChunkReader, Failure, parse_head
-from sai3ssh.dataset import PIECE, Content
+from sai3ssh.dataset import PIECE, Buffer, Content
 
 if TYPE_CHECKING:
     from sai3ssh.agent.engines.endpoint import Endpoint
@@ -45,9 +45,9 @@ class Connection:
 
     __slots__ = (
         "_body_use", "_broken", "_buffer", "_chunks", "_close", "_content", "_ended", "_keep", "_left", "_out", "_partial", "_piece",
-        "_put_bytes", "_recv_into", "_skipped", "_sock", "_source", "_tls", "_unmade", "_unsent_head", "_view", "attempt_ns", "began_ns",
-        "body", "connected_ns", "endpoint", "fd", "first_ns", "head", "held", "length", "mask", "mismatch", "phase", "received",
-        "registered", "responding", "sent", "sent_ns", "served", "status", "task", "tried",
+        "_put_bytes", "_skipped", "_sock", "_source", "_tls", "_unmade", "_unsent_head", "_view", "attempt_ns", "began_ns", "body",
+        "connected_ns", "endpoint", "fd", "first_ns", "head", "held", "length", "mask", "mismatch", "phase", "received", "recv_into",
+        "registered", "responding", "send", "sent", "sent_ns", "served", "short", "status", "task", "tried",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, family: int, address: Any, buffer: bytearray) -> None:
@@ -68,6 +68,9 @@ class Connection:
         self.served = 0
         """Responses received so far."""
         self.sent = self.responding = False
+        self.short = False
+        """Whether the short way may be taken (S3Engine._turn): the last request was a plain GET or PUT that left whole on a TCP connection
+        that had served before, and nothing of its response has been taken in here."""
         self.status = self.length = self.received = 0
         self.mismatch = -1
         """Where in the body the first part lies that differs from the content; -1: nowhere."""
@@ -95,7 +98,9 @@ class Connection:
         except OSError as error:
             raise network_failure(error.errno, "connect") from error
         self.fd = self._sock.fileno()
-        self._recv_into: Callable[..., int] = self._sock.recv_into
+        self.recv_into: Callable[..., int] = self._sock.recv_into
+        self.send: Callable[[Buffer], int] = self._sock.send
+        """Of the socket, for the short way."""
         try:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             number = self._sock.connect_ex(address)
@@ -130,7 +135,7 @@ class Connection:
             except OSError as error:
                 raise network_failure(error.errno, "TLS handshake") from error
             self._sock = self._tls
-            self._recv_into = self._tls.recv_into
+            self.recv_into, self.send = self._tls.recv_into, self._tls.send
             self.phase = HANDSHAKE
         assert self._tls is not None
         try:
@@ -206,7 +211,7 @@ class Connection:
         self.task = task
         self.began_ns = self.sent_ns = now_ns
         self.first_ns = 0
-        self.sent = self.responding = False
+        self.sent = self.responding = self.short = False
         self.phase = HEAD
         self._partial = None
         self._keep = keep
@@ -222,20 +227,31 @@ class Connection:
             self.held = hold
             data += first
         try:
-            n = self._sock.send(data)
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            n = 0
-        except OSError:
-            self._break()
+            n = self.send(data)
+        except OSError as error:
+            self.not_sent(error, data, len(head))
             return
         if n == len(data) and not self._unmade:
             self.sent = True
             self.mask = EPOLLIN
         else:
-            self._unsent_head = len(head) - n
-            self.sent = self._unsent_head <= 0
-            self._out = memoryview(data)[n:]
-            self.mask = EPOLLIN | EPOLLOUT
+            self.sent_in_part(n, data, len(head))
+
+    def not_sent(self, error: OSError, data: bytes, head_bytes: int) -> None:
+        """Nothing of a request, which begins with so many bytes of head, could be sent."""
+        if isinstance(error, (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError)):
+            self.sent_in_part(0, data, head_bytes)
+        else:
+            self.short = False
+            self._break()
+
+    def sent_in_part(self, n: int, data: bytes, head_bytes: int) -> None:
+        """Only n bytes of what there is of a request, which begins with so many bytes of head, were sent."""
+        self.short = False
+        self._unsent_head = head_bytes - n
+        self.sent = self._unsent_head <= 0
+        self._out = memoryview(data)[n:]
+        self.mask = EPOLLIN | EPOLLOUT
 
     def go_on(self) -> None:
         """Begins to send a body that was held back."""
@@ -258,7 +274,7 @@ class Connection:
             self._unmade -= length
             out = memoryview(self._piece)[:length]
         try:
-            n = self._sock.send(out)
+            n = self.send(out)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             self._out = out
             return
@@ -299,27 +315,28 @@ class Connection:
 
     def receive(self) -> bool:
         """Takes in what has arrived, one bounded turn of it; True when the response is whole."""
+        self.short = False
         if self._tls is not None:
             return self._receive_tls(self._tls)
         try:
             if self.phase == HEAD:
-                n = self._recv_into(self._buffer)
+                n = self.recv_into(self._buffer)
                 if n and self._partial is None:
                     # The common case: a response that begins, and mostly ends, here.
                     self.responding = True
                     return (self._content is None and self._feed_head(self._buffer, n)) or self._begun(n)
             elif self.phase != BODY:
-                n = self._recv_into(self._buffer)
+                n = self.recv_into(self._buffer)
             elif self._body_use:
-                n = self._recv_into(self._buffer, min(self._left, BUFFER_BYTES))
+                n = self.recv_into(self._buffer, min(self._left, BUFFER_BYTES))
             else:
                 # The kernel throws the bytes away itself: nothing is copied.
-                n = self._recv_into(self._buffer, min(self._left, BUFFER_BYTES), _DISCARD)
+                n = self.recv_into(self._buffer, min(self._left, BUFFER_BYTES), _DISCARD)
         except BlockingIOError:
             return False
         except OSError as error:
             raise network_failure(error.errno, "response") from error
-        return self._feed(n)
+        return self.take_in(n)
 
     def _receive_tls(self, tls: ssl.SSLSocket) -> bool:
         # A read takes a whole record, so that none is left half-read in the library, where the poller would not see it.
@@ -334,14 +351,15 @@ class Connection:
                 raise Failure("tls", f"TLS: {error.reason or error}") from error
             except OSError as error:
                 raise network_failure(error.errno, "response") from error
-            if self._feed(n):
+            if self.take_in(n):
                 if not self.served:
                     # Not after the handshake: TLS 1.3 sends what a session is taken up with along with the first response.
                     self.endpoint.session = tls.session
                 return True
         return False
 
-    def _feed(self, n: int) -> bool:
+    def take_in(self, n: int) -> bool:
+        """Takes in what has been received into the buffer, n bytes; 0: the end of the stream. As receive()."""
         if not n:
             self._ended = True
             return self._end_of_stream()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from sai3ssh.agent.engines.base import Root
 from sai3ssh.agent.engines.connection import Connection
-from sai3ssh.agent.engines.response import Failure
+from sai3ssh.agent.engines.response import NO_ANSWER, Failure
 from sai3ssh.agent.engines.sigv4 import Credentials, encode_path, make_signer
 from sai3ssh.errors import TargetError
 from sai3ssh.model import Target
@@ -34,6 +34,8 @@ class Endpoint:
         self.session: Optional[ssl.SSLSession] = None
         """Of the TLS connection that was opened last: the next one takes it up, which spares both sides a handshake in full."""
         self.idle: List[Connection] = []
+        self.answers = [NO_ANSWER, NO_ANSWER]
+        """The last ones to a GET and to a PUT: the next is mostly alike, which is seen faster than it is read."""
         self.addresses: List[Address] = []
         self.problem: Optional[OSError] = None
         """Why there are no addresses."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 MAX_HEAD = 64 * 1024
 TO_CLOSE, CHUNKED = -1, -2
@@ -50,6 +50,70 @@ def parse_head(head: bytes) -> Tuple[int, int, bool]:
             _known.clear()
         known = _known[(close, *framing)] = _read_framing(framing, close)
     return int(status), *known
+
+
+class Answer(NamedTuple):
+    """The last response of a kind that was whole, well and all there at once."""
+
+    head: bytes
+    """With the blank line after it."""
+    length: int
+    """Of the body."""
+    total: int
+    """Of both."""
+    fixed: Tuple[Tuple[bytes, int, int, int], ...] = ()
+    """What of the head has been the same in all that were as long, where, and from where to where the value after it is; none before there
+    was another one."""
+    varied: Tuple[Tuple[int, int], ...] = ()
+    """Where the values of headers were that were not, such as Date and x-amz-request-id."""
+
+
+NO_ANSWER = Answer(b"", 0, -1)
+
+
+def read_answer(data: bytearray, n: int, last: Answer) -> Optional[Answer]:
+    """The response of which n bytes are there; None unless it is all of a 200 after which the connection stays open."""
+    if n == last.total and last.fixed:
+        # Where nothing differs but values that have varied before, it is framed alike: no line ends within a value, so no header begins.
+        for part, at, start, end in last.fixed:
+            if not data.startswith(part, at) or data.find(b"\n", start, end) >= 0:
+                break
+        else:
+            return last
+    end = data.find(b"\r\n\r\n", 0, n)
+    if not 0 < end <= MAX_HEAD:
+        return None
+    head = bytes(data[: end + 4])
+    try:
+        status, length, close = parse_head(head[:-2])
+    except Failure:
+        return None
+    if status != 200 or close or length < 0 or end + 4 + length != n:
+        return None
+    return _compared(Answer(head, length, n), last)
+
+
+def _compared(new: Answer, last: Answer) -> Answer:
+    """With what it has in common with the last one, if that is as long and has the same headers in the same places, framed alike."""
+    if new.total != last.total or len(new.head) != len(last.head):
+        return new
+    varied = set(last.varied)
+    at = 0
+    for line, before in zip(new.head.split(b"\r\n"), last.head.split(b"\r\n")):
+        name = line.find(b":") + 1
+        if len(line) != len(before) or line[:name] != before[:name]:
+            return new
+        if line != before:
+            if not name or _FRAMING(b"\r\n" + line):
+                return new
+            varied.add((at + name, at + len(line)))
+        at += len(line) + 2
+    fixed = []
+    at = 0
+    for start, end in sorted(varied):
+        fixed.append((new.head[at:start], at, start, end))
+        at = end
+    return new._replace(fixed=(*fixed, (new.head[at:], at, at, at)), varied=tuple(sorted(varied)))
 
 
 def _read_framing(framing: Sequence[Tuple[bytes, bytes]], close: bool) -> Tuple[int, bool]:

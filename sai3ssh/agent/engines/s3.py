@@ -13,11 +13,12 @@ from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
 from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
 
-from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, Root, Task, Work
-from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, PlainTask, Root, Task, Work
+from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection, network_failure
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
-from sai3ssh.agent.engines.response import Failure
+from sai3ssh.agent.engines.parts import Part
+from sai3ssh.agent.engines.response import Failure, read_answer
 from sai3ssh.agent.engines.s3_errors import RETRYABLE, Refusal, check_error, refusal
 from sai3ssh.agent.engines.s3_request import METHODS, PROBE, PayloadHash, Probe, list_query
 from sai3ssh.agent.engines.s3_special import special_problem, start_special
@@ -28,6 +29,10 @@ from sai3ssh.dataset import PIECE
 from sai3ssh.model import OPERATIONS, Deadlines, Retry, Target
 
 _LISTS = (LIST, PROBE)
+_SHORT = (GET, PUT)
+NEVER, _ALWAYS = -2, 1 << 62
+"""Bounds of sizes: below the smallest, -1, and above all."""
+_LEAVE_TOGETHER = 32
 _SWEEP_NS = 100_000_000
 _FINE_NS = 2_000_000
 _RESOLVE_AGAIN_NS = 30_000_000_000
@@ -65,6 +70,8 @@ class S3Engine:
         """Retries that are due later: (when, tie-breaker, task)."""
         self._hashing: Deque[Tuple[Task, PayloadHash]] = deque()
         """Large objects whose payload is being hashed, a piece a turn, before they can be sent."""
+        self._leaving: List[Tuple[Connection, Task, bytes, int, int]] = []
+        """Requests that are ready, with the bytes of their heads and the time that their tasks were given at."""
         self._in_flight = 0
         self._requests_at_once = 1
         """The most that one operation has under way."""
@@ -73,6 +80,8 @@ class S3Engine:
         self._work: Work = Probe()
         self._refusal: Optional[Refusal] = None
         """Why an operation was given up last."""
+        self._short_below: List[int] = [NEVER] * len(OPERATIONS)
+        """By operation: of which sizes a request may be sent the short way."""
 
     # --- the contract ------------------------------------------------------------------------------------------------------------------
 
@@ -111,6 +120,7 @@ class S3Engine:
     ) -> None:
         """Performs tasks until the work is finished and none is in flight; see base.Engine."""
         self._work = work
+        self._short_below = self._short_sizes()
         concurrency = max(concurrency, 1)
         _allow_descriptors(concurrency * self._requests_at_once + _SPARE_DESCRIPTORS)
         for endpoint in self._endpoints():
@@ -140,12 +150,22 @@ class S3Engine:
         self._verify_reads = share
         self._sample = Sample(share)
 
+    def _short_sizes(self) -> List[int]:
+        """By operation: below which size an object's request is nothing but a head with an unsigned payload, and the body at once."""
+        sizes = [NEVER] * len(OPERATIONS)
+        if not self._sign_payload:
+            sizes[PUT] = PIECE + 1
+            if not self._verify_reads:
+                sizes[GET] = _ALWAYS
+        return sizes
+
     def close(self) -> None:
         """Closes connections and forgets what was in flight."""
         for connection in list(self._connections.values()):
             self._drop(connection)
         for endpoint in self._endpoints():
             endpoint.idle.clear()
+        self._leaving.clear()
         self._waiting.clear()
         self._hashing.clear()
         self._in_flight = 0
@@ -170,6 +190,9 @@ class S3Engine:
                 now = clock()
             if exhausted and not self._in_flight and work.finished:
                 return
+            if self._leaving:
+                # Before anything that takes time. What is hashed next does not go the short way.
+                self._leave()
             if self._hashing:
                 self._hash_piece()
             wake_ns = sweep_ns
@@ -190,7 +213,10 @@ class S3Engine:
             for fd, event in events:
                 connection = connections.get(fd)
                 if connection is not None:
-                    self._advance(connection, event)
+                    if event == EPOLLIN and connection.short:
+                        self._turn(connection)
+                    else:
+                        self._advance(connection, event)
                 elif fd == control_fd:
                     on_control()
             now = clock()
@@ -205,6 +231,102 @@ class S3Engine:
         fd = self._poller.fileno()
         if fd < 1024:
             select.select([fd], [], [], left_ns / 1e9)
+
+    def _turn(self, connection: Connection) -> None:
+        """The short way, for a connection that is `short` and can be read: from the response of a plain GET or PUT to the next request.
+
+        It knows one case: a 200 that is all there, of the right length, on a connection that stays open. Everything else is left to
+        _advance, which finds the connection as _send has left it.
+        """
+        task = connection.task
+        if task is None:
+            self._advance(connection, EPOLLIN)
+            return
+        buffer = self._buffer
+        try:
+            n = connection.recv_into(buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._break(connection, network_failure(error.errno, "response"))
+            return
+        op = task.op
+        endpoint: Endpoint = connection.endpoint
+        last = endpoint.answers[op]
+        head, length, total, _, _ = last
+        if n != total or not buffer.startswith(head):
+            answer = read_answer(buffer, n, last)
+            if answer is None:
+                self._took_in(connection, task, n)
+                return
+            endpoint.answers[op] = answer
+            length = answer.length
+        size = task.size
+        if op == GET and length != size:
+            if size >= 0:
+                self._took_in(connection, task, n)
+                return
+            size = length
+        now = perf_counter_ns()
+        connection.task = None
+        if self.splits:
+            began_ns = connection.began_ns
+            task.split = (began_ns - task.start_ns, 0, 0, now - began_ns, 0)
+        work = self._work
+        work.done(task, now, size)
+        following = work.next(now)
+        if following is not None and following.size < self._short_below[following.op] and following.root.endpoint is endpoint:
+            self._request(connection, following, now)
+            return
+        endpoint.idle.append(connection)
+        if following is None:
+            self._in_flight -= 1
+        else:
+            self._begin(following, now)
+
+    def _request(self, connection: Connection, task: Task, now: int) -> None:
+        """Makes the request of a GET or PUT that is below _short_below, on a connection that is `short`; it leaves before the next poll."""
+        path = task.root.path + (task.key if type(task) is PlainTask else encode_path(task.key))
+        if task.op == GET:
+            head = data = connection.endpoint.signer.head("GET", path, "", now)
+        else:
+            size = task.size
+            head = data = connection.endpoint.signer.head("PUT", path, "", now, size)
+            if size:
+                assert task.content is not None
+                data = task.content.behind(head, task.index, size)
+        self._leaving.append((connection, task, data, len(head), now))
+        if len(self._leaving) >= _LEAVE_TOGETHER:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Sends the requests that are ready, one right after the other: a server on this host that sleeps is woken once for all of them."""
+        for connection, task, data, head_bytes, given_ns in self._leaving:
+            now = perf_counter_ns()
+            if task.start_ns is given_ns:
+                # No schedule said when it was to start, which would be another object even if the time were the same: so it does now.
+                task.start_ns = now
+            connection.task = task
+            connection.began_ns = connection.sent_ns = now
+            try:
+                n = connection.send(data)
+            except OSError as error:
+                connection.not_sent(error, data, head_bytes)
+            else:
+                if n == len(data):
+                    continue
+                connection.sent_in_part(n, data, head_bytes)
+            if connection.mask != connection.registered:
+                self._watch(connection)
+        self._leaving.clear()
+
+    def _took_in(self, connection: Connection, task: Task, n: int) -> None:
+        """n bytes of a response have been received that the short way does not know."""
+        connection.short = False
+        try:
+            self._ended(connection, task, connection.take_in(n))
+        except Failure as failure:
+            self._break(connection, failure)
 
     def _advance(self, connection: Connection, event: int) -> None:
         """Does what an event of a connection asks for."""
@@ -221,19 +343,24 @@ class S3Engine:
                 elif connection.mask != connection.registered:
                     self._watch(connection)
                 return
-            if event != EPOLLOUT:
-                if connection.receive():
-                    self._complete(connection, task)
-                    return
-                if connection.endless and (connection.status >= 300 or task.op not in (GET, LIST, PROBE)):
-                    self._complete(connection, task, whole=False)
-                    return
+            if event != EPOLLOUT and self._ended(connection, task, connection.receive()):
+                return
             if event & EPOLLOUT and connection.mask & EPOLLOUT:
                 connection.send_more(perf_counter_ns())
             if connection.mask != connection.registered:
                 self._watch(connection)
         except Failure as failure:
             self._break(connection, failure)
+
+    def _ended(self, connection: Connection, task: Task, whole: bool) -> bool:
+        """Whether the exchange is over: the response is whole, or the rest of it is not worth waiting for."""
+        if whole:
+            self._complete(connection, task)
+        elif connection.endless and (connection.status >= 300 or task.op not in (GET, LIST, PROBE)):
+            self._complete(connection, task, whole=False)
+        else:
+            return False
+        return True
 
     def _watch(self, connection: Connection) -> None:
         if connection.registered:
@@ -271,7 +398,11 @@ class S3Engine:
         endpoint: Endpoint = task.root.endpoint
         idle = endpoint.idle
         if idle:
-            self._send(idle.pop(), task, now)
+            connection = idle.pop()
+            if connection.short and task.size < self._short_below[task.op] and not isinstance(task, Part):
+                self._request(connection, task, now)
+            else:
+                self._send(connection, task, now)
         else:
             self._connect(endpoint, task, now, now, 1)
 
@@ -330,6 +461,8 @@ class S3Engine:
         connection.start(task, signer.head(METHODS[op], path, query, now, length, payload), size, keep, compare, now)
         if connection.mask != connection.registered:
             self._watch(connection)
+        elif op in _SHORT and compare is None and connection.served and connection.sent and connection.mask == EPOLLIN:
+            connection.short = connection.endpoint.context is None
 
     def _hashed(self, task: Task) -> bool:
         """Whether the payload's hash is there; if not, it is being made and the attempt will begin by itself."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 from hashlib import sha256
 from time import perf_counter_ns
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 from sai3ssh.agent.engines.base import GET, PUT, Task
 from sai3ssh.agent.engines.checksums import Checksum, Sum, Summed, Trailed
 from sai3ssh.agent.engines.connection import Connection
 from sai3ssh.agent.engines.endpoint import S3Root
 from sai3ssh.agent.engines.parts import UPLOAD_PART, Part
-from sai3ssh.agent.engines.s3 import S3Engine
+from sai3ssh.agent.engines.s3 import NEVER, S3Engine
 from sai3ssh.agent.engines.s3_parts import S3PartsEngine
 from sai3ssh.agent.engines.s3_request import PayloadHash
 from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, UNSIGNED, Credentials, encode_path
@@ -70,6 +70,11 @@ class _Bodies(S3Engine):
         super().__init__(target, credentials, deadlines, retry, rng)
         self._checksum = Checksum(target.checksum) if target.checksum else None
         self._expect = target.expect_continue if target.expect_continue is not None else _NEVER
+
+    def _short_sizes(self) -> List[int]:
+        sizes = super()._short_sizes()
+        sizes[PUT] = NEVER
+        return sizes
 
     def _hashed(self, task: Task) -> bool:
         if self._checksum is None or isinstance(task, Part):

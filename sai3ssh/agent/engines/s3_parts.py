@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from time import perf_counter_ns
-from typing import Optional, Set
+from typing import List, Optional, Set
 
 from sai3ssh.agent.engines.base import GET, PUT, Task
 from sai3ssh.agent.engines.connection import HEAD, Connection
@@ -54,6 +54,9 @@ class S3PartsEngine(S3Engine):
         """Those that may have left something on the server."""
         self._abort_until_ns: Optional[int] = None
         self._stopped_ns: Optional[int] = None
+
+    def _short_sizes(self) -> List[int]:
+        return [min(size, self._split) for size in super()._short_sizes()]
 
     # --- begin -------------------------------------------------------------------------------------------------------------------------
 
@@ -295,6 +298,7 @@ class S3PartsEngine(S3Engine):
                 self._drop(connection)
         for endpoint in self._endpoints():
             endpoint.idle.clear()
+        self._leaving.clear()
         self._waiting.clear()
         self._hashing.clear()
         self._in_flight = len(uploads)

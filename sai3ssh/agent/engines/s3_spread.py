@@ -9,12 +9,12 @@ from typing import Callable, Dict, Iterable, List, Optional
 from sai3ssh.agent.engines.base import LIST, Root, Task, Work
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.parts import Part
-from sai3ssh.agent.engines.s3 import S3Engine
+from sai3ssh.agent.engines.s3 import NEVER, S3Engine
 from sai3ssh.agent.engines.s3_errors import Refusal
 from sai3ssh.agent.engines.s3_parts import S3PartsEngine
 from sai3ssh.agent.engines.sigv4 import Credentials
 from sai3ssh.agent.engines.spread import Chooser, SpreadRoot, watched
-from sai3ssh.model import Deadlines, Retry, Spread, Target
+from sai3ssh.model import OPERATIONS, Deadlines, Retry, Spread, Target
 
 
 class S3SpreadEngine(S3Engine):
@@ -70,6 +70,10 @@ class S3SpreadEngine(S3Engine):
     ) -> None:
         """See base.Engine."""
         super().run(watched(work, self._chooser), concurrency, control_fd, on_control)
+
+    def _short_sizes(self) -> List[int]:
+        # The next operation mostly goes to another endpoint.
+        return [NEVER] * len(OPERATIONS)
 
     def _begin(self, task: Task, now: int) -> None:
         root = task.root
