@@ -8,7 +8,7 @@ import unittest
 
 from sai3ssh.agent import command, state
 from sai3ssh.agent.supervisor import told_failure
-from sai3ssh.model import OperationSpec, Own, SizeSpec, Stage, StageKind
+from sai3ssh.model import IoRate, OperationSpec, Own, SizeSpec, Stage, StageKind
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, KillingCase, wait
 
