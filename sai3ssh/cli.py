@@ -328,21 +328,29 @@ def validate(
     from . import inventory as inventories
     from .model import Host, to_json
 
-    loaded: Workload = config.load(workload)
-    _override(loaded, name, reconnect_timeout, policy, go_on, op_log)
+    combinations = config.load_all(workload)
+    for one in combinations:
+        _override(one.workload, name, reconnect_timeout, policy, go_on, op_log)
+    loaded: Workload = combinations[0].workload
     hosts = inventories.load(_sources(inventory), limit) if inventory else [Host("localhost", "localhost", connection="local")]
+    config.check_matrix(combinations, hosts)
     plan, assignments = config.compile_plan(loaded, "dry-run", hosts)
     description = loaded.document.discreet(config.describe(plan, assignments, loaded))
     settings = config.settings(loaded)
     if as_json:
         shown = loaded.document.discreet(to_json(plan))
-        out(json.dumps({"plan": shown, "description": to_json(description), "configuration": config.configuration(settings)}, indent=1))
+        content = {"plan": shown, "description": to_json(description), "configuration": config.configuration(settings)}
+        out(json.dumps({**content, "matrix": [one.values for one in combinations if one.values]}, indent=1))
         return
     from .ui.effective import print_settings
-    from .ui.plan import print_plan
+    from .ui.plan import print_combinations, print_plan
 
     print_settings(settings, str(workload), every=every)
     print_plan(description, [assignment.agent_id for assignment in assignments], known_hosts=bool(inventory))
+    if combinations[0].values:
+        plans = [config.compile_plan(one.workload, "dry-run", hosts) for one in combinations]
+        seconds = [config.describe(*made, one.workload).seconds for made, one in zip(plans, combinations, strict=True)]
+        print_combinations([one.values for one in combinations], seconds)
 
 
 @app.command()
@@ -440,7 +448,10 @@ def preflight(
     )
     hosts = inventories.load(_sources(inventory), limit)
     if workload is not None:
-        loaded = config.load(workload)
+        combinations = config.load_all(workload)
+        loaded = combinations[0].workload
+        if combinations[0].values:
+            err(f"notice: of the {len(combinations)} combinations of the matrix the first is looked at; `run` looks at each")
         secret = credentials.find(loaded, os.environ)
         plan, assignments = config.compile_plan(loaded, "preflight", hosts, needs_credentials=secret is not None)
         hosts = [host for host in hosts if host.name in plan.agents]

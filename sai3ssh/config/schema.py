@@ -306,7 +306,7 @@ class Prepare(Section):
     """prepare."""
 
     ensure_objects: list[EnsureObjects] = []
-    """Sets of objects that are there before the load; those that exist are kept."""
+    """Sets of objects that are made before the load."""
     directory_structure: DirectoryStructure | None = None
     """Spreads the objects of each entry over a tree of directories."""
     cleanup: bool = False

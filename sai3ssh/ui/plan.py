@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,4 +84,16 @@ def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir
             table.add_row(host["host"], run["run_id"], run["state"], size_text(run["size"]))
         if not host["runs"] and not host["error"]:
             table.add_row(host["host"], "none", "", "")
+    console.print(table)
+
+
+def print_combinations(values: Sequence[Mapping[str, str]], seconds: Sequence[float]) -> None:
+    """The combinations of a matrix, of which the plan was the first, with the time that each takes."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(highlight=False, soft_wrap=True, width=WIDEST)
+    table = Table(*values[0], "time", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for combination, span in zip(values, seconds, strict=True):
+        table.add_row(*combination.values(), duration(span))
+    console.print(f"matrix: {len(values)} combinations, in all about {duration(sum(seconds))}; shown above is the first")
     console.print(table)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from sai3ssh import config
+from sai3ssh.cli import app
 from sai3ssh.config import Combination
 from sai3ssh.controller.rundir import RunDirectory
 from sai3ssh.errors import ConfigError
@@ -167,3 +170,13 @@ def test_a_series_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
         Series.go_on(series.path, combinations[:2])
     with pytest.raises(ConfigError, match="is no directory of a matrix"):
         Series.go_on(tmp_path, combinations)
+
+
+def test_validate_shows_all_combinations(tmp_path: Path) -> None:
+    load(tmp_path, "matrix: {concurrency: [8, 32]}")
+    shown = CliRunner().invoke(app, ["validate", str(tmp_path / "w.yml")])
+    assert "matrix: 2 combinations, in all about 2:00; shown above is the first" in shown.stdout
+    told = CliRunner().invoke(app, ["validate", str(tmp_path / "w.yml"), "--json"])
+    assert json.loads(told.stdout)["matrix"] == [{"concurrency": "8"}, {"concurrency": "32"}]
+    load(tmp_path, "matrix: {warmup_period: [1s, 1000ms]}")
+    assert isinstance(CliRunner().invoke(app, ["validate", str(tmp_path / "w.yml")]).exception, ConfigError)
