@@ -178,13 +178,21 @@ def make_controller(
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Who has the lock of a run can be signalled by other commands; until there is a controller to obey, the signals wait."""
-    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    """Who has the lock of a run can be signalled by other commands; until there is a controller to obey, the signals wait.
+
+    A mask would not do: it is of one thread, and libraries (numpy's, for one) have threads of their own that a signal may come to.
+    """
+    waiting: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, lambda it, _: waiting.append(it)) for number in numbers}
     try:
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        raise
+    for came in waiting:
+        signal.raise_signal(came)
 
 
 def obey_signals(controller: RunController) -> None:

@@ -197,12 +197,12 @@ class Collector:
                 self._more.extend((row, kind, code(op), -1 if name is None else code(name), n))
 
     def seconds(self) -> Seconds:
-        """All that were taken."""
+        """All that were taken so far; further ones may come (nothing shares memory with what is kept here)."""
         self._settle()
         integers = np.frombuffer(self._integers, np.int64).reshape(-1, len(INTEGERS)).T
         floats = np.frombuffer(self._floats, np.float64).reshape(-1, len(FLOATS)).T
-        each: dict[str, Array] = {name: np.ascontiguousarray(column) for name, column in zip(INTEGERS, integers, strict=True)}
-        each |= {name: np.ascontiguousarray(column) for name, column in zip(FLOATS, floats, strict=True)}
+        each: dict[str, Array] = {name: np.array(column) for name, column in zip(INTEGERS, integers, strict=True)}
+        each |= {name: np.array(column) for name, column in zip(FLOATS, floats, strict=True)}
         each |= {"second": each["second"].astype(np.int32), "warmup": each["warmup"].astype(np.bool_)}
         each |= {"workers": each["workers"].astype(np.int32)}
         # Counts, bytes and sums of one second are far below 2^53, so doubles carry them exactly.
@@ -214,7 +214,7 @@ class Collector:
             "requests": np.array(self._requests, dtype=np.int64),
         }
         for name, column in zip(FIGURES, figures, strict=True):
-            ops[name] = column.astype(np.int64) if name in FIGURES[:3] else np.ascontiguousarray(column)
+            ops[name] = column.astype(np.int64) if name in FIGURES[:3] else np.array(column)
         rows = np.frombuffer(self._more, np.int64).reshape(-1, 5).T
-        more = {name: np.ascontiguousarray(column) for name, column in zip(("row", "kind", "code", "class", "n"), rows, strict=True)}
+        more = {name: np.array(column) for name, column in zip(("row", "kind", "code", "class", "n"), rows, strict=True)}
         return Seconds(self._stage, self._names, each, ops, more)

@@ -13,7 +13,7 @@ from sai3ssh.histogram import Histogram
 from sai3ssh.protocol import decode_record
 from sai3ssh.results import columnfile, mirrors
 from sai3ssh.results.cells import ArrayHistogram
-from sai3ssh.results.journal import read_agent
+from sai3ssh.results.journal import JournalReader, read_agent
 
 from .test_results import HOST, SECOND, FakeAgent, whole, write_run
 
@@ -182,3 +182,15 @@ def test_histograms_in_arrays_are_histograms() -> None:
     for pairs in ([1], [-1, 5], [5000, 1], [3, -1]):
         with pytest.raises(ValueError, match="histogram pairs"):
             ArrayHistogram.from_pairs(pairs)
+
+
+def test_what_a_reader_says_at_any_time_is_what_the_journal_says_so_far(run: Path, tmp_path: Path) -> None:
+    lines = (run / "agents" / "a" / "journal.ndjson").read_bytes().splitlines(keepends=True)
+    growing, part = JournalReader("a"), tmp_path / "part"
+    for number, line in enumerate(lines, 1):
+        growing.take(decode_record(line))
+        part.write_bytes(b"".join(lines[:number]))
+        told, read = growing.result(), read_agent("a", part)
+        assert {index: list(stage.seconds) for index, stage in told.stages.items()} == {i: list(s.seconds) for i, s in read.stages.items()}
+        assert {index: stage.data for index, stage in told.stages.items()} == {i: s.data for i, s in read.stages.items()}
+        assert {index: stage.measured for index, stage in told.stages.items()} == {i: s.measured for i, s in read.stages.items()}
