@@ -22,7 +22,7 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 test: .venv/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready .venv/axe/ready
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract runs $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation unit
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= unit runs $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 	$(BIN)/python -m pytest --durations=5 tests/simulation
