@@ -45,7 +45,8 @@ class Series:
         gone = [run for some in runs for run in some if not (run / "plan.json").is_file()]
         if gone:
             raise ConfigError(f"run {gone[0]} of this matrix is not there", remedy="Bring it back, or begin anew")
-        return cls(path, combinations, runs)
+        # One that was stopped says less than it was to say: it is run again.
+        return cls(path, combinations, [[run for run in some if not _stopped(run)] for some in runs])
 
     def note(self) -> results.Json:
         """Writes down which runs there are and what they found; returns that."""
@@ -57,6 +58,11 @@ class Series:
             entry["runs"] = [run.name for run in some]
         results.write(self.path, content)
         return content
+
+
+def _stopped(run: Path) -> bool:
+    history = RunDirectory(run).history()
+    return ended(history) is not None and any(event["event"] == "stop_requested" for event in history)
 
 
 def run(

@@ -180,3 +180,16 @@ def test_validate_shows_all_combinations(tmp_path: Path) -> None:
     assert json.loads(told.stdout)["matrix"] == [{"concurrency": "8"}, {"concurrency": "32"}]
     load(tmp_path, "matrix: {warmup_period: [1s, 1000ms]}")
     assert isinstance(CliRunner().invoke(app, ["validate", str(tmp_path / "w.yml")]).exception, ConfigError)
+
+
+def test_a_run_that_was_stopped_is_run_again(tmp_path: Path) -> None:
+    combinations = load(tmp_path, "matrix: {concurrency: [1, 2]}")
+    stopped = {"at": 9.4, "event": "stop_requested", "reason": "SIGINT at the controller"}
+    ended = {"at": 9.5, "event": "run_ended", "verdict": "PARTIAL", "reasons": [], "exit_code": 130}
+    series = Series.begin(tmp_path, "x", combinations)
+    for number, events in enumerate(([ended], [stopped, ended])):
+        name = f"c{number}"
+        write_run(tmp_path / name, [agent("h1", 1e6, 10, 1)], *events, plan=plan(name))
+        series.runs[number].append(tmp_path / name)
+    series.note()
+    assert [[run.name for run in runs] for runs in Series.go_on(series.path, combinations).runs] == [["c0"], []]
