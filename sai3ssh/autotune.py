@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .errors import ConfigError, RunError
 from .model import Plan, StageKind, Verdict
 from .results import files, limits
 from .search import Found, Point, Setting, Trial, search
-from .steering import out
+from .steering import err, out
 
 Json = dict[str, Any]
 SPAN = 16
@@ -24,6 +24,8 @@ SPAN = 16
 MOST_ERRORS = 0.01
 """A trial with a larger share of errors than this is not allowed."""
 BYTES = ("s3.multipart_chunksize", "azure.multipart_chunksize", "gcs.multipart_chunksize", "range_engine.chunk_size")
+NO_LIMITS = {"error_handling.max_total_errors": 0, "error_handling.error_rate_threshold": 0}
+"""Too much load is what a search goes through: errors make a trial worse, and do not end it."""
 FILE = "autotune.json"
 _RANK = {"p50", "p90", "p95", "p99", "p99.9", "p99.99", "mean", "max"}
 
@@ -122,14 +124,25 @@ def tune(
     from .ui.autotune import print_trials, trial_line
 
     keys = workload.keys
-    _check(workload)
+    _check(workload, demands)
     path = results_dir / new_run_id(f"autotune-{workload.name}")
     path.mkdir(parents=True)
     made = bool(keys.prepare.ensure_objects)
     entries: list[Json] = []
 
-    def once(stages: list[Json], change: Callable[[Plan], Plan] = lambda plan: plan, **values: int) -> RunDirectory:
-        given = {"stages": stages, "distributed.stages": [], "prepare.cleanup": False, "prepare.delete_batch": 1, **values}
+    warmup_s = max(keys.warmup_period, keys.ramp_up)
+
+    def once(
+        stages: list[Json], change: Callable[[Plan], Plan] = lambda plan: plan, more: Mapping[str, int] | None = None, **values: int
+    ) -> RunDirectory:
+        given = {
+            "stages": stages,
+            "distributed.stages": [],
+            "prepare.cleanup": False,
+            "prepare.delete_batch": 1,
+            **(limits or {}),
+            **values,
+        }
         directory = tools.create(config.varied(workload, given), change)
         code = tools.steer(directory)
         if code != Verdict.COMPLETE.exit_code:
@@ -138,9 +151,9 @@ def tune(
 
     def trial(point: Point) -> Trial:
         values = {setting.name: value for setting, value in zip(settings, point, strict=True)}
-        stages: list[Json] = [{"name": "trial", "type": "execute", "duration": seconds}, {"name": "sweep", "type": "cleanup"}]
+        stages: list[Json] = [{"name": "trial", "type": "execute", "duration": warmup_s + seconds}, {"name": "sweep", "type": "cleanup"}]
         # The objects stay for the next trial, what this one has put does not.
-        directory = once(stages, _keep_populations, **values)
+        directory = once(stages, _keep_populations, NO_LIMITS, **values)
         entry = _entry(directory, values, goal, demands)
         entries.append(entry)
         if as_json:
@@ -149,15 +162,20 @@ def tune(
             out(trial_line(entry, goal))
         return Trial(entry["score"], entry["allowed"])
 
-    if made:
-        once([{"name": "prepare", "type": "prepare"}])
+    cleans = made and keys.prepare.cleanup
     try:
+        if made:
+            once([{"name": "prepare", "type": "prepare"}])
         found = search(settings, trial, most)
+    except BaseException:
+        if cleans:
+            err("The prepared objects are still there; `sai3ssh run` of the file with cleanup_only: true in prepare deletes them")
+        raise
     finally:
-        # Also of those trials that came before one that failed.
+        # Also of those trials that came before one that failed, or was stopped.
         content = _content(workload, settings, demands, goal, entries, None)
         files.replace_file(path / FILE, [json.dumps(content, indent=1) + "\n"])
-    if made and keys.prepare.cleanup:
+    if cleans:
         once([{"name": "cleanup", "type": "cleanup", "delete_batch": keys.prepare.delete_batch}])
     content = _content(workload, settings, demands, goal, entries, found)
     files.replace_file(path / FILE, [json.dumps(content, indent=1) + "\n"])
@@ -172,13 +190,17 @@ def tune(
     return Verdict.COMPLETE.exit_code
 
 
-def _check(workload: Workload) -> None:
+def _check(workload: Workload, demands: Sequence[Demand]) -> None:
     kinds = {operation.op for operation in workload.keys.workload}
     if not kinds:
         raise ConfigError(f"{workload.file} has no operations to tune", remedy="Give it a workload")
     if "delete" in kinds:
         text = f"{workload.file} deletes objects, and each trial needs them all"
         raise ConfigError(text, remedy="Tune a workload without delete, or use a matrix")
+    for demand in demands:
+        if demand.operation not in kinds:
+            text = f"--under {demand.text!r}: {workload.file} has no {demand.operation}"
+            raise ConfigError(text, remedy=f"It has {', '.join(sorted(kinds))}")
 
 
 def _keep_populations(plan: Plan) -> Plan:

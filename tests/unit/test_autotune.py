@@ -170,13 +170,30 @@ def test_objects_are_prepared_once_and_deleted_at_the_end(tmp_path: Path) -> Non
     assert runs.plans[-1].stages[0].populations == ("prepared",)
     assert [made.stages[0].concurrency for made in runs.plans[1:-1]] == [trial["values"]["concurrency"] for trial in content["trials"]]
     assert all(made.stages[0].duration_s == 2.0 for made in runs.plans[1:-1])
+    # A storage that says that it has enough ends no trial.
+    assert {made.error_limits.max_total_errors for made in runs.plans[1:-1]} == {0}
+    assert {made.error_limits.rate_per_s for made in runs.plans[1:-1]} == {0}
 
 
-def test_what_was_tried_is_kept_when_a_run_fails(tmp_path: Path) -> None:
+def test_a_warm_up_comes_before_what_a_trial_measures(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    go(tmp_path, runs, FILE + "warmup_period: 10s\n")
+    assert {(made.stages[0].duration_s, made.stages[0].warmup_s) for made in runs.plans[1:-1]} == {(12.0, 10.0)}
+
+
+def test_a_demand_on_what_the_workload_does_not_do_is_refused_before_anything_begins(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    with pytest.raises(ConfigError, match=r"w.yml has no stat. It has get, put"):
+        tune(load(tmp_path), [], [parse_demand("stat.p99 < 1s")], "ops", 2.0, 20, tmp_path, Tools(runs.create, runs.steer), as_json=True)
+    assert runs.plans == []
+
+
+def test_what_was_tried_is_kept_when_a_run_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = Runs(tmp_path, fail_at=4)
     with pytest.raises(RunError, match="is not COMPLETE") as caught:
         go(tmp_path, runs)
     assert caught.value.exit_code == 4
+    assert "The prepared objects are still there" in capsys.readouterr().err
     (path,) = tmp_path.glob("autotune-*/autotune.json")
     content = json.loads(path.read_text())
     assert len(content["trials"]) == 2
