@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .config import Combination
 from .controller.rundir import RunDirectory, new_run_id
-from .errors import ConfigError
+from .errors import ConfigError, Sai3sshError
 from .model import Verdict
 from .results import matrix as results
 from .steering import ended, err, out, pause
@@ -90,7 +90,12 @@ def run(
                     break
                 if begun:
                     pause(pause_s)
-                directory = create(combination)
+                try:
+                    directory = create(combination)
+                except Sai3sshError:
+                    if any(series.runs):
+                        err(f"Once that is mended, go on with the same command and --continue {series.path}")
+                    raise
                 runs.append(directory.path)
                 series.note()
                 steer = once

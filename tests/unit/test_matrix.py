@@ -15,7 +15,7 @@ from sai3ssh import config
 from sai3ssh.cli import app
 from sai3ssh.config import Combination
 from sai3ssh.controller.rundir import RunDirectory
-from sai3ssh.errors import ConfigError
+from sai3ssh.errors import ConfigError, RunError
 from sai3ssh.matrix import Series, run
 from sai3ssh.model import Host
 from sai3ssh.results import matrix as results
@@ -193,3 +193,19 @@ def test_a_run_that_was_stopped_is_run_again(tmp_path: Path) -> None:
         series.runs[number].append(tmp_path / name)
     series.note()
     assert [[run.name for run in runs] for runs in Series.go_on(series.path, combinations).runs] == [["c0"], []]
+
+
+def test_a_host_that_fails_between_two_runs_is_told_with_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series = Series.begin(tmp_path, "x", load(tmp_path, "matrix: {concurrency: [1, 2]}"))
+
+    def create(combination: Combination) -> RunDirectory:
+        if combination.values["concurrency"] == "2":
+            raise RunError("preflight failed: h1", exit_code=5)
+        ended = {"at": 9.5, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}
+        write_run(tmp_path / "c1", [agent("h1", 1e6, 10, 1)], ended, plan=plan("c1"))
+        return RunDirectory(tmp_path / "c1")
+
+    with pytest.raises(RunError):
+        run(series, create, lambda _: 0, lambda _: 0, 1, 0.0, as_json=True)
+    assert f"--continue {series.path}" in capsys.readouterr().err
+    assert [entry["runs"] for entry in results.read(series.path)["combinations"]] == [["c1"], []]
