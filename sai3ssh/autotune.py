@@ -140,7 +140,7 @@ def tune(
             "distributed.stages": [],
             "prepare.cleanup": False,
             "prepare.delete_batch": 1,
-            **(limits or {}),
+            **(more or {}),
             **values,
         }
         directory = tools.create(config.varied(workload, given), change)
