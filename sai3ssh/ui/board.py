@@ -50,6 +50,7 @@ class Board:
     plan: Plan
     rows: dict[str, Row]
     clock_s: Callable[[], float] = time.monotonic
+    wall_s: Callable[[], float] = time.time
     stage: int = 0
     stage_running: bool = False
     stage_since_s: float = 0.0
@@ -58,16 +59,24 @@ class Board:
     began_s: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, plan: Plan, agents: list[str], clock_s: Callable[[], float] = time.monotonic) -> Board:
+    def of(
+        cls,
+        plan: Plan,
+        agents: list[str],
+        clock_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> Board:
         """An empty board."""
         now = clock_s()
-        return cls(plan, {name: Row(name, link_since_s=now) for name in agents}, clock_s, began_s=now)
+        return cls(plan, {name: Row(name, link_since_s=now) for name in agents}, clock_s, wall_s, began_s=now)
 
     def on_log(self, event: Json) -> None:
         """Stages and causes come from the event log."""
         match event["event"]:
             case "stage_started":
-                self.stage, self.stage_running, self.stage_since_s = event["stage"], True, self.clock_s()
+                # Who attaches or resumes hears of it later.
+                since_s = self.clock_s() - max(0.0, self.wall_s() - event["at"])
+                self.stage, self.stage_running, self.stage_since_s = event["stage"], True, since_s
             case "steady":
                 self.ends_s = event["duration_ns"] / 1e9
             case "stage_ended":

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..config import Description
 from ..config.units import size_text
-from .views import WIDEST, duration
+from .views import WIDEST, duration, print_whole
 
 Json = dict[str, Any]
 
@@ -72,7 +72,7 @@ def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir
             f"{run['last_event']} {at}",
         )
     if here:
-        console.print(table)
+        print_whole(console, table)
     if there is None:
         return
     console.print("[bold]runs on the hosts[/]")
@@ -84,7 +84,7 @@ def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir
             table.add_row(host["host"], run["run_id"], run["state"], size_text(run["size"]))
         if not host["runs"] and not host["error"]:
             table.add_row(host["host"], "none", "", "")
-    console.print(table)
+    print_whole(console, table)
 
 
 def print_combinations(values: Sequence[Mapping[str, str]], seconds: Sequence[float]) -> None:

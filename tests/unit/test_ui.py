@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from sai3ssh.controller.events import Heartbeat, LinkDown, LinkUp, Records
 from sai3ssh.errors import LinkLost
 from sai3ssh.model import AgentState, Plan, Replay, Stage, StageKind, Steady, Target
 from sai3ssh.ui.board import Board
+from sai3ssh.ui.plan import print_status
 from sai3ssh.ui.views import LiveView, describe, latency, progress_line
 
 PLAN = Plan(
@@ -48,11 +50,11 @@ def second(ops: int, size: int) -> dict[str, object]:
 @pytest.fixture
 def board() -> Board:
     clock = Clock()
-    found = Board.of(PLAN, NAMES, clock)
+    found = Board.of(PLAN, NAMES, clock, clock)
     for name in NAMES:
         found.on_event(LinkUp(name, 0.0, 1, 0.0, 0))
         found.rows[name].state = AgentState.RUNNING
-    found.on_log({"event": "stage_started", "stage": 0, "name": "prepare"})
+    found.on_log({"at": clock.now, "event": "stage_started", "stage": 0, "name": "prepare"})
     clock.now += 10.0
     for name in NAMES:
         found.on_event(Heartbeat(name, 0.0, {"stage": 0, "done": 2500, "planned": 10000}))
@@ -135,8 +137,8 @@ def test_what_is_decided_about_lost_agents_is_said_in_a_line_each() -> None:
 def test_a_stage_that_may_end_early_is_shown_with_its_latest_end_until_its_end_is_known() -> None:
     clock = Clock()
     plan = Plan("r", "n", Target("s3"), (), (Stage("mixed", StageKind.EXECUTE, 1, duration_s=300.0, steady=Steady()),))
-    board = Board.of(plan, ["a"], clock)
-    board.on_log({"event": "stage_started", "stage": 0, "name": "mixed"})
+    board = Board.of(plan, ["a"], clock, clock)
+    board.on_log({"at": clock.now, "event": "stage_started", "stage": 0, "name": "mixed"})
     clock.now += 60.0
     assert progress_line(board) == "mixed 20 % | 0 ops/s, 0.0 MiB/s | at most 4:00 left"
     figures = {"after_s": 60, "window_s": 60, "metric": "ops", "mean": 9.0, "slope": -0.0123, "spread": 0.04}
@@ -153,11 +155,30 @@ def test_a_stage_that_may_end_early_is_shown_with_its_latest_end_until_its_end_i
     assert board.at_most
 
 
+def test_who_attaches_later_sees_how_far_the_stage_is() -> None:
+    clock = Clock()
+    board = Board.of(PLAN, NAMES, clock, clock)
+    board.on_log({"at": clock.now - 15.0, "event": "stage_started", "stage": 1, "name": "mixed"})
+    assert progress_line(board) == "mixed 25 % | 0 ops/s, 0.0 MiB/s | 0:45 left"
+
+
+def test_status_tells_whole_names_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "a-name-that-is-long-enough-20260101T120000Z-ab12"
+    here = {"run_id": name, "verdict": None, "controller": False, "agents": 8, "last_event": "stage_started", "last_at": 1.8e9}
+    there = {"host": "h1", "error": None, "runs": [{"run_id": name, "state": "RUNNING", "size": 10_000}]}
+    print_status([here], [there], Path("runs"))
+    printed = capsys.readouterr().out
+    assert printed.count(name) == 2
+    assert "no controller: resume or stop it" in printed
+
+
 def test_a_replay_shows_how_far_the_trace_is() -> None:
     spec = Replay("s3://b/", ("get",), 4000, 0, 0, None)
     plan = Plan("r", "n", Target("s3"), (), (Stage("replay", StageKind.REPLAY, 1, replay=spec),))
-    found = Board.of(plan, ["a", "b"], Clock())
-    found.on_log({"event": "stage_started", "stage": 0, "name": "replay"})
+    clock = Clock()
+    found = Board.of(plan, ["a", "b"], clock, clock)
+    found.on_log({"at": clock.now, "event": "stage_started", "stage": 0, "name": "replay"})
     for name in ("a", "b"):
         found.on_event(Heartbeat(name, 0.0, {"stage": 0, "done": 500, "planned": 0}))
     assert progress_line(found).startswith("replay 25 % | 1,000 of 4,000 operations | ")
