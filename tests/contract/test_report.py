@@ -283,9 +283,11 @@ def test_the_theme_is_that_of_the_system_until_another_is_chosen(browser: Browse
     dark = tab.evaluate(f"[{ground}, {series}]")
     tab.prefer(dark=False)
     tab.wait("document.documentElement.dataset.theme === 'light'")
+    # Plots that are out of sight follow when the browser has time.
+    tab.evaluate("sai3ssh.page.drawAll()")
     light = tab.evaluate(f"[{ground}, {series}]")
     assert all(a != b for a, b in zip(dark, light, strict=True))
-    tab.evaluate("document.getElementById('theme').click()")
+    tab.evaluate("document.getElementById('theme').click(); sai3ssh.page.drawAll()")
     assert tab.evaluate(f"[{ground}, {series}]") == dark
     assert tab.evaluate("document.getElementById('theme').getAttribute('aria-pressed')") == "true"
     tab.evaluate("localStorage.clear()")
