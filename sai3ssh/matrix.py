@@ -68,8 +68,14 @@ def _entry(values: dict[str, str], runs: Sequence[Path]) -> results.Entry:
 
 
 def find(name: str, results_dir: Path) -> Path | None:
-    """The directory of a series by its path, or by its name below results_dir; None when there is none."""
-    return next((path for path in (Path(name), results_dir / name) if (path / results.FILE).is_file()), None)
+    """The directory of a series by its path, or by its name or the beginning of it below results_dir, where no run begins like that; None
+    when there is none."""
+    for path in (Path(name), results_dir / name):
+        if (path / results.FILE).is_file():
+            return path
+    known = (path for file in ("plan.json", results.FILE) for path in results_dir.glob(f"*/{file}"))
+    matching = [path for path in known if name and path.parent.name.startswith(name)]
+    return matching[0].parent if len(matching) == 1 and matching[0].name == results.FILE else None
 
 
 def document(path: Path, beside: Path) -> results.Json:

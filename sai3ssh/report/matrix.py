@@ -16,7 +16,7 @@ A run of a combination:
 
     run_id, report          report is the relative address of its own report where that is there, or null
     verdict                 null: it has not ended
-    reasons, coverage, in_figures, limits      as in matrix.json; empty, null, false and empty of one that has not ended
+    reasons, coverage, in_figures   as in matrix.json; empty, null and false of one that has not ended
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .page import NAME
 
 Json = dict[str, Any]
 FORMAT, VERSION = "sai3ssh.matrix", 1
-NOT_ENDED: Json = {"verdict": None, "reasons": [], "coverage": None, "in_figures": False, "limits": []}
+NOT_ENDED: Json = {"verdict": None, "reasons": [], "coverage": None, "in_figures": False}
 
 
 def matrix(content: Json, directories: Sequence[Sequence[Path]], series: Json, beside: Path) -> Json:

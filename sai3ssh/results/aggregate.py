@@ -44,7 +44,7 @@ def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Jso
                        deviation / mean, None with fewer than two runs or a mean of 0. A run that had the stage and none of the operation
                        counts as 0 operations/s and has no p99
     segments           each run as given: {run_id, path, verdict, reasons, coverage, agents {expected, reported}, in_figures,
-                       limits [text] (where clients were the limit), stages [{name (as in `stages`), kind, seconds, operations {op: {ops,
+                       stages [{name (as in `stages`), kind, seconds, limits [text] (where clients were the limit), operations {op: {ops,
                        bytes, ops_per_s, mib_per_s, requests, retries, errors, latency_us}}}]}
 
     Results that a run has not yet are made. Raises ConfigError when a path is no run directory or cannot be read, when a run is given
@@ -186,12 +186,12 @@ def _segment(run: GivenRun) -> Json:
         "coverage": content["coverage"],
         "agents": content["agents"],
         "in_figures": run.counts,
-        "limits": limit_lines(content),
         "stages": [
             {
                 "name": name,
                 "kind": stage["kind"],
                 "seconds": max(0.0, stage["seconds"]),
+                "limits": limit_lines({"stages": [stage]}),
                 "operations": {op: {name: figures[name] for name in kept} for op, figures in stage["operations"].items()},
             }
             for name, stage in _named(content["stages"])

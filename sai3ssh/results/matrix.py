@@ -30,11 +30,12 @@ def matrix(axes: Sequence[str], combinations: Sequence[tuple[dict[str, str], Seq
 
     verdict        COMPLETE when all combinations are, FAILED when all are, else PARTIAL
     combinations   [{values {axis: text}, runs [run_id], verdict (None without a run), reasons, agents (None when its runs differ in it),
-                   each [a run: {run_id, verdict, reasons, coverage, in_figures, limits [text]}]}]
+                   each [a run: {run_id, verdict, reasons, coverage, in_figures}]}]
     rows           [{combination (its position, from 0), stage, operation, runs, ops, ops_per_s, mib_per_s, mean_us, p50_us ... max_us,
                    errors, error_kinds {class: n}, spread (as results.aggregate has it), each [a run that is in the figures: {run (its
-                   position in the combination's each), ops_per_s, mib_per_s, mean_us, p50_us ... max_us, errors}]}] of execute stages.
-                   Several runs of a combination are merged as results.aggregate does: histograms added, rates over the time of all
+                   position in the combination's each), ops_per_s, mib_per_s, mean_us, p50_us ... max_us, errors, limits [text] of
+                   the stage}]}] of execute stages. Several runs of a combination are merged as results.aggregate does: histograms
+                   added, rates over the time of all
     best           {stage/operation: position of the combination with the most operations/s}
     """
     return together(axes, [combination(values, runs) for values, runs in combinations])
@@ -43,7 +44,7 @@ def matrix(axes: Sequence[str], combinations: Sequence[tuple[dict[str, str], Seq
 def combination(values: dict[str, str], runs: Sequence[Path]) -> Entry:
     """One combination of a matrix."""
     content = aggregate(runs, False) if runs else None
-    kept = ("run_id", "verdict", "reasons", "coverage", "in_figures", "limits")
+    kept = ("run_id", "verdict", "reasons", "coverage", "in_figures")
     told = {
         "values": values,
         "runs": [path.name for path in runs],
@@ -73,7 +74,7 @@ def together(axes: Sequence[str], entries: Sequence[Entry]) -> Json:
 def _row(stage: Json, operation: str, segments: Sequence[Json]) -> Json:
     figures = stage["operations"][operation]
     each = [
-        {"run": place, **_figures(part["operations"][operation])}
+        {"run": place, **_figures(part["operations"][operation]), "limits": part["limits"]}
         for place, segment in enumerate(segments)
         if segment["in_figures"]
         for part in segment["stages"]

@@ -123,7 +123,7 @@ def test_runs_are_side_by_side_and_the_best_is_known(tmp_path: Path) -> None:
     assert content["best"] == {"mix/get": 1}
     assert results.lines(content) == ["concurrency 8: not run: it was not run"]
     told = content["combinations"][0]["each"]
-    assert [(run["run_id"], run["verdict"], run["in_figures"], run["limits"]) for run in told] == [("r0", "COMPLETE", True, [])]
+    assert [(run["run_id"], run["verdict"], run["in_figures"]) for run in told] == [("r0", "COMPLETE", True)]
     results.write(tmp_path, content)
     assert results.read(tmp_path) == content
     head, *lines = (tmp_path / results.TABLE).read_text().splitlines()

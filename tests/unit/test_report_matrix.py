@@ -15,7 +15,7 @@ from sai3ssh.results import matrix as results
 from .test_aggregate import agent, plan
 from .test_report_document import ENDED
 from .test_report_page import command, told
-from .test_results import write_run
+from .test_results import FULL, loaded, write_run
 
 Json = dict[str, Any]
 NAME = "matrix-x-20261201T000000Z-0a1b"
@@ -73,6 +73,12 @@ def test_it_tells_every_combination_and_what_is_missing_of_it(series: Path) -> N
     assert found["plan"]["run_id"] == "a1"
 
 
+def test_a_combination_that_the_clients_limited_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "full", [loaded("h1", *[FULL] * 10)], ENDED, plan=plan("full"))
+    (row,) = results.matrix(["size"], [({"size": "1"}, [tmp_path / "full"])])["rows"]
+    assert row["each"][0]["limits"][0].startswith("client-bound mix: h1: a worker's core or all cores were 98 % busy")
+
+
 def test_a_run_that_is_gone_leaves_its_figures_as_they_were(series: Path) -> None:
     before = matrix.document(series, series)["rows"]
     shutil.rmtree(series.parent / "a2")
@@ -85,7 +91,7 @@ def test_the_command_knows_a_series_by_its_name_and_runs_of_one_plan(
     series: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results_dir = ("--results-dir", str(series.parent))
-    assert command(monkeypatch, NAME, *results_dir) == 0
+    assert command(monkeypatch, "matrix-x", *results_dir) == 0
     assert capsys.readouterr().out == f"{series / 'report.html'}\n"
     assert told(series / "report.html")["combinations"][1]["runs"][0]["report"] == "../b%20%231/report.html"
     assert "<title>PARTIAL · x · sai3ssh</title>" in (series / "report.html").read_text()

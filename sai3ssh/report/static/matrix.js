@@ -190,9 +190,9 @@ class Matrix extends Shell {
     return totals.size > 1 ? [Math.min(...totals.values()), Math.max(...totals.values())] : null;
   }
 
-  name(cell) {
-    const one = this.doc.combinations[cell.combination];
-    return cell.run === undefined ? one.label : `run ${cell.run + 1}`;
+  /** Whether the clients were the limit in the stage. */
+  bound(cell) {
+    return this.doc.rows.some((row) => row.stage === this.stage && row.combination === cell.combination && row.each.some((one) => one.limits.length && (cell.run ?? one.run) === one.run));
   }
 
   // --- plots -------------------------------------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Matrix extends Shell {
       return {
         name: group.name, look: look(place), measured: true, points, partial: new Set(points.map(([at]) => at).filter((at) => this.verdictOf(group.cells[at]) === 'PARTIAL')),
         whiskers: ranges.flatMap((range, at) => (range ? [[at, range[0]], [at, range[1]], [at, null]] : [])),
-        aside: (x) => [ranges[Math.round(x)]?.map(say).join(' to '), this.verdictOf(group.cells[Math.round(x)]) === 'PARTIAL' ? 'PARTIAL' : null].filter(Boolean).join(', '),
+        aside: (x) => [ranges[Math.round(x)]?.map(say).join(' to '), this.verdictOf(group.cells[Math.round(x)]) === 'PARTIAL' ? 'PARTIAL' : null, this.bound(group.cells[Math.round(x)]) ? 'client-bound' : null].filter(Boolean).join(', '),
       };
     });
   }
@@ -354,8 +354,11 @@ class Matrix extends Shell {
     }
     const knees = this.state.axis !== null && quantities(this.x.labels) && this.x.labels.length > 2 ? this.groups.map((group) => this.knee(group)).filter(Boolean) : [];
     if (knees.length) add('plain', 'Little gained beyond', listed(knees, 'lines').join('; '), '.');
-    const bound = doc.combinations.flatMap((one) => one.runs.flatMap((run) => run.limits.map((limit) => `${one.label}: ${limit}`)));
-    if (bound.length) add('warn', 'Client-bound', listed(bound).map((line) => el('div', {}, line)));
+    const bound = doc.combinations.filter((_, combination) => this.bound({ combination }));
+    if (bound.length) {
+      const [limit] = rows.flatMap((row) => row.each.flatMap((one) => one.limits.map((line) => `${label(row)}: ${line}`)));
+      add('warn', 'Client-bound', `${text.count(bound.length)} of ${text.count(doc.combinations.length)}: ${listed(bound.map((one) => one.label)).join('; ')}. The first of what limited them: ${limit}.`);
+    }
     const failed = rows.filter((row) => row.errors).sort((a, b) => b.errors - a.errors);
     if (failed.length) add('warn', 'Errors', `in ${text.count(new Set(failed.map((row) => row.combination)).size)} of ${text.count(doc.combinations.length)}; most of ${failed[0].operation} with ${label(failed[0])}: ${errorText(failed[0].error_kinds)}.`);
     const unlike = rows.filter((row) => row.each.length > 1 && row.spread?.ops_per_s?.cv > UNSTEADY).sort((a, b) => b.spread.ops_per_s.cv - a.spread.ops_per_s.cv);
@@ -389,7 +392,7 @@ class Matrix extends Shell {
       several ? { name: 'Stage' } : null, { name: 'Operation' }, ...['ops/s', 'MiB/s', 'p50', 'p99', 'p99.9', 'max', 'Errors'].map((name) => ({ name, number: true })), { name: 'Reports' }, incomplete ? { name: 'Why', wide: true } : null,
     ].filter(Boolean);
     const cells = lines.map(({ one, place, row }) => [
-      place + 1, ...values(one), chip(one.verdict), ...(several ? [row?.stage] : []), row?.operation,
+      place + 1, ...values(one), el('span', {}, chip(one.verdict), row?.each.some((part) => part.limits.length) ? el('span', { class: 'chip warn' }, 'client-bound') : null), ...(several ? [row?.stage] : []), row?.operation,
       ...(row ? [bar(row.ops_per_s, most.get(`${row.stage} ${row.operation}`)), text.number(row.mib_per_s), text.latency(row.p50_us), el('b', {}, text.latency(row.p99_us)), text.latency(row['p99.9_us']), text.latency(row.max_us), failures(row)] : new Array(7).fill(null)),
       reports(one.runs), ...(incomplete ? [one.verdict === 'COMPLETE' ? '' : one.reasons.join('; ')] : []),
     ]);
@@ -419,7 +422,7 @@ class Matrix extends Shell {
       return [
         run.report ? el('a', { href: run.report }, run.run_id) : run.run_id, ...(doc.axes.length ? [one.label] : []), chip(run.verdict, run.verdict ?? 'not over'), text.percent(run.coverage, 2),
         ...(told ? [text.number(told.ops_per_s), text.number(told.mib_per_s), text.latency(told.p50_us), text.latency(told.p99_us), count(told.errors)] : new Array(5).fill(null)),
-        [...(run.verdict === 'COMPLETE' ? [] : run.reasons), ...run.limits].join('; '),
+        run.verdict === 'COMPLETE' ? '' : run.reasons.join('; '),
       ];
     }));
     if (!rows.length) return [el('p', { class: 'empty' }, 'There is no run.')];
