@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -90,11 +91,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def series(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Tab:
-    """The report of a series, for tests that leave it as it is."""
+def series_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = series_directory(tmp_path_factory.mktemp("series"))
     report.write(matrix.document(found, found), found)
-    return opened(browser, found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def series(browser: Browser, series_run: Path) -> Tab:
+    """The report of a series, for tests that leave it as it is."""
+    return opened(browser, series_run)
 
 
 def opened(browser: Browser, run: Path, *, dark: bool = False) -> Tab:
@@ -452,17 +458,37 @@ def test_a_series_has_no_barriers(series: Tab) -> None:
     series.evaluate("['throughput', 'saturation'].forEach((id) => document.getElementById(`${id}-as-table`).click())")
 
 
-def test_repetitions_of_one_plan_are_shown_run_by_run(series: Tab, tmp_path: Path) -> None:
+def test_repetitions_of_one_plan_are_shown_run_by_run(browser: Browser, series_run: Path, tmp_path: Path) -> None:
+    tab = opened(browser, series_run)
     runs = [tmp_path / f"r{number}" for number in range(3)]
     for number, run in enumerate(runs[:2]):
         write_run(run, [agent("h1", 1e6, 10 + number, number), agent("h2", 1e6, 10, number)], plan=plan(run.name))
     failed_run(runs[2], "r2")
-    series.evaluate(f"sai3ssh.render({json.dumps(matrix.document_of_runs(runs, tmp_path))}); sai3ssh.page.drawAll()")
-    assert series.evaluate("sai3ssh.page.charts.get('throughput').plot.lines.map((line) => line.points)") == [[[0, 20], [1, 21], [2, None]]]
-    assert series.evaluate("[...document.querySelectorAll('#runs-table tbody tr')].map((row) => row.cells[1].textContent)") == [
+    tab.evaluate(f"sai3ssh.render({json.dumps(matrix.document_of_runs(runs, tmp_path))}); sai3ssh.page.drawAll()")
+    assert tab.evaluate("sai3ssh.page.charts.get('throughput').plot.lines.map((line) => line.points)") == [[[0, 20], [1, 21], [2, None]]]
+    assert tab.evaluate("[...document.querySelectorAll('#runs-table tbody tr')].map((row) => row.cells[1].textContent)") == [
         "✓ COMPLETE",
         "✓ COMPLETE",
         "✕ FAILED",
     ]
-    assert series.evaluate("document.getElementById('grid').hidden")
-    assert series.complaints() == []
+    assert tab.evaluate("document.getElementById('grid').hidden")
+    assert tab.complaints() == []
+
+
+def test_of_many_lines_some_are_shown_and_others_are_chosen(browser: Browser, series_run: Path, tmp_path: Path) -> None:
+    tab = opened(browser, series_run)
+    figures = {"ops_per_s": 1.0, "mib_per_s": 1.0, **{f"{name}_us": 1000.0 for name in results.LATENCIES}, "errors": 0}
+    row = {"stage": "mix", "operation": "get", "runs": 1, "ops": 1, **figures, "error_kinds": {}, "spread": {}, "each": []}
+    entry = {"runs": [], "verdict": "COMPLETE", "reasons": [], "agents": 1, "each": []}
+    axes = {"a": "123", "b": "1234", "c": "12345"}
+    entries: list[results.Entry] = [
+        ({**entry, "values": dict(zip(axes, values, strict=True))}, [row]) for values in itertools.product(*axes.values())
+    ]
+    told = report.matrix(results.together(list(axes), entries), [[]] * 60, {"run_id": "", "name": "many"}, tmp_path)
+    tab.evaluate(f"sai3ssh.render({json.dumps(told)}); sai3ssh.page.drawAll()")
+    shown = "sai3ssh.page.charts.get('latency').plot.lines.filter((line) => !sai3ssh.page.hides(null, line)).map((line) => line.name)"
+    assert len(tab.evaluate(shown)) == 12
+    assert tab.evaluate("document.querySelectorAll('.agents-legend button[aria-pressed=\"false\"]').length") == 8
+    tab.evaluate("document.getElementById('only-1-v1').click(); sai3ssh.page.drawAll()")
+    assert tab.evaluate(shown) == [f"b 2, c {n}" for n in range(1, 6)]
+    assert tab.complaints() == []

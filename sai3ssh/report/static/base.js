@@ -81,6 +81,7 @@ function table(id, caption, columns, rows, { hideCaption = false, note = null } 
   const look = (column) => [column.number ? 'number' : '', column.wide ? 'wide' : '', column.long ? 'long' : ''].join(' ').trim() || null;
   const cell = (value, column) => {
     const attributes = { class: look(column) };
+    if (column.long && typeof value === 'string') value = clamped(value);
     if (column.head) return el('th', { ...attributes, scope: 'row' }, show(value));
     return el('td', attributes, show(value));
   };
@@ -92,6 +93,11 @@ function table(id, caption, columns, rows, { hideCaption = false, note = null } 
       el('thead', {}, el('tr', {}, head)),
       el('tbody', {}, rows.map((row) => el('tr', {}, row.map((value, place) => cell(value, columns[place])))))),
     note ? el('p', { class: 'note' }, note) : null);
+}
+
+/** Words of which the first lines are shown, and all when the mouse is over them. */
+function clamped(words) {
+  return el('span', { class: 'clamp', title: words.length > 60 ? words : null }, words);
 }
 
 function show(value) {

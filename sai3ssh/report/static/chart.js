@@ -230,7 +230,7 @@ function sample(line) {
 }
 
 function legendButton(id, line, shown, click) {
-  return el('button', { type: 'button', class: 'key', id, 'aria-pressed': String(shown), on: { click } }, sample(line), line.name);
+  return el('button', { type: 'button', class: 'key', id, 'aria-pressed': String(shown), on: { click } }, sample(line), clamped(line.name));
 }
 
 const figure = (value) => (typeof value === 'number' ? (Number.isInteger(value) ? text.count(value) : text.number(value)) : value);

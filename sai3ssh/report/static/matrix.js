@@ -43,7 +43,7 @@ function ordered(axis) {
 }
 
 const chip = (verdict, words = verdict ?? 'not run') => el('span', { class: `chip state ${TONES[verdict] ?? 'bad'}` }, `${SIGNS[verdict] ?? '○'} ${words}`);
-const listed = (words, all = 'are in the table') => (words.length > SHOWN_WORDS ? [...words.slice(0, SHOWN_WORDS), `… ${text.count(words.length - SHOWN_WORDS)} more ${all}.`] : words);
+const listed = (words, all = 'are in the table') => (words.length > SHOWN_WORDS ? [...words.slice(0, SHOWN_WORDS), `… ${text.count(words.length - SHOWN_WORDS)} more ${all}`] : words);
 
 class Matrix extends Shell {
   constructor() {
@@ -52,54 +52,52 @@ class Matrix extends Shell {
   }
 
   render(doc) {
-    this.rows = new Map(doc.rows.map((row) => [JSON.stringify([row.combination, row.stage, row.operation]), row]));
+    this.rows = new Map(doc.rows.map((row) => [`${row.combination} ${row.operation} ${row.stage}`, row]));
+    this.stages = [...new Set(doc.rows.map((row) => row.stage))];
+    this.varying = doc.axes.map((_, place) => place).filter((place) => doc.axes[place].values.length > 1);
+    this.longNames = doc.combinations.some((one) => one.label.length > 2 * LONG);
     super.render(doc);
   }
 
   build() {
     super.build();
     this.controls = el('div', { class: 'controls', id: 'controls' });
+    this.lineLegend = el('div', { class: 'legend agents-legend', role: 'group', 'aria-label': 'Lines that are shown' });
     this.curveGrid = el('div', { class: 'charts' });
-    this.body('curves').append(this.controls, this.curveGrid);
+    this.body('curves').append(this.controls, this.lineLegend, this.curveGrid);
   }
 
-  get stages() {
-    return [...new Set(this.doc.rows.map((row) => row.stage))];
-  }
-
-  get stage() {
-    return this.stages[Number(this.state.stage)];
-  }
-
-  /** Operations of the stage, that of which there were most first. */
-  get operations() {
-    const made = new Map();
-    this.doc.rows.filter((row) => row.stage === this.stage).forEach((row) => made.set(row.operation, (made.get(row.operation) ?? 0) + row.ops));
-    return [...made].sort((a, b) => b[1] - a[1]).map(([op]) => op);
-  }
-
-  get longNames() {
-    return this.doc.combinations.some((one) => one.label.length > 2 * LONG);
-  }
-
-  /** Positions of the axes that have several values. */
-  get varying() {
-    return this.doc.axes.map((_, place) => place).filter((place) => this.doc.axes[place].values.length > 1);
-  }
-
-  /** Lines are of the same combination in all plots. */
+  /** Lines are of the same combination in all plots, */
   key(_, line) {
     return line.name;
   }
 
+  /** and have their legend above them. */
+  dressed(plot) {
+    return { ...plot, agents: true };
+  }
+
+  /** What belongs to the chosen stage: its operations, that of which there were most first, and the combinations and runs that the clients limited. */
+  choose() {
+    this.stage = this.stages[Number(this.state.stage)];
+    const made = new Map();
+    this.limited = new Set();
+    this.doc.rows.filter((row) => row.stage === this.stage).forEach((row) => {
+      made.set(row.operation, (made.get(row.operation) ?? 0) + row.ops);
+      row.each.filter((one) => one.limits.length).forEach((one) => this.limited.add(String(row.combination)).add(`${row.combination} ${one.run}`));
+    });
+    this.operations = [...made].sort((a, b) => b[1] - a[1]).map(([op]) => op);
+  }
+
   update() {
-    const { doc, state, operations } = this;
+    const { doc, state, stages } = this;
+    this.choose();
+    const { operations } = this;
     if (state.op === null || !(state.op === 'all' || operations.includes(state.op))) state.op = operations[0] ?? 'all';
     if (state.op === 'all') state.shade = 'rate';
-    const axis = this.axis();
-    this.lay(axis);
+    this.chosen = state.op === 'all' ? operations : [state.op];
+    this.lay(this.axis());
     this.title(doc.verdict.verdict, doc.series);
-    const { stages } = this;
     this.stagePicker.hidden = stages.length < 2;
     this.part(this.stagePicker, [stages, state.stage], () => [el('legend', {}, 'Stage'), ...stages.map((name, place) => radio('stage', String(place), name, state.stage === String(place), () => {
       state.stage = String(place);
@@ -110,6 +108,8 @@ class Matrix extends Shell {
     this.offer('curves', operations.length > 0);
     if (operations.length) {
       this.part(this.controls, [state, operations, doc.axes], () => this.choices());
+      const lines = this.groups.map(({ name }, place) => ({ name, look: look(place) }));
+      this.part(this.lineLegend, [theme, lines, [...this.hidden]], () => (lines.length < 2 ? [] : lines.map((line, place) => legendButton(`line-${place}`, line, !this.hides(null, line), () => this.toggle(null, line)))));
       this.place(this.curveGrid, [
         { id: 'throughput', make: () => this.throughput() }, { id: 'latency', make: () => this.latency() }, { id: 'saturation', wide: true, make: () => this.saturation() },
       ]);
@@ -149,6 +149,7 @@ class Matrix extends Shell {
       const others = this.varying.filter((place) => place !== axis);
       const groups = new Map();
       doc.combinations.forEach((one, combination) => {
+        if (!others.every((place) => ['all', undefined, `v${one.values[place]}`].includes(this.state[`only-${place}`]))) return;
         const key = JSON.stringify(others.map((place) => one.values[place]));
         if (!groups.has(key)) groups.set(key, { at: others.map((place) => ordered(doc.axes[place]).indexOf(one.values[place])), name: others.map((place) => `${doc.axes[place].name} ${doc.axes[place].values[one.values[place]]}`).join(', ') || whole, cells: new Array(order.length) });
         groups.get(key).cells[order.indexOf(one.values[axis])] = { combination };
@@ -156,16 +157,16 @@ class Matrix extends Shell {
       this.x = { name: doc.axes[axis].name, labels: order.map((place) => doc.axes[axis].values[place]) };
       this.groups = [...groups.values()].sort((a, b) => a.at.map((one, place) => one - b.at[place]).find((apart) => apart) ?? 0);
     }
-    if (this.laid !== axis) {
-      this.laid = axis;
+    const laid = this.groups.map((group) => group.name).join('\n');
+    if (this.laid !== laid) {
+      this.laid = laid;
       this.hidden = new Set(this.groups.slice(SHOWN_LINES).map((group) => group.name));
     }
   }
 
   /** The figures of a cell, one for each operation that was chosen. */
   figures(cell) {
-    const ops = this.state.op === 'all' ? this.operations : [this.state.op];
-    return ops.map((op) => this.rows.get(JSON.stringify([cell.combination, this.stage, op]))).filter(Boolean)
+    return this.chosen.map((op) => this.rows.get(`${cell.combination} ${op} ${this.stage}`)).filter(Boolean)
       .map((row) => (cell.run === undefined ? row : row.each.find((one) => one.run === cell.run))).filter(Boolean);
   }
 
@@ -192,7 +193,7 @@ class Matrix extends Shell {
 
   /** Whether the clients were the limit in the stage. */
   bound(cell) {
-    return this.doc.rows.some((row) => row.stage === this.stage && row.combination === cell.combination && row.each.some((one) => one.limits.length && (cell.run ?? one.run) === one.run));
+    return this.limited.has(cell.run === undefined ? String(cell.combination) : `${cell.combination} ${cell.run}`);
   }
 
   // --- plots -------------------------------------------------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ class Matrix extends Shell {
     const ranges = cells.some((cell) => this.range(cell, 'ops_per_s'));
     return [
       none ? ` Without figures, and no point: ${text.count(none)} of ${text.count(cells.length)}.` : '', part ? ` Hollow: PARTIAL (${text.count(part)}).` : '', ranges ? ' Whiskers: lowest and highest run.' : '',
-      this.groups.length > SHOWN_LINES ? ` Of ${text.count(this.groups.length)} lines ${SHOWN_LINES} are shown at first; the legend shows the others.` : '',
+      this.groups.length > SHOWN_LINES ? ` Of ${text.count(this.groups.length)} lines ${SHOWN_LINES} are shown at first; the legend above shows the others.` : '',
     ].join('');
   }
 
@@ -285,6 +286,10 @@ class Matrix extends Shell {
     return [
       varying.length > 1 ? this.group('Along', 'axis', Object.fromEntries(varying.map((place) => [place, doc.axes[place].name]))) : null,
       this.group('Operation', 'op', { ...Object.fromEntries(operations.map((op) => [op, op])), ...(operations.length > 1 ? { all: 'all' } : {}) }),
+      ...(varying.length > 2 ? varying.filter((place) => place !== Number(this.state.axis)) : []).map((place) => {
+        this.state[`only-${place}`] ??= 'all';
+        return this.group(doc.axes[place].name, `only-${place}`, Object.fromEntries([['all', 'all'], ...ordered(doc.axes[place]).map((value) => [`v${value}`, cut(doc.axes[place].values[value], 40)])]));
+      }),
       this.group('Rate', 'metric', { ops: RATES.ops[0], bytes: RATES.bytes[0] }),
       this.group('Latency', 'percentile', LATENCIES),
     ];
@@ -382,10 +387,9 @@ class Matrix extends Shell {
     const incomplete = doc.combinations.some((one) => one.verdict !== 'COMPLETE');
     const most = new Map();
     doc.rows.forEach((row) => most.set(`${row.stage} ${row.operation}`, Math.max(most.get(`${row.stage} ${row.operation}`) ?? 0, row.ops_per_s)));
-    const lines = doc.combinations.flatMap((one, place) => {
-      const rows = doc.rows.filter((row) => row.combination === place);
-      return (rows.length ? rows : [null]).map((row) => ({ one, place, row }));
-    });
+    const rows = doc.combinations.map(() => []);
+    doc.rows.forEach((row) => rows[row.combination].push(row));
+    const lines = doc.combinations.flatMap((one, place) => (rows[place].length ? rows[place] : [null]).map((row) => ({ one, place, row })));
     const values = (one) => one.values.map((value, axis) => doc.axes[axis].values[value]);
     const columns = [
       { name: 'No.', number: true, head: true }, ...doc.axes.map((axis) => ({ name: axis.name, long: axis.values.some((value) => value.length > LONG) || axis.name.length > LONG, number: quantities(axis.values) !== null })), { name: 'Verdict' },
