@@ -81,8 +81,6 @@ def find(name: str, results_dir: Path) -> Path | None:
 def document(path: Path, beside: Path) -> results.Json:
     """What the report of a series shows, its runs as they are now; a combination with a run that is not there, as it was noted. `beside`
     is the directory that the report will be in. Raises ConfigError."""
-    from . import report
-
     noted = results.read(path)
     runs = [[path.parent / name for name in entry["runs"]] for entry in noted["combinations"]]
     entries: list[results.Entry] = []
@@ -94,9 +92,15 @@ def document(path: Path, beside: Path) -> results.Json:
             entries.append(({**entry, "reasons": reasons}, rows))
         else:
             entries.append(_entry(entry["values"], some))
+    return _document(path, results.together(noted["axes"], entries), runs, beside)
+
+
+def _document(path: Path, content: results.Json, runs: Sequence[Sequence[Path]], beside: Path) -> results.Json:
+    from . import report
+
     name = path.resolve().name
     series = {"run_id": name, "name": re.sub(r"^matrix-(.+)-\d{8}T\d{6}Z-[0-9a-f]{4}$", r"\1", name)}
-    return report.matrix(results.together(noted["axes"], entries), runs, series, beside)
+    return report.matrix(content, runs, series, beside)
 
 
 def document_of_runs(runs: Sequence[Path], beside: Path) -> results.Json:
@@ -128,7 +132,7 @@ def run(
 
     def look_back() -> results.Json:
         content = series.note()
-        try_report(lambda: document(series.path, series.path.resolve()), series.path)
+        try_report(lambda: _document(series.path, content, series.runs, series.path.resolve()), series.path)
         return content
 
     begun = False

@@ -418,15 +418,16 @@ class Matrix extends Shell {
 
   runs() {
     const { doc } = this;
+    const incomplete = doc.combinations.some((one) => one.runs.some((run) => run.verdict !== 'COMPLETE'));
     const columns = [
-      { name: 'Run', head: true }, doc.axes.length ? { name: 'Combination', long: this.longNames } : null, { name: 'Verdict' }, { name: 'Coverage', number: true }, ...['ops/s', 'MiB/s', 'p50', 'p99', 'Errors'].map((name) => ({ name, number: true })), { name: 'Why', wide: true },
+      { name: 'Run', head: true }, doc.axes.length ? { name: 'Combination', long: this.longNames } : null, { name: 'Verdict' }, { name: 'Coverage', number: true }, ...['ops/s', 'MiB/s', 'p50', 'p99', 'Errors'].map((name) => ({ name, number: true })), incomplete ? { name: 'Why', wide: true } : null,
     ].filter(Boolean);
     const rows = doc.combinations.flatMap((one, combination) => one.runs.map((run, place) => {
       const [told] = this.state.op === 'all' ? [] : this.figures({ combination, run: place });
       return [
         run.report ? el('a', { href: run.report }, run.run_id) : run.run_id, ...(doc.axes.length ? [one.label] : []), chip(run.verdict, run.verdict ?? 'not over'), text.percent(run.coverage, 2),
         ...(told ? [text.number(told.ops_per_s), text.number(told.mib_per_s), text.latency(told.p50_us), text.latency(told.p99_us), count(told.errors)] : new Array(5).fill(null)),
-        run.verdict === 'COMPLETE' ? '' : run.reasons.join('; '),
+        ...(incomplete ? [run.verdict === 'COMPLETE' ? '' : run.reasons.join('; ')] : []),
       ];
     }));
     if (!rows.length) return [el('p', { class: 'empty' }, 'There is no run.')];
