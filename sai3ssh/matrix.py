@@ -27,6 +27,8 @@ class Series:
     combinations: Sequence[Combination]
     runs: list[list[Path]] = field(default_factory=list)
     """Of each combination."""
+    _known: dict[int, tuple[list[Path], results.Entry]] = field(default_factory=dict, repr=False)
+    """By combination, with the runs that it was of."""
 
     @classmethod
     def begin(cls, results_dir: Path, name: str, combinations: Sequence[Combination]) -> Series:
@@ -43,19 +45,31 @@ class Series:
             raise ConfigError(
                 f"{path} is of another matrix than the workload file has now", remedy="Give the file as it was, or begin anew"
             )
-        runs = [[path.parent / name for name in entry["runs"]] for entry in content["combinations"]]
+        runs = [[path.resolve().parent / name for name in entry["runs"]] for entry in content["combinations"]]
         gone = [run for some in runs for run in some if not (run / "plan.json").is_file()]
         if gone:
             raise ConfigError(f"run {gone[0]} of this matrix is not there", remedy="Bring it back, or begin anew")
         # One that was stopped says less than it was to say: it is run again.
         return cls(path, combinations, [[run for run in some if not _stopped(run)] for some in runs])
 
-    def note(self) -> results.Json:
-        """Writes down which runs there are and what they found; returns that."""
-        entries = [_entry(c.values, some) for c, some in zip(self.combinations, self.runs, strict=True)]
+    def note(self, *, anew: bool = False) -> results.Json:
+        """Writes down which runs there are and what they found; returns that. `anew`: also of runs whose results were read before."""
+        if anew:
+            self._known.clear()
+        entries = [self._entry(number, one.values) for number, one in enumerate(self.combinations)]
         content = results.together(list(self.combinations[0].values), entries)
         results.write(self.path, content)
         return content
+
+    def _entry(self, number: int, values: dict[str, str]) -> results.Entry:
+        runs = self.runs[number]
+        known = self._known.get(number)
+        if known is not None and known[0] == runs:
+            return known[1]
+        found = _entry(values, runs)
+        if len(found[0]["each"]) == len(runs):
+            self._known[number] = (list(runs), found)
+        return found
 
 
 def _entry(values: dict[str, str], runs: Sequence[Path]) -> results.Entry:
@@ -82,7 +96,7 @@ def document(path: Path, beside: Path) -> results.Json:
     """What the report of a series shows, its runs as they are now; a combination with a run that is not there, as it was noted. `beside`
     is the directory that the report will be in. Raises ConfigError."""
     noted = results.read(path)
-    runs = [[path.parent / name for name in entry["runs"]] for entry in noted["combinations"]]
+    runs = [[path.resolve().parent / name for name in entry["runs"]] for entry in noted["combinations"]]
     entries: list[results.Entry] = []
     for position, (entry, some) in enumerate(zip(noted["combinations"], runs, strict=True)):
         gone = [run.name for run in some if not (run / "plan.json").is_file()]
@@ -131,7 +145,7 @@ def run(
     from .ui.matrix import print_matrix
 
     def look_back() -> results.Json:
-        content = series.note()
+        content = series.note(anew=True)
         try_report(lambda: _document(series.path, content, series.runs, series.path.resolve()), series.path)
         return content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,27 @@ def test_a_series_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
         Series.go_on(series.path, combinations[:2])
     with pytest.raises(ConfigError, match="is no directory of a matrix"):
         Series.go_on(tmp_path, combinations)
+
+
+def test_what_has_been_read_of_a_series_is_not_read_again_after_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    combination = results.combination
+
+    def counted(values: dict[str, str], runs: Sequence[Path]) -> results.Entry:
+        read.extend(run.name for run in runs)
+        return combination(values, runs)
+
+    def create(combination: Combination) -> RunDirectory:
+        path = tmp_path / f"c{combination.values['concurrency']}"
+        ended = {"at": 9.5, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}
+        write_run(path, [agent("h1", 1e6, 10, 1)], ended, plan=plan(path.name))
+        return RunDirectory(path)
+
+    monkeypatch.setattr(results, "combination", counted)
+    series = Series.begin(tmp_path, "x", load(tmp_path, "matrix: {concurrency: [1, 2, 3, 4, 5]}"))
+    assert run(series, create, lambda _: 0, lambda _: 0, 1, 0.0, as_json=True) == 0
+    # Once when it has ended, and once at the end of the series, since verdicts may have been revised.
+    assert sorted(read) == sorted(2 * [f"c{n}" for n in range(1, 6)])
 
 
 def test_validate_shows_all_combinations(tmp_path: Path) -> None:

@@ -102,6 +102,10 @@ def test_the_command_knows_a_series_by_its_name_and_runs_of_one_plan(
     assert told(series.parent / "y.html")["combinations"][1]["runs"][0]["report"] == "b%20%231/report.html"
     capsys.readouterr()
 
+    monkeypatch.chdir(series)
+    assert command(monkeypatch, ".") == 0
+    assert capsys.readouterr().out == "report.html\n"
+    assert told(series / "report.html")["combinations"][0]["verdict"] == "COMPLETE"
     assert command(monkeypatch, "a1", "b", "--json", *results_dir) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["axes"], found["verdict"]["verdict"]) == ([], "COMPLETE")
