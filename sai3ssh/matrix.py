@@ -121,7 +121,7 @@ def document_of_runs(runs: Sequence[Path], beside: Path) -> results.Json:
     """What the report of several runs of one plan shows. Raises ConfigError as results.aggregate does."""
     from . import report
 
-    series = {"run_id": "", "name": f"{len(runs)} runs: {runs[0].resolve().name} and more"}
+    series = {"run_id": "", "name": f"{runs[0].resolve().name} and {len(runs) - 1} more"}
     return report.matrix(results.matrix([], [({}, runs)]), [[run.resolve() for run in runs]], series, beside)
 
 

@@ -200,11 +200,11 @@ OUTLINED = """(() => {
 })()"""
 
 
-def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> None:
-    tab = opened(browser, run)
+def reached_by_tab(tab: Tab) -> list[str]:
+    """What a keyboard comes to, by id or text; each shows that it has the focus."""
     tab.press("Tab")
     assert tab.evaluate("document.activeElement.className") == "skip"
-    reached = []
+    reached: list[str] = []
     for _ in range(120):
         tab.press("Tab")
         focus = tab.evaluate(
@@ -214,6 +214,12 @@ def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> 
             break
         reached.append(focus)
         assert tab.evaluate(OUTLINED), focus
+    return reached
+
+
+def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> None:
+    tab = opened(browser, run)
+    reached = reached_by_tab(tab)
     assert {"theme", "stage-0", "throughput-as-table", "throughput-copy", "range-from", "agent-key-0", "operations-table-scroll"} <= set(
         reached
     )
@@ -437,6 +443,8 @@ def test_a_series_is_seen_along_each_parameter_and_copied(series: Tab) -> None:
     assert head == ["line", "concurrency", "operations/s", "p99 us"]
     assert [row[1:3] for row in rows] == [["4", "22"], ["16", "80"], ["64", "100"], ["4", "40"]]
     assert copied("combinations-copy")[4][:6] == ["4", "16", LONG, "FAILED"]
+    wanted = {"theme", "axis-0", "op-get", "line-1", "saturation-as-table", "grid-copy", "combinations-table-scroll", "runs-table-scroll"}
+    assert wanted <= set(reached_by_tab(tab))
     tab.evaluate("document.getElementById('axis-0').focus()")
     tab.press("ArrowRight")
     assert tab.evaluate("[document.activeElement.id, document.activeElement.checked]") == ["axis-1", True]
@@ -472,6 +480,8 @@ def test_repetitions_of_one_plan_are_shown_run_by_run(browser: Browser, series_r
         "✕ FAILED",
     ]
     assert tab.evaluate("document.getElementById('grid').hidden")
+    assert text_of(tab, "#combinations-heading") == "All runs together"
+    assert tab.evaluate("document.querySelectorAll('#curves figure').length") == 2
     assert tab.complaints() == []
 
 

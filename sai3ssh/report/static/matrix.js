@@ -111,9 +111,11 @@ class Matrix extends Shell {
       const lines = this.groups.map(({ name }, place) => ({ name, look: look(place) }));
       this.part(this.lineLegend, [theme, lines, [...this.hidden]], () => (lines.length < 2 ? [] : lines.map((line, place) => legendButton(`line-${place}`, line, !this.hides(null, line), () => this.toggle(null, line)))));
       this.place(this.curveGrid, [
-        { id: 'throughput', make: () => this.throughput() }, { id: 'latency', make: () => this.latency() }, { id: 'saturation', wide: true, make: () => this.saturation() },
+        { id: 'throughput', make: () => this.throughput() }, { id: 'latency', make: () => this.latency() },
+        ...(this.varying.length ? [{ id: 'saturation', wide: true, make: () => this.saturation() }] : []),
       ]);
     }
+    this.retitle('combinations', doc.axes.length ? 'All combinations' : 'All runs together');
     this.offer('grid', operations.length > 0 && this.varying.length > 1);
     if (this.varying.length > 1) this.part(this.body('grid'), [theme, doc.rows, doc.combinations, state], () => this.grid());
     this.part(this.body('combinations'), [doc.rows, doc.combinations], () => this.combinations());
@@ -359,15 +361,18 @@ class Matrix extends Shell {
     }
     const knees = this.state.axis !== null && quantities(this.x.labels) && this.x.labels.length > 2 ? this.groups.map((group) => this.knee(group)).filter(Boolean) : [];
     if (knees.length) add('plain', 'Little gained beyond', listed(knees, 'lines').join('; '), '.');
-    const bound = doc.combinations.filter((_, combination) => this.bound({ combination }));
+    const apart = doc.axes.length > 0;
+    const all = doc.combinations.flatMap((one, combination) => (apart ? [{ combination, name: one.label }] : one.runs.map((told, run) => ({ combination, run, name: told.run_id }))));
+    const bound = all.filter((cell) => this.bound(cell));
     if (bound.length) {
-      const [limit] = rows.flatMap((row) => row.each.flatMap((one) => one.limits.map((line) => `${label(row)}: ${line}`)));
-      add('warn', 'Client-bound', `${text.count(bound.length)} of ${text.count(doc.combinations.length)}: ${listed(bound.map((one) => one.label)).join('; ')}. The first of what limited them: ${limit}.`);
+      const [limit] = rows.flatMap((row) => row.each.flatMap((one) => one.limits));
+      add('warn', 'Client-bound', `${text.count(bound.length)} of ${text.count(all.length)}: ${listed(bound.map((cell) => cell.name)).join('; ')}. What limited the first: ${limit.replace(/^client-bound [^:]*: /, '')}.`);
     }
+    const which = (row) => (apart ? ` with ${label(row)}` : '');
     const failed = rows.filter((row) => row.errors).sort((a, b) => b.errors - a.errors);
-    if (failed.length) add('warn', 'Errors', `in ${text.count(new Set(failed.map((row) => row.combination)).size)} of ${text.count(doc.combinations.length)}; most of ${failed[0].operation} with ${label(failed[0])}: ${errorText(failed[0].error_kinds)}.`);
+    if (failed.length) add('warn', 'Errors', `${apart ? `in ${text.count(new Set(failed.map((row) => row.combination)).size)} of ${text.count(all.length)}; ` : ''}most of ${failed[0].operation}${which(failed[0])}: ${errorText(failed[0].error_kinds)}.`);
     const unlike = rows.filter((row) => row.each.length > 1 && row.spread?.ops_per_s?.cv > UNSTEADY).sort((a, b) => b.spread.ops_per_s.cv - a.spread.ops_per_s.cv);
-    if (unlike.length) add('warn', 'Runs differ', listed(unlike.map((row) => `${row.operation} with ${label(row)}: operations/s vary by ${text.percent(row.spread.ops_per_s.cv)}`)).join('; '), ' (standard deviation / mean).');
+    if (unlike.length) add('warn', 'Runs differ', listed(unlike.map((row) => `${row.operation}${which(row)}: operations/s vary by ${text.percent(row.spread.ops_per_s.cv)}`)).join('; '), ' (standard deviation / mean).');
     return [found.length ? el('ul', { class: 'findings' }, found) : el('p', { class: 'empty' }, 'Nothing: no errors, no limits of the clients, and runs that are alike.')];
   }
 

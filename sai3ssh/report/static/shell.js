@@ -100,6 +100,12 @@ class Shell {
     document.getElementById(`to-${id}`).hidden = !there;
   }
 
+  /** Gives a section another title. */
+  retitle(id, title) {
+    put(document.getElementById(`${id}-heading`), title);
+    put(document.getElementById(`to-${id}`).firstChild, title);
+  }
+
   title(verdict, { name, run_id: id }) {
     document.title = `${verdict} · ${name} · sai3ssh`;
     put(document.getElementById('run-name'), name);
