@@ -152,12 +152,19 @@ def told(record: dict[str, Any]) -> list[Told]:
     for plane in planes[-2::-1]:
         zigzag <<= 8
         zigzag |= plane
-    steps = ((zigzag >> 1) ^ (0 - (zigzag & 1))).view(f"i{width}")
+    sign = zigzag & 1
+    zigzag >>= 1
+    zigzag ^= np.negative(sign, out=sign)
+    steps = zigzag.view(f"i{width}")
     found: list[Told] = []
+    wholes: dict[str, list[tuple[int, Integers]]] = {}
     at = 0
     for (kind, op, name, part), first, length in zip(parts, head[::2], head[1::2], strict=True):
-        found.append((kind, op, name, part, first, steps[at : at + length]))
+        mine = steps[at : at + length]
+        found.append((kind, op, name, part, first, mine))
         at += length
-        if compact.is_derived(kind, name, part):
-            found += [(kind, op, name, {}, *whole[4:]) for whole in found if whole[:2] == ("hist", op)]
+        if kind == "hist":
+            wholes.setdefault(op, []).append((first, mine))
+        elif compact.is_derived(kind, name, part):
+            found += [(kind, op, name, {}, *whole) for whole in wholes.get(op, ())]
     return found
