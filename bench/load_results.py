@@ -3,8 +3,8 @@
     python bench/load_results.py [--agents 125 250 500 1000] [--seconds 3600] [--directory DIR] [--quick]
 
 Journals are synthetic, in the shape and size of those that agents write on the default mix (get, put, stat, list; 4,000 operations a
-second, lognormal latencies, their parts, histograms each 10 s): eight different ones, each copied to its own file for every eighth agent.
-They take 8 GiB of --directory at 1,000 agents.
+second, lognormal latencies, their parts, histograms each 10 s), which tests/contract/test_journal_budget.py holds them to: eight different
+ones, each copied to its own file for every eighth agent. They take 3 GB of --directory at 1,000 agents.
 
 Each load is a process of its own, which asks for all frames. cold: there are no results and no columns, journals are read and merged, on
 all cores; cached: once more, with the results.json that was written meanwhile, as that of a run that is over is. Memory is the peak of the
