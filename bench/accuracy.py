@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.clients import Load, plan_of, run_plan
+from sai3ssh import compact
 from sai3ssh.histogram import Histogram
 from sai3ssh.model import IoRate, Plan
 from sai3ssh.protocol import decode_record
@@ -106,7 +107,7 @@ def measure(seconds: float, *, freezing: bool) -> tuple[Histogram, int, array.ar
     histogram = Histogram()
     for record in records:
         if record["kind"] == "hist":
-            for region in record["hist"]["get"].values():
+            for region in compact.unpack(record)["hist"]["get"].values():
                 histogram.merge(Histogram.from_pairs(region["cells"], sum_ns=region["sum_ns"], max_ns=region["max_ns"]))
     end = next((record for record in records if record["kind"] == "stage_end"), None)
     if end is None:

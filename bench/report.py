@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from sai3ssh import report, results
+from sai3ssh import compact, report, results
 from sai3ssh.histogram import Histogram
 from sai3ssh.model import Assignment, OperationSpec, Plan, Population, SizeSpec, Stage, StageKind, Target, to_json
 from sai3ssh.protocol import encode_record
@@ -85,7 +85,7 @@ def journal(file: Path, name: str, seconds: int, rng: random.Random) -> None:
                     }
                     for op, h in merged.items()
                 }
-                add("hist", at_ns, stage=0, warmup=False, hist=parts)
+                add("hist", at_ns, **compact.pack({"stage": 0, "warmup": False, "hist": parts}))
                 merged = {op: Histogram() for op in SHARES}
         end_ns = boot_ns + seconds * SECOND
         ends = {"start_clock_ns": boot_ns, "end_clock_ns": end_ns, "drained_clock_ns": end_ns, "made": {"puts": [], "deleted": {}}}

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-SHARED = ("__init__.py", "dataset.py", "errors.py", "findings.py", "histogram.py", "model.py", "oplog.py", "protocol.py")
+SHARED = ("__init__.py", "compact.py", "dataset.py", "errors.py", "findings.py", "histogram.py", "model.py", "oplog.py", "protocol.py")
 """Modules of the package, besides agent/, that the agent imports."""
 
 SHEBANG = b"#!/usr/bin/env python3\n"

@@ -1,6 +1,7 @@
 """The journal's records and the frames of a channel. Standard library only, Python 3.9 and later; no I/O.
 
-Journal: one JSON object a line, {"seq": 0, "boot": "...", "clock_ns": ..., "wall_ns": ..., "kind": "...", ..., "crc": "1a2b3c4d"}.
+Journal: one JSON object a line, {"seq": 0, "boot": "...", "clock_ns": ..., "wall_ns": ..., "kind": "...", ..., "crc": "1a2b3c4d"}, less
+what compact.without leaves out.
 `crc` is the CRC-32 of the line's bytes before the text ',"crc"'. `seq` counts from 0 without gaps. The first record is of kind "epoch",
 the last of kind "final".
 
@@ -15,7 +16,9 @@ import json
 import zlib
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-PROTOCOL = 1
+from sai3ssh import compact
+
+PROTOCOL = 2
 MAX_DATA = 64 * 1024
 MAX_LINE = 4 * 1024 * 1024
 """A control line longer than this is a protocol error (the largest is a submitted plan)."""
@@ -40,17 +43,27 @@ def dumps(value: Any) -> str:
 
 def encode_record(record: Record) -> bytes:
     """One journal line with its crc."""
-    body = dumps(record)[:-1].encode("ascii")
+    record = dict(record)
+    return encode_line(record.pop("seq"), encode_fields(record))
+
+
+def encode_fields(record: Record) -> bytes:
+    """All of a journal line but seq and crc."""
+    return dumps(compact.without(record))[1:-1].encode("ascii")
+
+
+def encode_line(seq: int, fields: bytes) -> bytes:
+    """The journal line of what encode_fields gave."""
+    body = b'{"seq":%d,%s' % (seq, fields)
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 
 def decode_record(line: bytes) -> Record:
-    """The record of one whole line; raises ProtocolError when it is torn or altered."""
+    """The record of one whole line, a hist record as compact.pack made it; raises ProtocolError when it is torn or altered."""
     body, mark, tail = line.rpartition(b',"crc":"')
     if not mark or tail[8:] != b'"}\n' or tail[:8] != b"%08x" % zlib.crc32(body):
         raise ProtocolError("journal line is torn or altered")
-    record: Record = json.loads(body + b"}")
-    return record
+    return compact.within(json.loads(body + b"}"))
 
 
 def scan(data: bytes) -> Tuple[List[Record], int]:

@@ -15,13 +15,15 @@ import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from sai3ssh.agent import state
-from sai3ssh.protocol import Record, dumps, encode_record, scan
+from sai3ssh.protocol import Record, encode_fields, encode_line, scan
 
 PENDING_LIMIT = 64 * 1024 * 1024
 """Bytes of records that wait in memory while the disk takes none."""
 RETRY_S = 0.5
 
 Callback = Callable[[], None]
+Waiting = Tuple[Record, bytes, Optional[Callback]]
+"""A record that is not on disk yet, the fields of its line, and what is due once it is."""
 
 
 def recover(path: str) -> Tuple[List[Record], int]:
@@ -65,7 +67,7 @@ class Journal:
                 self._sha.update(piece)
         self._reserve = f"{path}.reserve"
         self._lock = threading.Condition()
-        self._pending: Deque[Tuple[Record, Optional[Callback]]] = collections.deque()
+        self._pending: Deque[Waiting] = collections.deque()
         self._pending_bytes = 0
         self._ready: List[Callback] = []
         self._appended = self._written = 0
@@ -94,12 +96,13 @@ class Journal:
         """Queues a record; `on_committed` becomes due (see `callbacks`) once it is on disk."""
         record: Record = {"boot": self._boot, "clock_ns": state.clock_ns(), "wall_ns": time.time_ns(), "kind": kind}
         record.update(fields or {})
+        line = encode_fields(record)
         with self._lock:
             if self._closing:
                 raise ValueError(f"journal {self.path} is closed, {kind!r} comes too late")
-            self._pending.append((record, on_committed))
+            self._pending.append((record, line, on_committed))
             self._appended += 1
-            self._pending_bytes += len(dumps(record))
+            self._pending_bytes += len(line)
             if self._pending_bytes > PENDING_LIMIT:
                 self._fold()
             self._lock.notify_all()
@@ -139,23 +142,23 @@ class Journal:
     def _fold(self) -> None:
         """Replaces the waiting second summaries by one gap record with their totals."""
         gap: Optional[Record] = None
-        kept: Deque[Tuple[Record, Optional[Callback]]] = collections.deque()
-        for record, callback in self._pending:
+        kept: Deque[Waiting] = collections.deque()
+        for record, line, callback in self._pending:
             if record["kind"] not in ("sec", "gap") or callback is not None:
-                kept.append((record, callback))
+                kept.append((record, line, callback))
                 continue
             if gap is None or gap["stage"] != record["stage"] or gap["warmup"] != record["warmup"]:
                 gap = {**record, "kind": "gap"}
                 gap.pop("host", None)
-                kept.append((gap, None))
+                kept.append((gap, b"", None))
                 continue
             for name in ("ops", "requests", "retries", "retried", "errors"):
                 gap[name] = add_counters(gap[name], record[name])
             gap["to_clock_ns"] = record["to_clock_ns"]
             gap["done"] = record["done"]
         self._written += len(self._pending) - len(kept)
-        self._pending = kept
-        self._pending_bytes = sum(len(dumps(record)) for record, _ in kept)
+        self._pending = collections.deque((record, line or encode_fields(record), callback) for record, line, callback in kept)
+        self._pending_bytes = sum(len(line) for _, line, _ in self._pending)
 
     def _write_loop(self) -> None:
         while True:
@@ -166,7 +169,7 @@ class Journal:
                 batch = list(self._pending)
                 self._pending.clear()
                 self._writing = True
-            data = b"".join(encode_record({"seq": self._seq + i, **record}) for i, (record, _) in enumerate(batch))
+            data = b"".join(encode_line(self._seq + i, line) for i, (_, line, _) in enumerate(batch))
             try:
                 self._write(data)
             except OSError as error:
@@ -178,16 +181,16 @@ class Journal:
             with self._lock:
                 self.error = None
                 self.committed += len(data)
-                self._pending_bytes -= sum(len(dumps(record)) for record, _ in batch)
+                self._pending_bytes -= sum(len(line) for _, line, _ in batch)
                 self._written += len(batch)
-                self._ready += [callback for _, callback in batch if callback is not None]
+                self._ready += [callback for _, _, callback in batch if callback is not None]
                 self._ready += [callback for target, callback in self._after if target <= self._written]
                 self._after = [(target, callback) for target, callback in self._after if target > self._written]
                 self._writing = False
                 self._lock.notify_all()
             self._wake()
 
-    def _put_back(self, batch: List[Tuple[Record, Optional[Callback]]], error: OSError) -> bool:
+    def _put_back(self, batch: List[Waiting], error: OSError) -> bool:
         """Undoes a write that failed and waits before the next; False when the journal is being closed."""
         os.ftruncate(self._fd, self.committed)
         if os.path.exists(self._reserve):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
+from sai3ssh import compact
 from sai3ssh.agent import metrics
 from sai3ssh.agent.details import Details
 from sai3ssh.histogram import Histogram
@@ -42,6 +43,7 @@ class Told:
 
     def hist(self, record: Record) -> None:
         """Takes a hist record."""
+        record = compact.unpack(record)
         part = metrics.Delta()
         for name, buckets in record["hist"].items():
             for bucket, cells in buckets.items():
@@ -203,7 +205,7 @@ _TAKE: Dict[str, Any] = {
     "sec": _second,
     "gap": _second,
     "lost": _second,
-    "hist": lambda result, record: result.told[int(record["warmup"])].hist(record),
+    "hist": lambda result, record: result.told[int(record.get("warmup", False))].hist(record),
     "ledger": _ledger,
     "ready": lambda result, _: setattr(result, "ready", True),
     "recovered": _recovered,

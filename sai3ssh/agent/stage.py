@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
+from sai3ssh import compact
 from sai3ssh.agent import details, metrics, state
 from sai3ssh.agent.hostmetrics import HostMetrics, ProcessCpu
 from sai3ssh.agent.recovery import Recovered, Told
@@ -167,7 +168,8 @@ class Published:
                 hist: Dict[str, Dict[str, Any]] = {}
                 for (op, bucket), region in sorted(delta.regions.items()):
                     hist.setdefault(OPERATIONS[op], {})[str(bucket)] = region.to_json()
-                records.append(("hist", {"stage": self.index, "warmup": bool(phase), "hist": hist, **more.to_json()}))
+                fields = {"stage": self.index, "warmup": bool(phase), "hist": hist, **more.to_json()}
+                records.append(("hist", compact.pack(fields)))
                 self._hist[phase], self._details[phase] = metrics.Delta(), details.Details()
         return records
 

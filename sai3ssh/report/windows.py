@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..histogram import OFFSET, Histogram
+from ..results.cells import ArrayHistogram, told
 from ..results.journal import AgentStage, EndpointData
 
 Json = dict[str, Any]
@@ -31,7 +34,7 @@ class Window:
     def add(self, other: Window) -> None:
         """Merges another."""
         for op, histogram in other.operations.items():
-            self.operations.setdefault(op, Histogram()).merge(histogram)
+            self.operations.setdefault(op, ArrayHistogram()).merge(histogram)
         for where, part in other.endpoints.items():
             self.endpoints.setdefault(where, EndpointData()).add(part)
         self.from_s, self.to_s = min(self.from_s, other.from_s), max(self.to_s, other.to_s)
@@ -81,21 +84,24 @@ class Windows:
         self._until_ns: dict[tuple[str, int], int] = {}
 
     def take(self, agent: str, record: Json, stage: AgentStage) -> None:
-        """Adds a histogram record."""
+        """Adds a hist record as the journal has it."""
         if stage.start is None:
             return
         start_ns, to_ns = stage.start["start_clock_ns"], record["clock_ns"]
         from_ns = self._until_ns.get((agent, record["stage"]), stage.start["actual_clock_ns"])
         self._until_ns[agent, record["stage"]] = to_ns
         window = Window(from_s=(from_ns - start_ns) / 1e9, to_s=(to_ns - start_ns) / 1e9)
-        for op, buckets in record["hist"].items():
-            histogram = window.operations.setdefault(op, Histogram())
-            for part in buckets.values():
-                histogram.merge(Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"]))
-        for op, places in record.get("endpoints", {}).items():
-            for position, part in places.items():
-                histogram = Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"])
-                window.endpoints[op, int(position)] = EndpointData(histogram, part["bytes"], part["errors"], part["retries"])
+        for kind, op, name, part, first, steps in told(record):
+            if kind == "splits":
+                continue
+            counts = np.cumsum(steps, dtype=np.int64)
+            filled = np.flatnonzero(counts)
+            histogram = ArrayHistogram(filled + first, counts[filled], sum_ns=part["sum_ns"])
+            if kind == "hist":
+                window.operations.setdefault(op, ArrayHistogram()).merge(histogram)
+            else:
+                failed = part.get("errors", 0), part.get("retries", 0)
+                window.endpoints[op, int(name)] = EndpointData(histogram, part["bytes"], *failed)
         self.stages.setdefault(record["stage"], StageWindows()).add(window)
 
 

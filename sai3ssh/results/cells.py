@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import compact
 from ..histogram import CELLS, Histogram, value_of
 
 Integers = npt.NDArray[np.integer[Any]]
-WAITING_BYTES = 4 << 20
-"""So many numbers wait to be added."""
 
 
 class ArrayHistogram(Histogram):
@@ -79,9 +77,18 @@ class ArrayHistogram(Histogram):
     @classmethod
     def from_pairs(cls, flat: Sequence[int], *, sum_ns: int = 0, max_ns: int = 0) -> ArrayHistogram:
         """The histogram that to_pairs wrote; raises ValueError on a cell out of range or an odd length."""
-        total = CellSum()
-        total.add(flat, sum_ns, max_ns)
-        return total.histogram()
+        if len(flat) % 2:
+            raise ValueError(f"histogram pairs: odd length {len(flat)}")
+        pairs = np.array(flat, np.int64).reshape(-1, 2)
+        cells, counts = np.cumsum(pairs[:, 0]), pairs[:, 1]
+        wrong = (cells < 0) | (cells >= CELLS) | (counts < 0)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ValueError(f"histogram pairs: cell {cells[at]} with count {counts[at]} (cells are 0 to {CELLS - 1})")
+        total = np.zeros(CELLS, np.int64)
+        np.add.at(total, cells, counts)
+        filled = np.flatnonzero(total)
+        return cls(filled, total[filled], sum_ns=sum_ns, max_ns=max_ns)
 
 
 def arrays_of(histogram: Histogram) -> tuple[Integers, Integers]:
@@ -106,49 +113,58 @@ def latencies_at(histogram: Histogram, positions: Sequence[int]) -> list[float]:
 
 
 class CellSum:
-    """The sum of histograms that come as Histogram.to_pairs."""
+    """The sum of histograms that come as the steps from each cell's count to the next one's."""
 
-    def __init__(self, waiting_bytes: int = WAITING_BYTES) -> None:
+    def __init__(self) -> None:
         self.sum_ns = self.max_ns = 0
-        self._most_bytes = waiting_bytes
-        self._waiting = bytearray()
-        self._lengths: list[int] = []
-        self._total: npt.NDArray[np.int64] = np.zeros(CELLS, np.int64)
+        self._steps: npt.NDArray[np.int64] = np.zeros(CELLS + 1, np.int64)
 
-    def add(self, pairs: Sequence[int], sum_ns: int, max_ns: int = 0) -> None:
-        """Adds one; raises ValueError on what Histogram.from_pairs refuses, if not at once then in `histogram`."""
-        if len(pairs) % 2:
-            raise ValueError(f"histogram pairs: odd length {len(pairs)}")
-        if pairs:
-            self._waiting += struct.pack(f"{len(pairs)}q", *pairs)
-            self._lengths.append(len(pairs) // 2)
+    def add(self, first: int, steps: Integers, sum_ns: int = 0, max_ns: int = 0) -> None:
+        """Adds one, which begins at a first cell."""
+        self._steps[first : first + len(steps)] += steps
         self.sum_ns += sum_ns
-        self.max_ns = max(self.max_ns, max_ns)
-        if len(self._waiting) > self._most_bytes:
-            self._settle()
+        if max_ns > self.max_ns:
+            self.max_ns = max_ns
 
     def histogram(self) -> ArrayHistogram:
-        """The sum."""
-        self._settle()
-        filled = np.flatnonzero(self._total)
-        return ArrayHistogram(filled, self._total[filled], sum_ns=self.sum_ns, max_ns=self.max_ns)
-
-    def _settle(self) -> None:
-        if self._lengths:
-            cells, counts = unpack_pairs(self._waiting, self._lengths)
-            # Doubles carry counts of less than 2^53 exactly.
-            self._total += np.bincount(cells, weights=counts, minlength=CELLS).astype(np.int64)
-            self._waiting, self._lengths = bytearray(), []
+        """The sum; raises ValueError where it has less than nothing."""
+        total = np.cumsum(self._steps)
+        if total.min() < 0 or total[-1]:
+            raise ValueError(f"histogram: cell {int(total.argmin())} with count {total.min()}, in all {total[-1]} beyond the last")
+        filled = np.flatnonzero(total)
+        return ArrayHistogram(filled, total[filled], sum_ns=self.sum_ns, max_ns=self.max_ns)
 
 
-def unpack_pairs(packed: bytes | bytearray, lengths: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Cells and counts of histograms of so many pairs, not none, one after the other."""
-    gaps, counts = np.ascontiguousarray(np.frombuffer(packed, np.int64).reshape(-1, 2).T)
-    # The first gap of a histogram is the distance from 0: what the one before it came to is taken off again.
-    starts = np.concatenate(([0], np.cumsum(lengths)))[:-1]
-    gaps[starts[1:]] -= np.add.reduceat(gaps, starts)[:-1]
-    cells = np.cumsum(gaps)
-    if cells.min() < 0 or cells.max() >= CELLS or counts.min() < 0:
-        at = int(np.argmax((cells < 0) | (cells >= CELLS) | (counts < 0)))
-        raise ValueError(f"histogram pairs: cell {cells[at]} with count {counts[at]} (cells are 0 to {CELLS - 1})")
-    return cells, counts
+Told = tuple[str, str, str, dict[str, Any], int, Integers]
+"""One histogram of a hist record: hist, splits or endpoints; operation; bucket, part of the latency or position; its figures; its first
+cell and the steps from each cell's count to the next one's, from 0 to 0."""
+
+
+def told(record: dict[str, Any]) -> list[Told]:
+    """The histograms of a hist record as the journal has it (compact.pack). That of first bytes comes in parts to be added: its difference
+    to the operation's, and the operation's, without figures. Raises ValueError."""
+    width, head, data = compact.inflate(record["cells"])
+    parts = list(compact.parts(record))
+    if 2 * len(parts) != len(head):
+        raise ValueError(f"cells of {len(head) // 2} histograms, expected {len(parts)}")
+    planes = np.frombuffer(data, np.uint8).reshape(width, -1)
+    zigzag = planes[width - 1].astype(f"u{width}")
+    for plane in planes[-2::-1]:
+        zigzag <<= 8
+        zigzag |= plane
+    sign = zigzag & 1
+    zigzag >>= 1
+    zigzag ^= np.negative(sign, out=sign)
+    steps = zigzag.view(f"i{width}")
+    found: list[Told] = []
+    wholes: dict[str, list[tuple[int, Integers]]] = {}
+    at = 0
+    for (kind, op, name, part), first, length in zip(parts, head[::2], head[1::2], strict=True):
+        mine = steps[at : at + length]
+        found.append((kind, op, name, part, first, mine))
+        at += length
+        if kind == "hist":
+            wholes.setdefault(op, []).append((first, mine))
+        elif compact.is_derived(kind, name, part):
+            found += [(kind, op, name, {}, *whole) for whole in wholes.get(op, ())]
+    return found

@@ -26,7 +26,7 @@ from .columns import Array, Names, Seconds
 from .journal import AgentJournal, AgentStage, EndpointData, Region, Splits, StageData, Unreadable
 
 Json = dict[str, Any]
-FORMAT = 1
+FORMAT = 2
 """To be changed whenever this file, or what is read out of a journal, is."""
 VERSION = f"{FORMAT} {__version__}"
 TAIL_BYTES = 64

@@ -51,7 +51,7 @@ class Seconds(Sequence[Json]):
     """Second summaries: columns, and as a sequence the records, without seq, boot, clock_ns.
 
     `each` has the columns of INTEGERS and FLOATS. `ops` has row (the position of its second), code (of its operation, in `names`),
-    requests (-1 where none is told) and those of FIGURES, in the order of the journal. `more` has row, kind (position in KINDS), code,
+    requests and those of FIGURES, in the order of the journal. `more` has row, kind (position in KINDS), code,
     class (a code, -1 where there is none) and n.
     """
 
@@ -101,8 +101,7 @@ class Seconds(Sequence[Json]):
             record |= {"ops": {}, "requests": {}, "retries": {}, "retried": {}, "errors": {}}
             for at in range(*np.searchsorted(ops["row"], (row, row + 1))):
                 name = texts[ops["code"][at]]
-                if ops["requests"][at] >= 0:
-                    record["requests"][name] = int(ops["requests"][at])
+                record["requests"][name] = int(ops["requests"][at])
                 record["ops"][name] = [ops[column][at].item() for column in FIGURES]
             for at in range(*np.searchsorted(more["row"], (row, row + 1))):
                 kind, name, n = KINDS[more["kind"][at]], texts[more["code"][at]], int(more["n"][at])
@@ -131,22 +130,22 @@ class Seconds(Sequence[Json]):
 
 
 class Collector:
-    """Takes sec records, one after the other. There are millions of them: what is done for each is as little as can be."""
+    """Takes sec records as the journal has them. There are millions of them: what is done for each is as little as can be."""
 
     def __init__(self, stage: int, names: Names) -> None:
         self._stage, self._names = stage, names
-        self._integers, self._floats, self._figures, self._requests = array("q"), array("d"), array("d"), array("q")
-        self._many, self._codes, self._more = array("q"), array("q"), array("q")
-        self._waiting: tuple[list[int], list[float], list[float], list[int]] = ([], [], [], [])
+        self._integers, self._floats, self._figures = array("q"), array("d"), array("d")
+        self._many, self._codes, self._more, self._requests = array("q"), array("q"), array("q"), array("q")
+        self._waiting: tuple[list[int], list[float], list[float]] = ([], [], [])
         self._known: dict[tuple[str, ...], list[int]] = {}
 
     def take(self, record: Json, shift_ns: int = 0) -> None:
         """Adds a second; shift_ns brings its times into the clock of the others."""
-        ops, requests = record["ops"], record["requests"]
-        integers, floats, figures, told = self._waiting
+        ops, get = record["ops"], record.get
+        integers, floats, figures = self._waiting
         integers += (
-            record["second"], record["wall_ns"], record["from_clock_ns"] + shift_ns, record["to_clock_ns"] + shift_ns, record["warmup"],
-            record.get("done", 0),
+            record["second"], record["wall_ns"], record["from_clock_ns"] + shift_ns, record["to_clock_ns"] + shift_ns, get("warmup", False),
+            get("done", 0),
         )  # fmt: skip
         if "host" in record:
             host = record["host"]
@@ -167,31 +166,35 @@ class Collector:
         self._many.append(len(codes))
         self._codes.extend(codes)
         figures += chain.from_iterable(ops.values())
-        row = len(self._many) - 1
-        if tuple(requests) == kinds:
-            told += requests.values()
-        else:
-            told += [requests.get(op, -1) for op in kinds]
-            self._note(row, 0, {op: n for op, n in requests.items() if op not in ops})
-        if record["retries"]:
-            self._note(row, 1, record["retries"])
-        if record.get("retried"):
-            self._note(row, 2, record["retried"])
-        if record["errors"]:
-            self._note(row, 3, record["errors"])
+        if "requests" in record:
+            self._note_requests(record["requests"], kinds)
+        if "retried" in record:
+            retried = record["retried"]
+            self._note(1, {op: sum(classes.values()) for op, classes in retried.items()})
+            self._note(2, retried)
+        if "errors" in record:
+            self._note(3, record["errors"])
         if len(integers) > WAITING:
             self._settle()
 
     def _settle(self) -> None:
         """From lists, which are quick to add to, to arrays, which are small."""
-        kept: tuple[array[Any], ...] = (self._integers, self._floats, self._figures, self._requests)
+        kept: tuple[array[Any], ...] = (self._integers, self._floats, self._figures)
         waiting: tuple[list[Any], ...] = self._waiting
         for numbers, more in zip(kept, waiting, strict=True):
             numbers.frombytes(struct.pack(f"{len(more)}{numbers.typecode}", *more))
             more.clear()
 
-    def _note(self, row: int, kind: int, found: Json) -> None:
-        code = self._names.code
+    def _note_requests(self, requests: Json, kinds: tuple[str, ...]) -> None:
+        """Those of operations that have another number of them than of completions; of others there is no row."""
+        last = len(self._codes) - len(kinds)
+        for op in kinds:
+            if op in requests:
+                self._requests.extend((last + kinds.index(op), requests[op]))
+        self._note(0, {op: n for op, n in requests.items() if op not in kinds})
+
+    def _note(self, kind: int, found: Json) -> None:
+        row, code = len(self._many) - 1, self._names.code
         for op, value in found.items():
             for name, n in value.items() if isinstance(value, dict) else ((None, value),):
                 self._more.extend((row, kind, code(op), -1 if name is None else code(name), n))
@@ -211,8 +214,10 @@ class Collector:
         ops: dict[str, Array] = {
             "row": np.repeat(np.arange(len(many), dtype=np.int32), many),
             "code": np.array(self._codes, dtype=np.int16),
-            "requests": np.array(self._requests, dtype=np.int64),
+            "requests": figures[0].astype(np.int64),
         }
+        at, n = np.frombuffer(self._requests, np.int64).reshape(-1, 2).T
+        ops["requests"][at] = n
         for name, column in zip(FIGURES, figures, strict=True):
             ops[name] = column.astype(np.int64) if name in FIGURES[:3] else np.array(column)
         rows = np.frombuffer(self._more, np.int64).reshape(-1, 5).T

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..protocol import ProtocolError
-from .cells import CellSum
-from .journal import Region, records
+from .cells import CellSum, told
+from .journal import FIGURES, Region, records
 
 Json = dict[str, Any]
-WAITING_BYTES = 1 << 16
-"""For each window and region: there are thousands."""
 
 
 @dataclass
@@ -61,29 +59,28 @@ def _add(sums: list[list[_Sum]], path: Path) -> None:
     number: Counter[int] = Counter()
     try:
         for record in records(path):
-            if record["kind"] == "sec" and not record["warmup"]:
+            if "warmup" in record:
+                continue
+            if record["kind"] == "sec":
                 seconds = (record["to_clock_ns"] - record["from_clock_ns"]) / 1e9
                 elapsed[record["stage"]] = elapsed.get(record["stage"], 0.0) + seconds
-            elif record["kind"] == "hist" and not record["warmup"]:
+            elif record["kind"] == "hist":
                 stage = record["stage"]
-                _take(sums[stage], number[stage], record["hist"], elapsed.pop(stage, 0.0))
+                _take(sums[stage], number[stage], record, elapsed.pop(stage, 0.0))
                 number[stage] += 1
     except ProtocolError:
         return  # a torn mirror: what is whole of it counts
 
 
-def _take(stage: list[_Sum], number: int, hist: Json, agent_s: float) -> None:
+def _take(stage: list[_Sum], number: int, record: Json, agent_s: float) -> None:
     while len(stage) <= number:
         stage.append(_Sum())
     window = stage[number]
     window.agent_s += agent_s
     window.agents += 1
-    for op, buckets in hist.items():
-        for bucket, part in buckets.items():
-            key = (op, int(bucket))
-            if key not in window.regions:
-                window.regions[key] = (CellSum(WAITING_BYTES), [0, 0, 0])
-            cells, counts = window.regions[key]
-            cells.add(part["cells"], part["sum_ns"], part["max_ns"])
-            for at, name in enumerate(("bytes", "tail_ops", "tail_bytes")):
-                counts[at] += part[name]
+    for kind, op, bucket, part, first, steps in told(record):
+        if kind == "hist":
+            cells, counts = window.regions.setdefault((op, int(bucket)), (CellSum(), [0, 0, 0]))
+            cells.add(first, steps, part["sum_ns"], part["max_ns"])
+            for at, name in enumerate(FIGURES[kind]):
+                counts[at] += part.get(name, 0)

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..controller.rundir import RunDirectory
 from ..errors import ConfigError
-from ..protocol import Json, ProtocolError, decode_record
+from ..protocol import Json, ProtocolError
 from ..report.document import compose, document
 from ..report.windows import Windows
-from ..results.journal import JournalReader
+from ..results.journal import JournalReader, decode
 from ..results.merge import inputs_at_first
 from ..results.steady import leave_out_what_is_late
 from .catalogue import Catalogue, stamp_of
@@ -56,7 +56,7 @@ class Growing:
             reader = self._readers[agent_id]
             try:
                 for line in lines.new() if not reader.agent.torn else ():
-                    reader.take(decode_record(line))
+                    reader.take(decode(line))
             except ProtocolError:
                 reader.agent.torn = True
             self._inputs.agents[agent_id] = reader.result()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from .. import compact
 from ..controller.rundir import Contents, RunDirectory
 from ..histogram import Histogram
 from ..model import AgentState, StageKind
@@ -164,6 +165,7 @@ class RunTally:
                 agent.lost_intervals += 1
                 agent.lost_ns += record["to_clock_ns"] - record["from_clock_ns"]
             elif kind == "hist":
+                record = compact.unpack(record)
                 for op, buckets in record["hist"].items():
                     histogram = agent.latency.setdefault((record["stage"], record["warmup"], op), Histogram())
                     for part in buckets.values():

@@ -9,6 +9,7 @@ import tempfile
 import time
 import unittest
 
+from sai3ssh import compact
 from sai3ssh.agent import state
 from sai3ssh.agent.workers import group_members
 from sai3ssh.model import (
@@ -136,7 +137,8 @@ class AgentCase(unittest.TestCase):
             of_stage = [record for record in records if record.get("stage") == end["stage"]]
             for op, totals in end["totals"].items():
                 secs = [record["ops"][op] for record in of_stage if record["kind"] in ("sec", "lost") and op in record["ops"]]
-                cells = [region for r in of_stage if r["kind"] == "hist" for region in r["hist"].get(op, {}).values()]
+                hists = [compact.unpack(record)["hist"] for record in of_stage if record["kind"] == "hist"]
+                cells = [region for hist in hists for region in hist.get(op, {}).values()]
                 self.assertEqual(sum(sec[0] for sec in secs), totals["ops"], (end["name"], op))
                 self.assertEqual(sum(sec[1] for sec in secs), totals["bytes"], (end["name"], op))
                 self.assertEqual(sum(sum(region["cells"][1::2]) for region in cells), totals["ops"], (end["name"], op))

@@ -6,6 +6,7 @@ import random
 import time
 import unittest
 
+from sai3ssh import compact
 from sai3ssh.agent import kernelclock, recovery, state
 from sai3ssh.agent.stage import metrics_files
 from sai3ssh.model import FailurePolicy, Target, to_json
@@ -208,7 +209,7 @@ class Recovery(KillingCase):
             channel.wait(lambda: channel.final is not None, "final")
         records, _ = scan(bytes(channel.mirror))
         self.check_sums(records)
-        told = [record for record in records if record["kind"] == "hist"]
+        told = [compact.unpack(record) for record in records if record["kind"] == "hist"]
         self.assertEqual(len(self.records("recovered")), 1)
         puts = next(record for record in records if record["kind"] == "stage_end")["totals"]["put"]["ops"]
         known = sum(sum(record["splits"]["put"]["first_byte"]["cells"][1::2]) for record in told if "splits" in record)
@@ -276,9 +277,8 @@ class Recovery(KillingCase):
             without = told_lost[-1] if told_lost else {}
             for op, totals in end["totals"].items():
                 told = sum(record["ops"][op][0] for record in of_stage if record["kind"] in ("sec", "lost") and op in record["ops"])
-                cells = sum(
-                    sum(r["cells"][1::2]) for record in of_stage if record["kind"] == "hist" for r in record["hist"].get(op, {}).values()
-                )
+                hists = [compact.unpack(record)["hist"] for record in of_stage if record["kind"] == "hist"]
+                cells = sum(sum(r["cells"][1::2]) for hist in hists for r in hist.get(op, {}).values())
                 self.assertEqual((totals["ops"], totals["ops"]), (told, cells + without.get(op, [0])[0]), (end["name"], op))
 
     def test_killed_before_the_journal_knows_that_the_counters_were_lost(self):
@@ -311,7 +311,8 @@ class Recovery(KillingCase):
         without = [record["without_histogram"] for record in of_stage if "without_histogram" in record][-1]
         for op, totals in end["totals"].items():
             tells = [record["ops"][op][0] for record in of_stage if op in record.get("ops", {})]
-            cells = sum(sum(r["cells"][1::2]) for record in of_stage if "hist" in record for r in record["hist"].get(op, {}).values())
+            hists = [compact.unpack(record)["hist"] for record in of_stage if "hist" in record]
+            cells = sum(sum(r["cells"][1::2]) for hist in hists for r in hist.get(op, {}).values())
             self.assertTrue(all(count >= 0 for count in tells), (op, tells))
             self.assertEqual((totals["ops"], totals["ops"]), (sum(tells), cells + without.get(op, [0])[0]), op)
         self.stage(channel, 2, "FINISHED")

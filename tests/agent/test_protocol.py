@@ -43,7 +43,7 @@ class JournalCodec(unittest.TestCase):
 class Frames(unittest.TestCase):
     def stream(self):
         return (
-            b"Welcome to h1!\nSAI3SSH/1 other\n"
+            b"Welcome to h1!\nSAI3SSH/2 other\n"
             + protocol.encode_preamble("n0nce")
             + protocol.encode_control({"hello": 1})
             + protocol.encode_data(0, b'{"data":1,"len":3}\n\x00\xff')

@@ -8,6 +8,7 @@ import tempfile
 import time
 import unittest
 
+from sai3ssh import compact
 from sai3ssh.agent import details, metrics
 from sai3ssh.agent.details import FIRST_BYTE, QUEUE, TRANSFER, DetailReader, DetailRecorder, Layout
 from sai3ssh.agent.engines import make_engine
@@ -262,8 +263,8 @@ class Counted(unittest.TestCase):
         for phase in (0, 1):
             found = details.Details()
             for record in records:
-                if record["kind"] == "hist" and record["warmup"] == bool(phase):
-                    found.add(details.Details.from_json(record))
+                if record["kind"] == "hist" and record.get("warmup", False) == bool(phase):
+                    found.add(details.Details.from_json(compact.unpack(record)))
             self.check(phase, found, expected)
 
     def test_a_file_that_is_too_short(self):

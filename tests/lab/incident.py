@@ -74,7 +74,7 @@ def created(run: Path) -> int:
     for path in run.glob("agents/*/journal.ndjson"):
         seconds = [line for line in path.read_bytes().splitlines()[-20:] if b'"kind":"sec"' in line]
         with contextlib.suppress(IndexError, ValueError):
-            done += json.loads(seconds[-1])["done"]
+            done += json.loads(seconds[-1]).get("done", 0)
     return done
 
 

@@ -15,9 +15,17 @@ Record = dict[str, Any]
 def journals(run: Path) -> dict[str, list[Record]]:
     """The records of every mirror of a run, by agent; plain JSON, without the product's code."""
     return {
-        path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
+        path.parent.name: [_whole(json.loads(line)) for line in path.read_text().splitlines()]
         for path in sorted(run.glob("agents/*/journal.ndjson"))
     }
+
+
+def _whole(record: Record) -> Record:
+    """With what a second leaves out because it is nothing, or one request for each operation."""
+    if record["kind"] in ("sec", "gap", "lost"):
+        requests = {op: figures[0] for op, figures in record["ops"].items()} | record.get("requests", {})
+        record = {"done": 0, "warmup": False, "retried": {}, "errors": {}, **record, "requests": requests}
+    return record
 
 
 def kinds(records: list[Record], kind: str) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sai3ssh import compact
 from sai3ssh.agent import metrics
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Published
@@ -108,7 +109,7 @@ class Counter:
             tells = [record["ops"].get("get", [0])[0] for record in mine if record["kind"] in ("sec", "gap", "lost")]
             assert all(count >= 0 for count in tells), f"{name}: a record takes back what others told: {tells}"
             told = sum(tells)
-            hists = [record["hist"].get("get", {}).get("0") for record in mine if record["kind"] == "hist"]
+            hists = [compact.unpack(record)["hist"].get("get", {}).get("0") for record in mine if record["kind"] == "hist"]
             cells = [Histogram.from_pairs(hist["cells"]).count for hist in hists if hist]
             without = sum(record.get("without_histogram", {}).get("get", [0])[0] for record in mine if record["kind"] == "lost")
             assert told == totals, f"{name}: seconds tell {told} operations, the end {totals}"

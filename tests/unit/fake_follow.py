@@ -50,17 +50,17 @@ class Fake:
         self.out(json.dumps(message).encode() + b"\n")
 
     def run(self) -> None:
-        os.write(1, b"Welcome to this host!\nSAI3SSH/1 not-the-nonce\n")
+        os.write(1, b"Welcome to this host!\nSAI3SSH/2 not-the-nonce\n")
         if "exit" in self.mode:
             os.write(2, b"no such module\n")
             sys.exit(1)
         if "mute" in self.mode:
             time.sleep(60)
-        self.out(b"SAI3SSH/1 " + self.nonce.encode() + b"\n")
+        self.out(b"SAI3SSH/2 " + self.nonce.encode() + b"\n")
         if "refuse" in self.mode:
             self.say({"error": {"type": "VersionMismatch", "message": "another version is in charge", "remedy": "wait"}})
             sys.exit(1)
-        protocol = 99 if "protocol" in self.mode else 1
+        protocol = 99 if "protocol" in self.mode else 2
         self.say({"hello": {"protocol": protocol, "boot": "boot-1", "clock_ns": 0, "host": "fake", "state_dir": self.directory}})
         next_beat = time.monotonic()
         while True:

@@ -12,7 +12,7 @@ import pytest
 import sai3ssh
 
 ROOT = Path(sai3ssh.__file__).parent
-SHARED = {"__init__", "errors", "findings", "model", "oplog", "protocol", "histogram", "dataset"}
+SHARED = {"__init__", "compact", "errors", "findings", "model", "oplog", "protocol", "histogram", "dataset"}
 MAY_IMPORT = {
     "__init__": SHARED | {"api"},  # when it is asked for `run`, on no host
     "agent": SHARED | {"agent"},

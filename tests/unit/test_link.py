@@ -272,7 +272,7 @@ def test_a_journal_that_became_shorter_is_permanent(fake: FakeHost) -> None:
     [
         ("exit", AgentError, "no such module"),
         ("refuse", VersionMismatch, "another version is in charge"),
-        ("protocol", VersionMismatch, "protocol 99, expected 1"),
+        ("protocol", VersionMismatch, "protocol 99, expected 2"),
         ("garbage", AgentError, "cannot be understood"),
         ("gap", JournalLost, "offset 1"),
     ],

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sai3ssh import results
-from sai3ssh.histogram import Histogram
+from sai3ssh import compact, results
+from sai3ssh.histogram import CELLS, Histogram
 from sai3ssh.protocol import decode_record
 from sai3ssh.results import columnfile, mirrors
-from sai3ssh.results.cells import ArrayHistogram
-from sai3ssh.results.journal import JournalReader, StageData, read_agent
+from sai3ssh.results.cells import ArrayHistogram, CellSum, told
+from sai3ssh.results.journal import JournalReader, StageData, decode, read_agent
 
 from .test_results import HOST, SECOND, FakeAgent, whole, write_run
 
+Json = dict[str, Any]
 ENDED = {"at": 10.0, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}
 
 
@@ -184,6 +188,33 @@ def test_histograms_in_arrays_are_histograms() -> None:
             ArrayHistogram.from_pairs(pairs)
 
 
+@pytest.mark.parametrize("most", [2, 100, 1 << 20, 1 << 45], ids=["few", "many", "32 bits", "64 bits"])
+def test_sums_of_packed_histograms_are_those_of_unpacked_ones(most: int) -> None:
+    rng = random.Random(most)
+
+    def part(likeness: Histogram | None = None) -> tuple[Histogram, Json]:
+        cells = {**(likeness.cells if likeness is not None else {}), **{rng.randrange(CELLS): rng.randrange(1, most) for _ in range(20)}}
+        return Histogram(cells), {"cells": Histogram(cells).to_pairs(), "sum_ns": rng.randrange(most)}
+
+    sums: dict[tuple[str, str, str], CellSum] = defaultdict(CellSum)
+    expected: dict[tuple[str, str, str], Histogram] = defaultdict(Histogram)
+    for _ in range(20):
+        (latencies, get), (_, large), (_, waited) = part(), part(), part()
+        hist, splits = {"get": {"1": get, "7": large}}, {"get": {"first_byte": part(latencies)[1]}, "put": {"first_byte": waited}}
+        record = compact.pack({"stage": 0, "warmup": False, "hist": hist, "splits": splits})
+        for kind, op, name, figures, first, steps in told(record):
+            sums[kind, op, name].add(first, steps, figures.get("sum_ns", 0))
+        for kind, op, name, figures in compact.parts(compact.unpack(record)):
+            expected[kind, op, name].merge(Histogram.from_pairs(figures["cells"], sum_ns=figures["sum_ns"]))
+    for key, one in expected.items():
+        found = sums[key].histogram()
+        assert (found.cells, found.sum_ns) == (dict(sorted(one.cells.items())), one.sum_ns), key
+    below = CellSum()
+    below.add(5, np.array([-1, 1]))
+    with pytest.raises(ValueError, match="count -1"):
+        below.histogram()
+
+
 def counted(data: StageData) -> Any:
     histograms = {
         **{key: region.histogram for key, region in data.regions.items()},
@@ -198,7 +229,7 @@ def test_what_a_reader_says_at_any_time_is_what_the_journal_says_so_far(run: Pat
     lines = (run / "agents" / "a" / "journal.ndjson").read_bytes().splitlines(keepends=True)
     growing, part = JournalReader("a"), tmp_path / "part"
     for number, line in enumerate(lines, 1):
-        growing.take(decode_record(line))
+        growing.take(decode(line))
         part.write_bytes(b"".join(lines[:number]))
         told, read = growing.result(), read_agent("a", part)
         assert {index: list(stage.seconds) for index, stage in told.stages.items()} == {i: list(s.seconds) for i, s in read.stages.items()}

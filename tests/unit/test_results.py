@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sai3ssh import results
+from sai3ssh import compact, results
 from sai3ssh.histogram import Histogram
 from sai3ssh.model import (
     Assignment,
@@ -72,6 +72,8 @@ class FakeAgent:
         )
 
     def add(self, kind: str, **fields: Any) -> None:
+        if kind == "hist":
+            fields = compact.pack(fields)
         head = {"seq": len(self._records), "boot": "b", "clock_ns": self.start_ns, "wall_ns": 1_700_000_000 * SECOND, "kind": kind}
         self._records.append({**head, **fields})
 
