@@ -77,18 +77,17 @@ class Recovery(KillingCase):
         self.assertEqual(self.files(), [])
 
     def test_a_killed_worker_in_execute_goes_on_until_the_planned_end(self):
-        channel, _ = self.begin(duration_s=4.0)
+        channel, _ = self.begin(duration_s=8.0)
         self.stage(channel, 0, "AT_BARRIER")
         start = channel.release(self.key, "a0", 1)
-        channel.wait_state("RUNNING")
-        time.sleep(1.2)
+        channel.wait(lambda: self.seconds(1) >= 1, "some progress")
         killed_ns = state.clock_ns()
         self.kill(self.worker(1))
         channel.wait_state("AT_BARRIER")
         files = self.files()
         records = self.finish(channel, 2)
         end = next(record for record in records if record["kind"] == "stage_end" and record["stage"] == 1)
-        self.assertEqual(end["end_clock_ns"], start + 4_000_000_000)
+        self.assertEqual(end["end_clock_ns"], start + 8_000_000_000)
         lost = [record for record in records if record["kind"] == "lost"]
         self.assertEqual(len(lost), 1)
         self.assertLess(lost[0]["from_clock_ns"], killed_ns + 1_000_000_000)
