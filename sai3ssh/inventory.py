@@ -151,7 +151,8 @@ def _host(name: str, values: dict[str, Any]) -> Host:
         shlex.split(arguments)
     except ValueError as error:
         raise InventoryError(f"ansible_ssh_common_args {arguments!r} cannot be split: {error}", host=name) from error
-    python = str(values.get("ansible_python_interpreter", "python3"))
+    # The agent's own, such as that of a virtual environment, goes before the one that Ansible's modules run with.
+    python = _text(values.get("sai3ssh_python")) or str(values.get("ansible_python_interpreter", "python3"))
     key = values.get("ansible_ssh_private_key_file", values.get("ansible_private_key_file"))
     state = values.get("sai3ssh_agent_state_dir")
     return Host(

@@ -111,6 +111,11 @@ def test_directory_with_group_vars_and_a_script(tmp_path: Path) -> None:
     assert {h.python for h in hosts} == {"/opt/py/bin/python3"}
 
 
+def test_the_agents_own_python_goes_before_that_of_ansible(tmp_path: Path) -> None:
+    text = "[all]\na ansible_python_interpreter=/usr/bin/python3 sai3ssh_python=/srv/venv/bin/python\nb sai3ssh_python=/srv/b/python\n"
+    assert [h.python for h in inventory.load([write(tmp_path / "hosts", text)])] == ["/srv/venv/bin/python", "/srv/b/python"]
+
+
 def test_list_of_names() -> None:
     assert [h.address for h in inventory.load(["192.0.2.1,192.0.2.2,"])] == ["192.0.2.1", "192.0.2.2"]
 
