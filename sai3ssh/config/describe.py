@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .. import dataset
 from ..model import Assignment, OperationSpec, Plan, Population, Stage, StageKind, Steady
+from . import units
 from .workload import Workload
 
 ASSUMED_OPS_PER_S = 2000.0
@@ -169,7 +170,7 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
                 p.target,
                 p.count,
                 dataset.total_size(p),
-                (f"{p.size.min}" if p.size.kind == "fixed" else f"{p.size.kind} {p.size.min} to {p.size.max}") + _reduction(p),
+                _sizes(p) + _reduction(p),
             )
             for p in plan.populations
         ),
@@ -184,6 +185,13 @@ def describe(plan: Plan, assignments: Sequence[Assignment], workload: Workload) 
         "none needed" if plan.target.engine == "file" or plan.target.anonymous else source,
         workload.notices,
     )
+
+
+def _sizes(population: Population) -> str:
+    """Sizes of the objects, as a file would have them."""
+    size = population.size
+    low, high = units.size_words(size.min), units.size_words(size.max)
+    return low if size.kind == "fixed" else f"{size.kind} {low} to {high}"
 
 
 def _default_endpoint(plan: Plan) -> str:
