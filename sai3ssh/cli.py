@@ -58,6 +58,12 @@ Run = Annotated[
         help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False, autocompletion=_known_runs
     ),
 ]
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Run directories, or ids of runs below --results-dir or their beginnings.", show_default=False, autocompletion=_known_runs
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 
 Policy = Annotated[
@@ -591,13 +597,11 @@ def status(inventory: Inventory = None, limit: Limit = "all", results_dir: Resul
 
 
 @app.command("results")
-def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", show_default=False)], as_json: AsJson = False) -> None:
+def show_results(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJson = False) -> None:
     """Show the summary of a run."""
     from . import results
-    from .errors import ConfigError
 
-    if not (run_dir / "plan.json").is_file():
-        raise ConfigError(f"{run_dir} is no run directory: it has no plan.json", remedy="Name a directory below --results-dir")
+    run_dir = _find(run, results_dir).path
     written = results.read(run_dir)
     if as_json:
         out("".join(results.json_lines(written.content)).rstrip())
@@ -666,8 +670,9 @@ def health(
 
 @app.command()
 def aggregate(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories of one plan.", show_default=False)],
+    runs: Runs,
     allow_different_plans: Annotated[bool, typer.Option(help="Merge runs whose plans differ.")] = False,
+    results_dir: ResultsDir = RESULTS_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Merge several runs of one plan, and show what varies between them."""
@@ -675,7 +680,7 @@ def aggregate(
     from .results.aggregate import aggregate as merge_runs
     from .ui.aggregate import print_aggregate
 
-    content = merge_runs(runs, allow_different_plans)
+    content = merge_runs(_find_all(runs, results_dir), allow_different_plans)
     if as_json:
         out(json.dumps(content, indent=1))
     else:
@@ -685,17 +690,18 @@ def aggregate(
 
 @app.command()
 def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    runs: Runs,
     output: Annotated[Path, typer.Option("--output", "-o", help="New directory for the results.", show_default=False)],
     segments: Annotated[bool, typer.Option(help="The runs are of the same agents, one after the other.")] = False,
     allow_different_plans: Annotated[bool, typer.Option(help="Merge runs whose plans differ.")] = False,
+    results_dir: ResultsDir = RESULTS_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Write runs of several controllers, or segments, as one results directory."""
     from . import results
     from .results.union import merge_runs
 
-    found = merge_runs(runs, output, allow_different_plans=allow_different_plans, segments=segments)
+    found = merge_runs(_find_all(runs, results_dir), output, allow_different_plans=allow_different_plans, segments=segments)
     if as_json:
         out("".join(results.json_lines(found.content)).rstrip())
     elif segments:
@@ -713,23 +719,29 @@ def merge(
 
 @app.command()
 def export(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    runs: Runs,
     form: Annotated[Literal["csv", "parquet", "json", "xlsx"], typer.Option("--format", help="xlsx: one workbook; else a file per table.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory, or the workbook; default: here, by the run's id.", show_default=False)
     ] = None,
+    results_dir: ResultsDir = RESULTS_DIR,
 ) -> None:
     """Write the results of runs as tables for other programs."""
     from .results.export import export as write_tables
 
-    for path in write_tables(runs, form, output):
+    for path in write_tables(_find_all(runs, results_dir), form, output):
         out(str(path))
 
 
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories: two, or several a side with the word vs between the sides.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Run directories or ids of runs: two, or several a side with the word vs between the sides.",
+            show_default=False,
+            autocompletion=_known_runs,
+        ),
     ],
     fail_if: Annotated[
         list[str] | None,
@@ -744,6 +756,7 @@ def compare(
     ] = None,
     allow_partial: Annotated[bool, typer.Option(help="Also compare runs that are PARTIAL.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Show all figures, not only those that decide.")] = False,
+    results_dir: ResultsDir = RESULTS_DIR,
     as_json: AsJson = False,
 ) -> None:
     """What differs between runs, and whether it is more than chance: sai3ssh compare OLD... vs NEW..."""
@@ -753,8 +766,8 @@ def compare(
 
     base, new = _sides(runs)
     found = comparing.compare(
-        base,
-        new,
+        _find_all(base, results_dir),
+        _find_all(new, results_dir),
         allow_partial=allow_partial,
         confidence=confidence / 100,
         least=None if least is None else least / 100,
@@ -767,10 +780,10 @@ def compare(
     raise typer.Exit(REGRESSED if found.failed else 0)
 
 
-def _sides(runs: list[Path]) -> tuple[list[Path], list[Path]]:
+def _sides(runs: list[str]) -> tuple[list[str], list[str]]:
     from .errors import ConfigError
 
-    at = [number for number, run in enumerate(runs) if str(run) == "vs"]
+    at = [number for number, run in enumerate(runs) if run == "vs"]
     base, new = (runs[: at[0]], runs[at[0] + 1 :]) if at else (runs[:1], runs[1:])
     if not base or not new or len(at) > 1 or (not at and len(runs) != 2):
         raise ConfigError(
@@ -975,6 +988,10 @@ def _find(run: str, results_dir: Path) -> RunDirectory:
     from .controller.rundir import RunDirectory
 
     return RunDirectory.find(run, results_dir)
+
+
+def _find_all(runs: list[str], results_dir: Path) -> list[Path]:
+    return [_find(run, results_dir).path for run in runs]
 
 
 def _credentials(directory: RunDirectory) -> dict[str, Any] | None:

@@ -57,6 +57,31 @@ def test_validate_says_what_complete_needs(
     assert f"COMPLETE needs {text} of all agent-seconds measured (min_coverage)\n" in capsys.readouterr().out
 
 
+def test_validate_says_sizes_as_a_file_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "w.yml"
+    sizes = ("64KiB", "{type: uniform, min: 1, max: 3MiB}")
+    entries = ", ".join(f"{{base_uri: {number}/, count: 1, size_spec: {size}}}" for number, size in enumerate(sizes))
+    file.write_text(f"target: s3://bench/x/\nprepare: {{ensure_objects: [{entries}]}}\nworkload: []\n")
+    assert invoke(monkeypatch, "validate", str(file), "--json") == 0
+    described = json.loads(capsys.readouterr().out)["description"]
+    assert [part["size"] for part in described["populations"]] == ["64KiB", "uniform 1 bytes to 3MiB"]
+
+
+@pytest.mark.parametrize("command", ["results", "aggregate", "export --format csv", "merge -o new", "compare", "report", "attach"])
+def test_runs_are_named_by_the_beginning_of_their_id(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in ("mixed-1", "other-1"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "plan.json").touch()
+    assert cli._find_all(["oth", str(tmp_path / "mixed-1")], tmp_path) == [tmp_path / "other-1", tmp_path / "mixed-1"]
+    runs = ["absent"] if command in ("results", "report", "attach") else ["absent", "oth"]
+    assert invoke(monkeypatch, *command.split(), *runs, "--results-dir", str(tmp_path)) == 2
+    assert f"no run absent in {tmp_path}. `sai3ssh status` lists the runs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
