@@ -77,6 +77,9 @@ class Follow:
         timeout_s = 0.0 if self._can_send() and not blocked else 1.0
         if self._journal is not None and self._supervisor is None and not self._final_sent:
             timeout_s = min(timeout_s, RETRY_S)
+        for lines in (self._daemon, self._supervisor):
+            if lines is not None:
+                self._listen(lines)
         for key, _ in self._selector.select(timeout_s):
             key.data()
         if blocked:
@@ -85,6 +88,13 @@ class Follow:
             self._find_supervisor()
         if not self._controller.waiting:
             self._send_data()
+
+    def _listen(self, lines: Lines) -> None:
+        """A command of which the socket has not taken all, such as a piece of a trace, goes on as soon as there is room."""
+        key = self._selector.get_key(lines.in_fd)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if lines.waiting else 0)
+        if events != key.events:
+            self._selector.modify(lines.in_fd, events, key.data)
 
     # --- controller ------------------------------------------------------------------------------------------------------------------
 
@@ -229,6 +239,7 @@ class Follow:
 
     def _on_daemon(self, lines: Lines) -> None:
         try:
+            lines.write()
             for message in lines.read():
                 self._controller.send(message)
         except EOFError:
@@ -280,6 +291,7 @@ class Follow:
 
     def _on_supervisor(self, lines: Lines) -> None:
         try:
+            lines.write()
             for message in lines.read():
                 self._from_supervisor(message)
         except EOFError:

@@ -1,7 +1,9 @@
 """A controller's window, when what is behind it goes away."""
 
+import contextlib
 import json
 import os
+import selectors
 import socket
 import tempfile
 import unittest
@@ -52,3 +54,27 @@ class Window(unittest.TestCase):
         self.window._daemon = gone()
         self.addCleanup(os.close, self.window._daemon.in_fd)
         self.assertEqual(self.ask(cmd="submit")["error"]["type"], "Transient")
+
+    def test_a_command_that_fills_the_socket_arrives_whole(self):
+        mine, daemons = socket.socketpair()
+        self.addCleanup(daemons.close)
+        fd = mine.detach()
+        self.addCleanup(os.close, fd)
+        lines = self.window._daemon = Lines(fd, fd)
+        self.window._selector.register(fd, selectors.EVENT_READ, lambda: self.window._on_daemon(lines))
+        sent = {"id": 7, "cmd": "trace", "data": "x" * (2 << 20)}
+        self.window._pass_on(lines, sent)
+        self.assertGreater(lines.waiting, 0)
+        daemons.setblocking(False)
+        arrived = b""
+        while not arrived.endswith(b"\n"):
+            # What the daemon does not read now it will not: it waits for the rest.
+            with contextlib.suppress(BlockingIOError):
+                while piece := daemons.recv(1 << 20):
+                    arrived += piece
+            waiting = lines.waiting
+            if not waiting:
+                break
+            self.window._turn()
+            self.assertLess(lines.waiting, waiting)
+        self.assertEqual(json.loads(arrived), sent)
