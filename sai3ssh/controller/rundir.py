@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
 from ..model import Assignment, Host, Plan, from_json, to_json
 from ..oplog import TRACE
 from ..protocol import Json
 from .eventlog import read
 
+STEERED = 6
+"""The exit code of who wanted a run that another controller has."""
 LOCK_S = 0.5
 """Who only looks whether somebody has a run holds its lock for a moment."""
 
@@ -151,7 +153,7 @@ class RunDirectory:
     # --- the controller that has it ----------------------------------------------------------------------------------------------------
 
     def take(self) -> None:
-        """Makes this process the run's controller on this machine until it ends, or `release`. Raises ConfigError when another one is."""
+        """Makes this process the run's controller on this machine until it ends, or `release`. Raises RunError when another one is."""
         path = self.path / "controller.lock"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -162,8 +164,9 @@ class RunDirectory:
             if time.monotonic() > deadline:
                 os.close(fd)
                 name = self.path.name
-                raise ConfigError(
+                raise RunError(
                     f"run {name} has a controller on this machine already, process {self.controller()}",
+                    exit_code=STEERED,
                     remedy=f"Watch it with `sai3ssh attach {name}`, end it with `sai3ssh stop {name}`, or take it over with --takeover",
                 )
             time.sleep(0.05)

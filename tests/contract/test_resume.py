@@ -90,7 +90,7 @@ def test_it_is_resumed_from_a_copy_of_its_directory_as_on_another_machine(bench:
 def test_a_second_controller_is_refused_and_takes_over_when_told_so(bench: Bench) -> None:
     first = bench.start(duration="300s")  # longer than all that follows, however busy this machine is
     bench.wait_for("stage_started", name="read")
-    said = ended(command(bench, "resume", bench.run.name), 2)
+    said = ended(command(bench, "resume", bench.run.name), 6)
     assert f"has a controller on this machine already, process {first.pid}" in said
     assert "--takeover" in said
     # As from another machine: a copy of the directory, and its own lock.

@@ -14,7 +14,7 @@ import pytest
 from sai3ssh import cli, results, steering
 from sai3ssh.controller.eventlog import EventLog
 from sai3ssh.controller.rundir import RunDirectory
-from sai3ssh.errors import ConfigError, Permanent
+from sai3ssh.errors import ConfigError, Permanent, RunError
 
 
 def refuses(number: int) -> Callable[..., Any]:
@@ -35,6 +35,16 @@ def test_a_run_directory_that_cannot_be_taken_is_named(tmp_path: Path) -> None:
     (tmp_path / "controller.lock").mkdir()
     with pytest.raises(ConfigError, match=r"controller\.lock cannot be written: Is a directory"):
         RunDirectory(tmp_path).take()
+
+
+def test_a_run_that_another_process_has_is_refused_with_exit_code_6(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sai3ssh.controller.rundir.LOCK_S", 0.0)
+    holder = RunDirectory(directory.path)
+    holder.take()
+    with pytest.raises(RunError, match=r"has a controller on this machine already, process 4711.*--takeover") as refused:
+        directory.take()
+    holder.release()
+    assert refused.value.exit_code == 6
 
 
 def test_an_event_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
