@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import typer
+import yaml
 from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
 
 from sai3ssh.cli import app
 from sai3ssh.config.json_schema import workload_schema
-from sai3ssh.manpage import EXIT_CODES
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages of all commands, all keys of workload files, and all exit codes."""
-    files.append(File.generated(config, "keys.md", content=_keys()))
-    files.append(File.generated(config, "commands.md", content=_commands()))
-    rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES)
-    files.append(File.generated(config, "exit-codes.md", content=f"# Exit codes\n\n| code | meaning |\n|---|---|\n{rows}\n"))
+    """Adds the pages of all commands, all keys of workload files, and all options of the roles."""
+    for name, make in (("keys.md", _keys), ("commands.md", _commands), ("roles.md", _roles)):
+        files.append(File.generated(config, name, content=make()))
     return files
 
 
 def _commands() -> str:
     command = typer.main.get_command(app)
     return get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="sai3ssh"), name="sai3ssh", title="Commands")
+
+
+def _roles() -> str:
+    lines = ["# Options of the roles", "", "Variables of the inventory, or `-e name=value` of `sai3ssh deploy`.", ""]
+    for path in sorted((Path(__file__).parents[1] / "roles").glob("*/meta/argument_specs.yml")):
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"]
+        lines += [f"## {path.parents[1].name}", "", f"{spec['short_description']}.", "", "| option | default | |", "|---|---|---|"]
+        for name, option in spec["options"].items():
+            text = re.sub(r"C\(([^)]*)\)", r"`\1`", " ".join(option["description"].split()))
+            choices = f" One of {', '.join(option['choices'])}." if "choices" in option and option["type"] == "str" else ""
+            # Some defaults are templates.
+            lines.append(f"| `{name}` | `{json.dumps(option['default'])}` | {text}{choices} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _keys() -> str:
