@@ -25,19 +25,21 @@ def on_files(files: Files, config: Any) -> Files:
 
 def _commands() -> str:
     command = typer.main.get_command(app)
-    return get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="sai3ssh"), name="sai3ssh", title="Commands")
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="sai3ssh"), name="sai3ssh", title="Commands")
+    # Typer cuts the sentences of its list short.
+    return re.sub(r"^\* `(\w+)`: .*$", lambda line: f"* `{line[1]}`: {command.commands[line[1]].help}", text, flags=re.MULTILINE)
 
 
 def _roles() -> str:
     lines = ["# Options of the roles", "", "Variables of the inventory, or `-e name=value` of `sai3ssh deploy`.", ""]
     for path in sorted((Path(__file__).parents[1] / "roles").glob("*/meta/argument_specs.yml")):
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"]
-        lines += [f"## {path.parents[1].name}", "", f"{spec['short_description']}.", "", "| option | default | |", "|---|---|---|"]
+        lines += [f"## {path.parents[1].name}", "", f"{spec['short_description']}.", "", "| option | what it is |", "|---|---|"]
         for name, option in spec["options"].items():
             text = re.sub(r"C\(([^)]*)\)", r"`\1`", " ".join(option["description"].split()))
             choices = f" One of {', '.join(option['choices'])}." if "choices" in option and option["type"] == "str" else ""
             # Some defaults are templates.
-            lines.append(f"| `{name}` | `{json.dumps(option['default'])}` | {text}{choices} |")
+            lines.append(f"| `{name}` | {text}{choices} Default: `{json.dumps(option['default'])}`. |")
         lines.append("")
     return "\n".join(lines)
 
