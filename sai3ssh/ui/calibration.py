@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config.units import size_text
+from .views import print_whole
 
 NOTE = (
     "At most: what the workers do when each has a core to itself. Reached: what they did here, where the server that keeps nothing took "
@@ -32,5 +33,5 @@ def print_calibration(found: dict[str, Any], console: Console | None = None) -> 
                 figures = (f"{point['cpu_us']:,.1f}", f"{point['most_ops_per_s']:,.0f}", f"{point['most_gb_per_s']:,.2f}")
                 table.add_row(*cells, f"{kind} {size_text(point['size'])}", *figures, f"{point['ops_per_s']:,.0f}")
                 cells = ["", "", ""]
-    console.print(table)
+    print_whole(console, table)
     console.print(NOTE, style="dim", soft_wrap=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sai3ssh import calibrate, results
 from sai3ssh.errors import ConfigError
 from sai3ssh.model import Host
 from sai3ssh.results import calibration
 from sai3ssh.results.limits import cost_us, limit_lines
+from sai3ssh.ui.calibration import print_calibration
 
 from .test_results import loaded, write_run
 
@@ -110,3 +113,10 @@ def test_what_nobody_can_read_is_no_calibration_and_fails_nothing(text: str, tmp
     assert calibration.read(tmp_path) == {}
     calibration.copy(tmp_path, tmp_path, ["a"])
     assert (tmp_path / "calibration.json").read_text() == text
+
+
+def test_figures_are_whole_on_a_narrow_terminal_and_in_a_file() -> None:
+    point = {"size": 4096, "cpu_us": 9.6, "most_ops_per_s": 208350.0, "most_gb_per_s": 0.85, "ops_per_s": 73612.0}
+    out = io.StringIO()
+    print_calibration({"client-of-the-lab": {"cores": 2, "workers": 2, "figures": {"get": [point]}}}, Console(file=out, width=60))
+    assert out.getvalue().splitlines()[1].split() == ["client-of-the-lab", "2", "2", "get", "4", "KiB", "9.6", "208,350", "0.85", "73,612"]
