@@ -20,6 +20,9 @@ BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What reading a file of other people can raise."""
 
 
+SERIES = ("matrix.json", "autotune.json")
+
+
 @dataclass(frozen=True)
 class HostHealth:
     """One host's links over all runs."""
@@ -82,6 +85,8 @@ def health(results_dir: Path) -> Health:
     if not results_dir.is_dir():
         raise ConfigError(f"{results_dir} is no directory", remedy="Name the directory that run directories go to (--results-dir)")
     candidates = [results_dir] if _is_run(results_dir) else sorted(path for path in results_dir.iterdir() if path.is_dir())
+    # A matrix or a search has a directory of its own beside its runs.
+    candidates = [path for path in candidates if not any((path / name).is_file() for name in SERIES)]
     tallies: dict[str, _Tally] = {}
     passed_over: list[PassedOver] = []
     cut_offs: list[Json] = []

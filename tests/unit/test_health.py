@@ -129,6 +129,9 @@ def test_broken_and_foreign_directories_are_passed_over_and_named(two_runs: Path
     (two_runs / "bad-hosts" / "hosts.json").write_text("[]")
     run_dir(two_runs / "bad-text", {"h1": "node-1"}, [])
     (two_runs / "bad-text" / "hosts.json").write_bytes(b"\xff\xfe\x00")
+    for name in ("matrix", "autotune"):
+        (two_runs / name).mkdir()
+        (two_runs / name / f"{name}.json").touch()
     found = health(two_runs)
     assert (found.hosts, found.runs, found.cut_offs) == (good.hosts, good.runs, good.cut_offs)
     names = [other.name for other in found.passed_over]
