@@ -635,7 +635,7 @@ def report(
     from .errors import ConfigError
 
     series = matrices.find(runs[0], results_dir) if len(runs) == 1 else None
-    directories = [_find(run, results_dir).path for run in runs] if series is None else [series]
+    directories = _find_all(runs, results_dir) if series is None else [series]
     if len(directories) > 1 and output is None and not as_json:
         raise ConfigError("the report of several runs belongs into no directory of theirs", remedy="Name a file with -o")
     # Where links to other reports begin.
