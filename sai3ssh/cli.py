@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .model import Plan
 
     Show = Callable[[RunDirectory], RunDirectory]
+    Export = Callable[[RunDirectory], contextlib.AbstractContextManager[None]]
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -103,6 +104,10 @@ TokenFile = Annotated[
     Path | None, typer.Option(help="The token is the first line of this file, instead of a new one each time.", show_default=False)
 ]
 
+Otel = Annotated[
+    bool, typer.Option("--otel", help="Push metrics and a trace to an OpenTelemetry collector meanwhile; OTEL_EXPORTER_OTLP_* say where.")
+]
+
 
 @app.command()
 def run(
@@ -135,6 +140,7 @@ def run(
     listen: Listen = None,
     token: Token = False,
     token_file: TokenFile = None,
+    otel: Otel = False,
 ) -> None:
     """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
     from . import bundle, config, preflight, steering
@@ -145,6 +151,7 @@ def run(
     from .errors import ConfigError
     from .launch import Launch
 
+    export = _export(otel)
     combinations = config.load_all(workload)
     hosts = inventories.load(_sources(inventory), limit)
     for combination in combinations:
@@ -177,15 +184,17 @@ def run(
         return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), workload)
 
     if background:
-        raise typer.Exit(steering.detach(create()))
+        raise typer.Exit(steering.detach(create(), *(["--otel"] if otel else [])))
 
     with _page(results_dir, web, listen, token, token_file) as show:
 
         def once(directory: RunDirectory) -> int:
-            return steering.steer(show(directory), archive, as_json=as_json, live=live, credentials=secret)
+            with export(directory):
+                return steering.steer(show(directory), archive, as_json=as_json, live=live, credentials=secret)
 
         def steer_again(directory: RunDirectory) -> int:
-            return steering.resume(show(directory), archive, as_json=as_json, live=live, credentials=secret)
+            with export(directory):
+                return steering.resume(show(directory), archive, as_json=as_json, live=live, credentials=secret)
 
         if of_matrix:
             config.check_matrix(combinations, hosts)
@@ -225,6 +234,7 @@ def replay(
     listen: Listen = None,
     token: Token = False,
     token_file: TokenFile = None,
+    otel: Otel = False,
 ) -> None:
     """Replay a trace of operations on all hosts of an inventory: ours (oplog.tsv.zst) or sai3-bench's."""
     from . import bundle, config, preflight, replaying, steering
@@ -234,6 +244,7 @@ def replay(
 
     if closed and speed != 1.0:
         raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
+    export = _export(otel)
     loaded = config.replay_settings(settings, target, name=name, concurrency=concurrency)
     if op_log:
         loaded.switch_on_op_log()
@@ -246,7 +257,8 @@ def replay(
     look = preflight.Options(archive, credentials=secret, skip=preflight.check_skip(skip or ()), patience_s=60.0)
     with _page(results_dir, web, listen, token, token_file) as show:
         directory = show(replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json))
-        raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
+        with export(directory):
+            raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
 
 
 @app.command()
@@ -268,10 +280,12 @@ def resume(
     listen: Listen = None,
     token: Token = False,
     token_file: TokenFile = None,
+    otel: Otel = False,
 ) -> None:
     """Go on with a run whose controller was killed, from here or from a copy of its run directory on another machine."""
     from . import bundle, steering
 
+    export = _export(otel)
     archive = bundle.build(_cache_dir())
     if from_agents:
         from . import inventory as inventories
@@ -282,7 +296,7 @@ def resume(
     else:
         directory = _find(run, results_dir)
     options = {"live": live, "credentials": _credentials(directory), "takeover": takeover, "without_unreachable": without_unreachable}
-    with _page(directory.path.parent, web, listen, token, token_file) as show:
+    with _page(directory.path.parent, web, listen, token, token_file) as show, export(directory):
         raise typer.Exit(steering.resume(show(directory), archive, as_json=as_json, **options))
 
 
@@ -982,6 +996,20 @@ def _page(results_dir: Path, web: bool, listen: str | None, token: bool, token_f
             return directory
 
         yield show
+
+
+def _export(otel: bool) -> Export:
+    """What exports a run while it goes on, when that is wanted. Raises ConfigError when it cannot be done."""
+    if not otel:
+        return lambda _: contextlib.nullcontext()
+    from .errors import ConfigError
+
+    try:
+        from .web import otlp
+    except ImportError as error:
+        raise ConfigError(f"--otel needs libraries that are not installed: {error.name}", remedy="pip install 'sai3ssh[otel]'") from error
+    otlp.check()
+    return lambda directory: otlp.beside(directory, err)
 
 
 def _find(run: str, results_dir: Path) -> RunDirectory:

@@ -426,11 +426,12 @@ def append(directory: RunDirectory, event: str, **fields: Any) -> None:
     log.close()
 
 
-def detach(directory: RunDirectory) -> int:
-    """Hands a run that was just created to a controller in the background, and returns once all agents have begun or it has ended."""
+def detach(directory: RunDirectory, *options: str) -> int:
+    """Hands a run that was just created to a controller in the background, `resume` with these options, and returns once all agents have
+    begun or it has ended."""
     with (directory.path / "controller.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "sai3ssh.cli", "resume", str(directory.path), "--no-live"],
+            [sys.executable, "-m", "sai3ssh.cli", "resume", str(directory.path), "--no-live", *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -13,8 +14,10 @@ from prometheus_client.registry import Collector
 
 from ..histogram import Histogram, cell_of
 from ..model import OPERATIONS, Stage, StageKind
-from .catalogue import Catalogue
 from .tally import AgentTally, RunTally
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
 
 RUNS = 20
 """Metrics are of at most so many runs, the newest."""
@@ -45,6 +48,13 @@ def expose(catalogue: Catalogue, accept: str) -> Exposition:
     registry = CollectorRegistry()
     registry.register(_Runs(catalogue.current(RUNS)))
     return Exposition(encode(registry), content_type)
+
+
+def families(run: RunTally) -> Iterator[Metric]:
+    """The metrics of one run, with their samples."""
+    found = _Families()
+    found.add(run)
+    return found.all()
 
 
 class _Runs(Collector):

@@ -10,9 +10,6 @@ import secrets
 import signal
 import socket
 import stat
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,21 +18,19 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import ConfigError
+from .aside import aside, give_way, until_closed
 
 DEFAULT_PORT = 8633
 DEFAULT = f"127.0.0.1:{DEFAULT_PORT}"
 SHORTEST_TOKEN = 16
 CONNECTIONS = 100
 """At a time; more are answered with 503."""
-NICE = 5
-"""How far the page's process gives way to the controller."""
 LINGER_S, LONGEST_LINGER_S = 2.5, 6.0
 """After a run, for those who watch to see its end: they ask each second. The longer one is for those who have not asked since."""
 WATCHED_S = 5.0
 """Who has asked for something so long ago still watches."""
 END_S = 10.0
 """How long the page beside a run has to end before it is killed."""
-SAID_BYTES = 2000
 
 
 @dataclass(frozen=True)
@@ -173,63 +168,23 @@ def serve(
 
 @contextlib.contextmanager
 def beside(results_dir: Path, place: Place, say: Callable[[str], None]) -> Iterator[None]:
-    """A page in a process of its own, for as long as the block lasts: what becomes of it does not matter to the run. Who watches then has a
-    moment to see the end."""
-    with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "sai3ssh.web"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            pass_fds=[place.socket.fileno()],
-            # Ctrl-C is for the controller; the page ends when the run has.
-            start_new_session=True,
-        )
-        assert child.stdin is not None
-        over = threading.Event()
-
-        def watch() -> None:
-            code = child.wait()
-            if not over.is_set():
-                log.seek(0)
-                lines = log.read()[-SAID_BYTES:].decode(errors="replace").strip().splitlines()
-                why = lines[-1] if lines else f"exit code {code}"
-                say(f"sai3ssh: the page is gone ({why}); the run goes on. See it again with: sai3ssh serve {results_dir}")
-
-        watcher = threading.Thread(target=watch, name="page", daemon=True)
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                # Not on the command line: that everybody can read.
-                told = {"fd": place.socket.fileno(), "results_dir": str(results_dir), "token": place.token, "names": place.names}
-                child.stdin.write(json.dumps(told).encode() + b"\n")
-                child.stdin.flush()
-            # It is the other process's now: nobody shall wait at the door of a page that is gone.
-            place.socket.close()
-            watcher.start()
-            yield
-        finally:
-            over.set()
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
-            try:
-                child.wait(END_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            watcher.join(END_S)
+    """A page in a process of its own, for as long as the block lasts. Who watches then has a moment to see the end."""
+    told = {"fd": place.socket.fileno(), "results_dir": str(results_dir), "token": place.token, "names": place.names}
+    remedy = f"See it again with: sai3ssh serve {results_dir}"
+    with aside("sai3ssh.web", told, say, name="the page", remedy=remedy, end_s=END_S, pass_fds=[place.socket.fileno()]):
+        # It is the other process's now: nobody shall wait at the door of a page that is gone.
+        place.socket.close()
+        yield
 
 
 def child(told: TextIO) -> None:
     """The process beside a run: shows until `told` is closed, which it also is when the controller is killed."""
     settings = json.loads(told.readline())
     listening = socket.socket(fileno=settings["fd"])
-    with contextlib.suppress(OSError):
-        os.nice(NICE)
+    give_way()
 
     def until(idle_s: Callable[[], float]) -> None:
-        # Not by the stream itself, which the interpreter could not close when a signal ends it.
-        while os.read(told.fileno(), 1):
-            pass
+        until_closed(told)
         over_s = time.monotonic()
         while idle_s() < WATCHED_S and (since_s := time.monotonic() - over_s) < LONGEST_LINGER_S:
             if since_s > LINGER_S and idle_s() < since_s:

@@ -91,6 +91,8 @@ class RunTally:
         self.directory = directory
         self.contents: Contents = directory.contents()
         self.names = stage_names([stage.name for stage in self.contents.plan.stages])
+        self.tell: Callable[[Json], None] = lambda _: None
+        """Is given each event of the log, once it is counted."""
         self._clock_s = clock_s
         self._begin()
 
@@ -116,7 +118,8 @@ class RunTally:
         if self._events.replaced or any(lines.replaced for lines in self._mirrors.values()):
             self._begin()
         for line in self._events.new():
-            self._event(json.loads(line))
+            self._event(event := json.loads(line))
+            self.tell(event)
         for name, lines in self._mirrors.items():
             agent = self.agents[name]
             if not agent.torn:
