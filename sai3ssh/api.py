@@ -112,8 +112,6 @@ def _file(source: File | Mapping[str, Any], place: Path) -> str:
 
 def _prepare(workload: Path, sources: Sequence[str], start: _Start) -> tuple[RunDirectory, Path, Json | None]:
     """All that comes before the first connection of the run: plan, preflight, run directory."""
-    from platformdirs import user_cache_path
-
     from . import bundle, config, preflight, steering
     from . import inventory as inventories
     from .config import credentials
@@ -131,9 +129,7 @@ def _prepare(workload: Path, sources: Sequence[str], start: _Start) -> tuple[Run
         loaded.override(("name",), start.name, "name")
     skipped = preflight.check_skip(start.skip)
     secret = credentials.find(loaded, os.environ)
-    cache = user_cache_path("sai3ssh")
-    cache.mkdir(parents=True, exist_ok=True)
-    archive = bundle.build(cache)
+    archive = bundle.cached()
     plan, assignments = config.compile_plan(loaded, new_run_id(loaded.name), hosts, needs_credentials=secret is not None)
     by_name = {host.name: host for host in hosts}
     mine = [by_name[assignment.agent_id] for assignment in assignments]

@@ -52,7 +52,7 @@ workload:
 """
 
 
-def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
+def run_demo(results_dir: Path, *, as_json: bool) -> int:
     """Runs the demonstration; the exit code of its run, or 1 when it did not show what it is to show."""
     from . import steering
     from .ui.views import make_view
@@ -68,7 +68,7 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
             names = [f"agent-{n}" for n in range(1, AGENTS + 1)]
             hosts = [Host(name, "localhost", connection="local", state_dir=str(directory / name)) for name in names]
             plan, assignments = config.compile_plan(workload, new_run_id("demo"), hosts)
-            archive = bundle.build(cache_dir)
+            archive = bundle.cached()
             description = config.describe(plan, assignments, workload)
             looked = steering.first_look(hosts, Options(archive, plan, assignments, description, credentials), as_json=as_json)
             run = RunDirectory.create(results_dir, plan, assignments, hosts, file, preflight=looked.to_json())
