@@ -130,10 +130,8 @@ def autotune(
 ) -> None:
     """Find the concurrency, and the sizes of parts and ranges, with which a workload gives most, over all agents, in a few short runs."""
     from .. import autotune as tuning
-    from .. import bundle, config, preflight, steering
+    from .. import config, steering
     from .. import inventory as inventories
-    from ..config import credentials
-    from ..controller.rundir import Steering, new_run_id
     from ..errors import ConfigError
     from ..launch import Launch
 
@@ -143,20 +141,13 @@ def autotune(
     hosts = inventories.load(sources(inventory), limit)
     settings = [tuning.parse_setting(text, loaded) for text in vary or tuning.default_settings(loaded)]
     demands = [tuning.parse_demand(text) for text in under or ()]
-    secret = credentials.find(loaded, os.environ)
-    archive = bundle.cached()
-    start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, 60.0, False, loaded.cutoff_timeout_s)
-    launch = Launch(hosts, archive, results_dir, start, secret, preflight.check_skip(skip or ()), as_json)
-    for notice in loaded.notices:
-        err(f"notice: {notice}")
+    launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json)
 
     def create(of: Workload, change: Callable[[Plan], Plan]) -> RunDirectory:
-        plan, assignments = config.compile_plan(of, new_run_id(of.name), hosts, needs_credentials=secret is not None)
-        plan = change(plan)
-        return launch.create(plan, assignments, config.describe(plan, assignments, of), workload)
+        return launch.create(of, workload, change=change)
 
     def steer(directory: RunDirectory) -> int:
-        return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret, summary=False)
+        return steering.steer(directory, launch.archive, as_json=as_json, live=live, credentials=launch.credentials, summary=False)
 
     tools = tuning.Tools(create, steer)
     raise typer.Exit(tuning.tune(loaded, settings, demands, goal, seconds, trials, results_dir, tools, as_json=as_json))

@@ -77,11 +77,9 @@ def run(
     token_file: TokenFile = None,
 ) -> None:
     """Run a workload on all hosts of an inventory. A file with a matrix is run once for each combination."""
-    from .. import bundle, config, preflight, steering
+    from .. import config, steering
     from .. import inventory as inventories
     from .. import matrix as matrices
-    from ..config import credentials
-    from ..controller.rundir import Steering, new_run_id
     from ..errors import ConfigError
     from ..launch import Launch
 
@@ -100,19 +98,11 @@ def run(
             f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
         )
     pause_s = config.seconds(pause, "--pause")
-    skipped = preflight.check_skip(skip or ())
-    secret = credentials.find(loaded, os.environ)
-    archive = bundle.cached()
-    start = Steering(loaded.start_delay_s, loaded.ready_timeout_s, connect_timeout, start_with_available, loaded.cutoff_timeout_s)
-    for notice in loaded.notices:
-        err(f"notice: {notice}")
-
-    launch = Launch(hosts, archive, results_dir, start, secret, skipped, as_json)
+    waits = {"connect_timeout_s": connect_timeout, "start_with_available": start_with_available}
+    launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json, **waits)
 
     def create(of: Combination = combinations[0]) -> RunDirectory:
-        run_id = new_run_id(of.workload.name)
-        plan, assignments = config.compile_plan(of.workload, run_id, hosts, needs_credentials=secret is not None)
-        return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), workload)
+        return launch.create(of.workload, workload)
 
     if background:
         raise typer.Exit(steering.detach(create()))
@@ -120,10 +110,10 @@ def run(
     with page(results_dir, web, listen, token, token_file) as show:
 
         def once(directory: RunDirectory) -> int:
-            return steering.steer(show(directory), archive, as_json=as_json, live=live, credentials=secret)
+            return steering.steer(show(directory), launch.archive, as_json=as_json, live=live, credentials=launch.credentials)
 
         def steer_again(directory: RunDirectory) -> int:
-            return steering.resume(show(directory), archive, as_json=as_json, live=live, credentials=secret)
+            return steering.resume(show(directory), launch.archive, as_json=as_json, live=live, credentials=launch.credentials)
 
         if of_matrix:
             config.check_matrix(combinations, hosts)
@@ -165,10 +155,10 @@ def replay(
     token_file: TokenFile = None,
 ) -> None:
     """Replay a trace of operations on all hosts of an inventory: ours (oplog.tsv.zst) or sai3-bench's."""
-    from .. import bundle, config, preflight, replaying, steering
+    from .. import config, replaying, steering
     from .. import inventory as inventories
-    from ..config import credentials
     from ..errors import ConfigError
+    from ..launch import Launch
 
     if closed and speed != 1.0:
         raise ConfigError("--closed and --speed contradict each other", remedy="Give one of them")
@@ -176,15 +166,11 @@ def replay(
     if op_log:
         loaded.switch_on_op_log()
     hosts = inventories.load(sources(inventory), limit)
-    secret = credentials.find(loaded, os.environ)
-    archive = bundle.cached()
-    for notice in loaded.notices:
-        err(f"notice: {notice}")
+    launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json)
     wanted = replaying.Wanted(traces, replaying.remaps(remap or ()), None if closed else speed, put_first)
-    look = preflight.Options(archive, credentials=secret, skip=preflight.check_skip(skip or ()), patience_s=60.0)
     with page(results_dir, web, listen, token, token_file) as show:
-        directory = show(replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json))
-        raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
+        directory = show(replaying.create(wanted, loaded, launch, settings))
+        raise typer.Exit(steering.steer(directory, launch.archive, as_json=as_json, live=live, credentials=launch.credentials))
 
 
 @app.command()
