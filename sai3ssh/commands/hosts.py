@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from ..errors import RunError
 from ..steering import INTERRUPTED, UNREADY, USAGE, err
-from .options import AsJson, Check, Diff, Inventory, Limit, Tags, Variables, sources
+from .options import AsJson, Inventory, Limit, sources
 
 app = typer.Typer()
+
+Check = Annotated[bool, typer.Option("--check", "-C", help="Only say what would change.")]
+Diff = Annotated[bool, typer.Option("--diff", "-D", help="Show how files change.")]
+Tags = Annotated[str, typer.Option("--tags", "-t", help="Only these parts: agent, limits, keepalive.", show_default=False)]
+Variables = Annotated[
+    list[str] | None, typer.Option("--extra-vars", "-e", help="A role's option as name=value; may be repeated.", show_default=False)
+]
 
 
 @app.command()

@@ -49,12 +49,6 @@ ReconnectTimeout = Annotated[
 ]
 GoOn = Annotated[bool, typer.Option("--continue-on-agent-failure", help="The same as --policy best_effort.")]
 OpLog = Annotated[bool, typer.Option("--op-log", help="Write down every operation: agents/<id>/oplog.tsv.zst.")]
-Check = Annotated[bool, typer.Option("--check", "-C", help="Only say what would change.")]
-Diff = Annotated[bool, typer.Option("--diff", "-D", help="Show how files change.")]
-Tags = Annotated[str, typer.Option("--tags", "-t", help="Only these parts: agent, limits, keepalive.", show_default=False)]
-Variables = Annotated[
-    list[str] | None, typer.Option("--extra-vars", "-e", help="A role's option as name=value; may be repeated.", show_default=False)
-]
 Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", help="Leave out a check (net.ping) or a group (storage), or all; may be repeated.", show_default=False),
