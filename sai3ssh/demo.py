@@ -126,7 +126,6 @@ class _Watcher:
         self._cut: threading.Thread | None = None
         self._down_s = 0.0
         self._away_since = 0.0
-        self._seen_until_ns = 0
         self._during: list[tuple[float, int]] = []
         self._up = True
 
