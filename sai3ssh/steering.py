@@ -277,38 +277,40 @@ def fetch_op_logs(directory: RunDirectory, archive: Path, *, as_json: bool) -> N
         err(f"sai3ssh: {line}")
 
 
-def document(directory: RunDirectory) -> Json:
+def document(directory: Path) -> Json:
     """What the report of a run shows. Raises ConfigError when the run cannot be read."""
     from . import report
     from .results.runs import BROKEN
 
     try:
-        return report.document(directory.path)
+        return report.document(directory)
     except BROKEN as error:
         raise ConfigError(
-            f"run {directory.path} cannot be read: {type(error).__name__}: {error}", remedy="Use the version of sai3ssh that wrote it"
+            f"run {directory} cannot be read: {type(error).__name__}: {error}", remedy="Use the version of sai3ssh that wrote it"
         ) from error
 
 
-def write_report(directory: RunDirectory, file: Path | None = None) -> Path:
-    """Writes the report of a run, into its directory unless a file is given; returns where. Raises ConfigError."""
+def save_report(told: Json, directory: Path, file: Path | None = None) -> Path:
+    """Writes the report of a document, into a directory unless a file is given; returns where. Raises ConfigError."""
     from . import report
 
-    told = document(directory)
     try:
-        return report.write(told, directory.path, file)
+        return report.write(told, directory, file)
     except OSError as error:
-        raise ConfigError(
-            f"the report cannot be written: {file or directory.path}: {error.strerror}", remedy="Name a place with -o"
-        ) from error
+        raise ConfigError(f"the report cannot be written: {file or directory}: {error.strerror}", remedy="Name a place with -o") from error
 
 
 def _report(directory: RunDirectory) -> None:
-    """After the results: the report. No run fails for the want of one."""
+    """After the results: the report."""
+    try_report(lambda: document(directory.path), directory.path)
+
+
+def try_report(tell: Callable[[], Json], directory: Path) -> None:
+    """Writes the report of a document that is still to be made, into a directory. Nothing fails for the want of one."""
     try:
-        write_report(directory)
+        save_report(tell(), directory)
     except ConfigError as error:
-        err(f"sai3ssh: {error.message}; `sai3ssh report {directory.path.name}` writes it")
+        err(f"sai3ssh: {error.message}; `sai3ssh report {directory.name}` writes it")
 
 
 def show(directory: RunDirectory) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..steering import REGRESSED, err, out
-from .options import RESULTS_DIR, AsJson, Inventory, Limit, Listen, ResultsDir, Run, Token, TokenFile, find, sources
+from .options import RESULTS_DIR, AsJson, Inventory, Limit, Listen, ResultsDir, Token, TokenFile, find, known_runs, sources
 
 app = typer.Typer()
 
@@ -54,22 +54,42 @@ def show_results(run_dir: Annotated[Path, typer.Argument(help="Run directory.", 
 
 @app.command()
 def report(
-    run: Run,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run directory, or the id of a run below --results-dir or its beginning; directory of a matrix; or several runs.",
+            show_default=False,
+            autocompletion=known_runs,
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where to write it; default: report.html in the run directory.", show_default=False),
+        typer.Option("--output", "-o", help="Where to write it; default: report.html in that directory.", show_default=False),
     ] = None,
     results_dir: ResultsDir = RESULTS_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print what the report shows as one JSON document instead.")] = False,
 ) -> None:
-    """Write the report of a run: one HTML file with everything in it."""
+    """Write the report of a run, of a matrix, or of several runs of one plan: one HTML file with everything in it."""
+    from .. import matrix as matrices
     from .. import steering
+    from ..errors import ConfigError
 
-    directory = find(run, results_dir)
+    series = matrices.find(runs[0], results_dir) if len(runs) == 1 else None
+    directories = [find(run, results_dir).path for run in runs] if series is None else [series]
+    if len(directories) > 1 and output is None and not as_json:
+        raise ConfigError("the report of several runs belongs into no directory of theirs", remedy="Name a file with -o")
+    # Where links to other reports begin.
+    beside = output.resolve().parent if output is not None else directories[0].resolve() if series is not None else Path.cwd()
+    if series is not None:
+        told = matrices.document(series, beside)
+    elif len(directories) > 1:
+        told = matrices.document_of_runs(directories, beside)
+    else:
+        told = steering.document(directories[0])
     if as_json:
-        out(json.dumps(steering.document(directory), separators=(",", ":")))
+        out(json.dumps(told, separators=(",", ":")))
         return
-    out(str(steering.write_report(directory, output)))
+    out(str(steering.save_report(told, directories[0], output)))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..histogram import Histogram
 from ..model import SPLIT_PARTS, Verdict
 from .journal import EndpointData, Region, Splits, StageData
+from .limits import limit_lines
 from .merge import operations
 from .runs import GivenRun, differences, read_run
 
@@ -20,7 +21,7 @@ Json = dict[str, Any]
 SCHEMA = 1
 SHOWN = 3
 """So many differences between two plans are told; the rest are counted."""
-FLAG = "--allow-different-plans"
+ONE_PLAN = "Name runs of one plan; `sai3ssh aggregate` and `merge` take others with --allow-different-plans"
 COVERAGE_IS = (
     "planned agent-seconds that the figures rest on / planned agent-seconds of all runs; planned of a run: agents x the sum of its stages' "
     "planned time (the time it took where none is planned); of that a run gives its own coverage, a run left out gives nothing"
@@ -43,8 +44,8 @@ def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Jso
                        deviation / mean, None with fewer than two runs or a mean of 0. A run that had the stage and none of the operation
                        counts as 0 operations/s and has no p99
     segments           each run as given: {run_id, path, verdict, reasons, coverage, agents {expected, reported}, in_figures,
-                       stages [{name, kind, seconds, operations {op: {ops, bytes, ops_per_s, mib_per_s, requests, retries, errors,
-                       latency_us}}}]}
+                       stages [{name (as in `stages`), kind, seconds, limits [text] (where clients were the limit), operations {op: {ops,
+                       bytes, ops_per_s, mib_per_s, requests, retries, errors, latency_us}}}]}
 
     Results that a run has not yet are made. Raises ConfigError when a path is no run directory or cannot be read, when a run is given
     twice, and, unless allow_different_plans, when plans differ in more than run_id and name, or runs in the number of agents.
@@ -59,7 +60,7 @@ def aggregate(paths: Sequence[Path], allow_different_plans: bool = False) -> Jso
         runs.append(run)
     found = [text for run in runs[1:] if (text := _differs(runs[0], run))]
     if found and not allow_different_plans:
-        raise ConfigError(found[0], remedy=f"Name runs of one plan, or give {FLAG} to merge them all the same")
+        raise ConfigError(found[0], remedy=ONE_PLAN)
     used = [run for run in runs if run.counts]
     planned = sum(run.planned_s for run in runs)
     measured = sum(run.results.content["coverage"] * run.planned_s for run in used)
@@ -106,17 +107,23 @@ def _verdict(runs: Sequence[GivenRun]) -> tuple[Verdict, list[str]]:
 
 
 def _stages(runs: Sequence[GivenRun]) -> dict[tuple[str, str], list[Json]]:
-    """The runs' stages by name and kind, in order of appearance. The n-th of its name in a plan goes with the n-th of the others."""
-    found: dict[tuple[str, str, int], list[Json]] = {}
+    """The runs' stages by name and kind, in order of appearance."""
+    found: dict[tuple[str, str], list[Json]] = {}
     for run in runs:
-        seen: Counter[tuple[str, str]] = Counter()
-        for stage in run.results.content["stages"]:
-            key = (stage["name"], stage["kind"])
-            seen[key] += 1
+        for name, stage in _named(run.results.content["stages"]):
             # A stage that a run did not get to has no time.
             if stage["seconds"] > 0 or stage["operations"]:
-                found.setdefault((*key, seen[key]), []).append(stage)
-    return {(name if number == 1 else f"{name} ({number})", kind): parts for (name, kind, number), parts in found.items()}
+                found.setdefault((name, stage["kind"]), []).append(stage)
+    return found
+
+
+def _named(stages: Sequence[Json]) -> Iterator[tuple[str, Json]]:
+    """The stages of a run, each with a name of its own: the n-th of its name in a plan goes with the n-th of the others."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for stage in stages:
+        key = (stage["name"], stage["kind"])
+        seen[key] += 1
+        yield (stage["name"] if seen[key] == 1 else f"{stage['name']} ({seen[key]})"), stage
 
 
 def _merged(name: str, kind: str, parts: Sequence[Json]) -> Json:
@@ -181,11 +188,12 @@ def _segment(run: GivenRun) -> Json:
         "in_figures": run.counts,
         "stages": [
             {
-                "name": stage["name"],
+                "name": name,
                 "kind": stage["kind"],
                 "seconds": max(0.0, stage["seconds"]),
+                "limits": limit_lines({"stages": [stage]}),
                 "operations": {op: {name: figures[name] for name in kept} for op, figures in stage["operations"].items()},
             }
-            for stage in content["stages"]
+            for name, stage in _named(content["stages"])
         ],
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..model import Verdict
-from .aggregate import FLAG, aggregate
+from .aggregate import ONE_PLAN, aggregate
 from .files import MERGED, Results, has_ended, json_lines, replace_file, write
 from .journal import parse_json
 from .runs import GivenRun, differences, read_run
@@ -68,7 +68,7 @@ def _check_alike(runs: Sequence[GivenRun], allow_different_plans: bool) -> None:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ConfigError(
                 f"runs {first.run_id} and {run.run_id} differ in {'; '.join(found[:SHOWN])}{more}",
-                remedy=f"Name runs of one plan, or give {FLAG} to merge them all the same",
+                remedy=ONE_PLAN,
             )
     for run in runs:
         if not has_ended(_events(run.path)):

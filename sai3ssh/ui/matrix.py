@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..results.matrix import lines
 from .summary import STYLE
 from .views import latency, print_whole
 
@@ -21,10 +22,8 @@ def print_matrix(content: Json, console: Console | None = None) -> None:
     run = sum(1 for entry in entries if entry["verdict"])
     head = f"  matrix of {len(entries)} combinations, {run} of them run"
     console.print(Text.assemble("\n", (content["verdict"], STYLE[content["verdict"]]), head), soft_wrap=True)
-    for entry in entries:
-        if entry["verdict"] != "COMPLETE":
-            name = ", ".join(f"{axis} {value}" for axis, value in entry["values"].items())
-            console.print(Text(f"  {name}: {entry['verdict'] or 'not run'}: {'; '.join(entry['reasons'])}"), soft_wrap=True)
+    for line in lines(content):
+        console.print(Text(f"  {line}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for axis in content["axes"]:
         table.add_column(axis, justify="right", no_wrap=True)

@@ -77,8 +77,8 @@ class Page:
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
     def _shell(self, name: str, *, of_run: bool = False) -> Callable[[Request], Awaitable[Response]]:
-        static = resources.files(__package__) / "static"
-        text = "".join((static / part).read_text(encoding="utf-8") for part in ("head.html", name))
+        head, text = ((resources.files(__package__) / "static" / one).read_text(encoding="utf-8") for one in ("head.html", name))
+        text = text.replace("<!-- head.html -->\n", head)
 
         async def answer(request: Request) -> Response:
             if of_run and self.catalogue.find(request.path_params["run"]) is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import os
 import shutil
@@ -12,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from sai3ssh import report
+from sai3ssh import matrix, report
+from sai3ssh.results import matrix as results
 from tests.browser import Browser, Tab, program
+from tests.unit.test_aggregate import agent, failed_run, plan
 from tests.unit.test_report_document import ENDED, STARTED, at, never_begun
 from tests.unit.test_results import SECOND, FakeAgent, whole, write_run
 
@@ -45,6 +49,34 @@ def run_directory(path: Path) -> Path:
     return path
 
 
+LONG = "{type: histogram, buckets: [" + "{size: 4KiB, weight: 70}, " * 12 + "{size: 1MiB, weight: 30}]}"
+HOSTILE_AXIS = f"env.{HOSTILE_TEXT}"
+
+
+def series_directory(path: Path) -> Path:
+    """Three by two: one twice, one PARTIAL, one FAILED, one not run, errors, and hostile texts and a very long one wherever they can be."""
+    combinations = []
+    for number, count in enumerate((10, 20, 40, 60, 50, 0)):
+        values = {"concurrency": str(4 ** (number // 2 + 1)), HOSTILE_AXIS: (HOSTILE_TEXT, LONG)[number % 2]}
+        runs = [path / f"run-{number}-{part}" for part in range((2, 1, 1, 1, 1, 0)[number])]
+        for part, run in enumerate(runs):
+            if number == 3:
+                failed_run(run, run.name)
+                with (run / "events.ndjson").open("a") as log:
+                    log.write(json.dumps(ENDED) + "\n")
+                continue
+            agents = [
+                agent(f"h{n}", (1 + number) * 1e6, count + 2 * part, 10 * number + n, errors={"get": {HOSTILE_TEXT: 1}}) for n in (1, 2)
+            ]
+            write_run(run, agents, *STARTED, ENDED, complete=number != 4, plan=plan(run.name))
+        combinations.append((values, runs))
+    (path / "run-0-0" / "report.html").touch()
+    found = path / "matrix-x"
+    found.mkdir()
+    results.write(found, results.matrix(["concurrency", HOSTILE_AXIS], combinations))
+    return found
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with Browser(program()) as found:
@@ -58,16 +90,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.fixture(scope="module")
+def series_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = series_directory(tmp_path_factory.mktemp("series"))
+    report.write(matrix.document(found, found), found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def series(browser: Browser, series_run: Path) -> Tab:
+    """The report of a series, for tests that leave it as it is."""
+    return opened(browser, series_run)
+
+
 def opened(browser: Browser, run: Path, *, dark: bool = False) -> Tab:
     """The report, with every plot drawn, as when it has been scrolled through."""
     tab = browser.tab(1280, 1000, dark=dark)
     tab.open((run / "report.html").as_uri())
+    # What plots are first told of where they are comes with a frame, and must not come after this.
+    tab.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
     tab.evaluate("sai3ssh.page.drawAll()")
     return tab
 
 
 def middle(tab: Tab, plot: str, share: float) -> tuple[float, float]:
     """Where in the window a plot is, at a share of its width and half its height."""
+    tab.call("Page.bringToFront")
     tab.evaluate(f"document.getElementById('{plot}').scrollIntoView({{ block: 'center', behavior: 'instant' }})")
     box = f"document.querySelector('#{plot} .canvas').getBoundingClientRect()"
     left, top, width, height = tab.evaluate(f"(({{ x, y, width, height }}) => [x, y, width, height])({box})")
@@ -152,11 +200,11 @@ OUTLINED = """(() => {
 })()"""
 
 
-def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> None:
-    tab = opened(browser, run)
+def reached_by_tab(tab: Tab) -> list[str]:
+    """What a keyboard comes to, by id or text; each shows that it has the focus."""
     tab.press("Tab")
     assert tab.evaluate("document.activeElement.className") == "skip"
-    reached = []
+    reached: list[str] = []
     for _ in range(120):
         tab.press("Tab")
         focus = tab.evaluate(
@@ -166,6 +214,12 @@ def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> 
             break
         reached.append(focus)
         assert tab.evaluate(OUTLINED), focus
+    return reached
+
+
+def test_a_keyboard_reaches_and_uses_everything(browser: Browser, run: Path) -> None:
+    tab = opened(browser, run)
+    reached = reached_by_tab(tab)
     assert {"theme", "stage-0", "throughput-as-table", "throughput-copy", "range-from", "agent-key-0", "operations-table-scroll"} <= set(
         reached
     )
@@ -215,11 +269,16 @@ def test_the_numbers_of_a_plot_can_be_copied_and_many_shades_are_one(page: Tab) 
 
 
 def test_there_are_no_barriers(browser: Browser, run: Path) -> None:
+    tab = opened(browser, run)
+    tab.evaluate("['throughput', 'heat'].forEach((id) => document.getElementById(`${id}-as-table`).click())")
+    check_barriers(tab)
+
+
+def check_barriers(tab: Tab) -> None:
+    """In both themes, with all details open."""
     if not AXE.exists():
         assert not os.environ.get("CI"), "no axe-core: `make .venv/axe/ready`"
         pytest.skip("no axe-core: `make .venv/axe/ready` installs it where npm is")
-    tab = opened(browser, run)
-    tab.evaluate("['throughput', 'heat'].forEach((id) => document.getElementById(`${id}-as-table`).click())")
     tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     tab.call("Runtime.evaluate", expression=AXE.read_text())
     for theme in ("light", "dark"):
@@ -283,10 +342,11 @@ def test_a_newer_document_changes_what_has_changed_and_nothing_else(browser: Bro
         tab.evaluate("sai3ssh.render({ format: 'sai3ssh.document', version: 2 })")
 
 
-def test_nothing_is_wider_than_the_window(page: Tab) -> None:
-    for width in (400, 1000, 2560, 1280):
-        page.resize(width, 1000)
-        page.wait(f"innerWidth === {width} && document.documentElement.scrollWidth <= {width}")
+def test_nothing_is_wider_than_the_window(page: Tab, series: Tab) -> None:
+    for tab in (page, series):
+        for width in (400, 1000, 2560, 1280):
+            tab.resize(width, 1000)
+            tab.wait(f"innerWidth === {width} && document.documentElement.scrollWidth <= {width}")
 
 
 def test_dragging_over_a_plot_shows_that_part_in_all_of_them(browser: Browser, run: Path) -> None:
@@ -319,3 +379,126 @@ def test_a_browser_that_is_too_old_says_so(browser: Browser, run: Path, tmp_path
     tab = browser.tab()
     tab.open((tmp_path / "broken.html").as_uri(), ready="document.querySelector('#status.failed') !== null")
     assert "cannot be shown" in tab.evaluate("document.getElementById('status').textContent")
+
+
+def text_of(tab: Tab, selector: str) -> str:
+    found: str = tab.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+    return found
+
+
+def test_a_series_shows_every_combination_and_marks_what_is_missing(series: Tab) -> None:
+    tab = series
+    assert text_of(tab, ".badge").endswith("PARTIAL")
+    reasons = tab.evaluate("[...document.querySelectorAll('.reasons li')].map((one) => one.textContent)")
+    assert [reason.rpartition(LONG)[2][:10] for reason in reasons if LONG in reason] == [": FAILED: ", ": not run:"]
+    assert sum(": PARTIAL: " in reason for reason in reasons) == 1
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('#combinations-table tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    assert [row[0] for row in rows] == list("123456")
+    assert [row[3].split(" ", 1)[1] for row in rows] == ["COMPLETE", "COMPLETE", "COMPLETE", "FAILED", "PARTIAL", "not run"]
+    assert [row[5][:3] for row in rows if row[4] == "get"] == ["22.", "40.", "80.", "100"]
+    links = tab.evaluate(
+        "[...document.querySelectorAll('main a')].map((link) => [link.getAttribute('href'), link.getAttribute('aria-label')])"
+    )
+    assert links == [["../run-0-0/report.html", "run 1: report of run-0-0"], ["../run-0-0/report.html", None]]
+    cells = tab.evaluate(
+        "[...document.querySelectorAll('#grid-table tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent).slice(1))"
+    )
+    assert cells == [["22.0", "80.0", "PARTIAL 100"], ["40.0", "FAILED", "not run"]]
+    assert "Whiskers: lowest and highest run." in text_of(tab, "#throughput .note")
+    assert "Without figures, and no point: 2 of 6. Hollow: PARTIAL (1)." in text_of(tab, "#throughput .note")
+    assert tab.evaluate("document.querySelectorAll('#spread-table tbody tr').length") == 1
+    said = tab.evaluate("document.querySelector('#throughput .canvas').getAttribute('aria-label')")
+    assert f"{HOSTILE_TEXT}: 22.0 at concurrency 4, 80.0 at concurrency 16, 100 at concurrency 64" in said
+    assert min(tab.evaluate(INKS)) >= 5
+
+
+def test_what_is_hostile_in_a_series_is_text(series: Tab) -> None:
+    tab = series
+    assert tab.evaluate("[typeof harmed, document.querySelectorAll('#report img, #report script, #report [onclick]').length]") == [
+        "undefined",
+        0,
+    ]
+    assert text_of(tab, "#report").count(HOSTILE_TEXT) >= 10
+    x, y = middle(tab, "throughput", 0.5)
+    tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    tab.wait(f"[...document.querySelectorAll('.tip')].some((tip) => tip.textContent.includes({json.dumps(HOSTILE_TEXT)}))")
+    assert tab.evaluate("typeof harmed") == "undefined"
+    assert tab.complaints() == []
+    assert len(tab.requests()) == 1
+
+
+def test_a_series_is_seen_along_each_parameter_and_copied(series: Tab) -> None:
+    tab = series
+    tab.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { window.copied = text; } } })")
+
+    def copied(button: str) -> list[list[str]]:
+        tab.evaluate(f"window.copied = undefined; document.getElementById('{button}').click()")
+        tab.wait("window.copied !== undefined")
+        return list(csv.reader(tab.evaluate("window.copied").splitlines()))
+
+    assert [row[0] for row in copied("throughput-copy")] == ["concurrency", "4", "16", "64"]
+    head, *rows = copied("saturation-copy")
+    assert head == ["line", "concurrency", "operations/s", "p99 us"]
+    assert [row[1:3] for row in rows] == [["4", "22"], ["16", "80"], ["64", "100"], ["4", "40"]]
+    assert copied("combinations-copy")[4][:6] == ["4", "16", LONG, "FAILED"]
+    wanted = {"theme", "axis-0", "op-get", "line-1", "saturation-as-table", "grid-copy", "combinations-table-scroll", "runs-table-scroll"}
+    assert wanted <= set(reached_by_tab(tab))
+    tab.evaluate("document.getElementById('axis-0').focus()")
+    tab.press("ArrowRight")
+    assert tab.evaluate("[document.activeElement.id, document.activeElement.checked]") == ["axis-1", True]
+    head, *rows = copied("throughput-copy")
+    assert head[1:] == [f"concurrency {n} operations/s" for n in (4, 16, 64)]
+    assert [row[1:] for row in rows] == [["22", "80", "100"], ["40", "", ""]]
+    tab.press("ArrowLeft")
+    assert tab.evaluate("[quantities(['1MiB', '4KiB', '8']), quantities(['1m', '30s']), quantities(['a', '1'])]") == [
+        [1 << 20, 4096, 8],
+        [60, 30],
+        None,
+    ]
+    assert tab.complaints() == []
+
+
+def test_a_series_has_no_barriers(series: Tab) -> None:
+    series.evaluate("['throughput', 'saturation'].forEach((id) => document.getElementById(`${id}-as-table`).click())")
+    check_barriers(series)
+    series.evaluate("['throughput', 'saturation'].forEach((id) => document.getElementById(`${id}-as-table`).click())")
+
+
+def test_repetitions_of_one_plan_are_shown_run_by_run(browser: Browser, series_run: Path, tmp_path: Path) -> None:
+    tab = opened(browser, series_run)
+    runs = [tmp_path / f"r{number}" for number in range(3)]
+    for number, run in enumerate(runs[:2]):
+        write_run(run, [agent("h1", 1e6, 10 + number, number), agent("h2", 1e6, 10, number)], plan=plan(run.name))
+    failed_run(runs[2], "r2")
+    tab.evaluate(f"sai3ssh.render({json.dumps(matrix.document_of_runs(runs, tmp_path))}); sai3ssh.page.drawAll()")
+    assert tab.evaluate("sai3ssh.page.charts.get('throughput').plot.lines.map((line) => line.points)") == [[[0, 20], [1, 21], [2, None]]]
+    assert tab.evaluate("[...document.querySelectorAll('#runs-table tbody tr')].map((row) => row.cells[1].textContent)") == [
+        "✓ COMPLETE",
+        "✓ COMPLETE",
+        "✕ FAILED",
+    ]
+    assert tab.evaluate("document.getElementById('grid').hidden")
+    assert text_of(tab, "#combinations-heading") == "All runs together"
+    assert tab.evaluate("document.querySelectorAll('#curves figure').length") == 2
+    assert tab.complaints() == []
+
+
+def test_of_many_lines_some_are_shown_and_others_are_chosen(browser: Browser, series_run: Path, tmp_path: Path) -> None:
+    tab = opened(browser, series_run)
+    figures = {"ops_per_s": 1.0, "mib_per_s": 1.0, **{f"{name}_us": 1000.0 for name in results.LATENCIES}, "errors": 0}
+    row = {"stage": "mix", "operation": "get", "runs": 1, "ops": 1, **figures, "error_kinds": {}, "spread": {}, "each": []}
+    entry = {"runs": [], "verdict": "COMPLETE", "reasons": [], "agents": 1, "each": []}
+    axes = {"a": "123", "b": "1234", "c": "12345"}
+    entries: list[results.Entry] = [
+        ({**entry, "values": dict(zip(axes, values, strict=True))}, [row]) for values in itertools.product(*axes.values())
+    ]
+    told = report.matrix(results.together(list(axes), entries), [[]] * 60, {"run_id": "", "name": "many"}, tmp_path)
+    tab.evaluate(f"sai3ssh.render({json.dumps(told)}); sai3ssh.page.drawAll()")
+    shown = "sai3ssh.page.charts.get('latency').plot.lines.filter((line) => !sai3ssh.page.hides(null, line)).map((line) => line.name)"
+    assert len(tab.evaluate(shown)) == 12
+    assert tab.evaluate("document.querySelectorAll('.agents-legend button[aria-pressed=\"false\"]').length") == 8
+    tab.evaluate("document.getElementById('only-1-v1').click(); sai3ssh.page.drawAll()")
+    assert tab.evaluate(shown) == [f"b 2, c {n}" for n in range(1, 6)]
+    assert tab.complaints() == []

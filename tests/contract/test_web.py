@@ -374,6 +374,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(open_port: int, watched
         assert answer.headers["Access-Control-Allow-Origin"] is None
     for shell in ("/", f"/runs/{watched.run.name}", "/compare"):
         text = ask(open_port, shell).body.decode()
+        assert "/static/theme.js" in text
         # What the policy would forbid is not there: no script or style within the page, nothing from elsewhere.
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|https?://", text)
         for address in re.findall(r'(?:src|href)="(/static/[^"]*)"', text):

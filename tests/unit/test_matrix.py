@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from sai3ssh.model import Host
 from sai3ssh.results import matrix as results
 from sai3ssh.ui.matrix import print_matrix
 
-from .test_aggregate import agent, plan
+from .test_aggregate import agent, failed_run, plan
+from .test_report_page import told as told_in
 from .test_results import write_run
 
 FILE = """\
@@ -120,6 +122,9 @@ def test_runs_are_side_by_side_and_the_best_is_known(tmp_path: Path) -> None:
     assert [entry["verdict"] for entry in content["combinations"]] == ["COMPLETE"] * 3 + [None]
     assert [row["ops"] for row in content["rows"]] == [100, 500, 200]
     assert content["best"] == {"mix/get": 1}
+    assert results.lines(content) == ["concurrency 8: not run: it was not run"]
+    told = content["combinations"][0]["each"]
+    assert [(run["run_id"], run["verdict"], run["in_figures"]) for run in told] == [("r0", "COMPLETE", True)]
     results.write(tmp_path, content)
     assert results.read(tmp_path) == content
     head, *lines = (tmp_path / results.TABLE).read_text().splitlines()
@@ -164,12 +169,35 @@ def test_a_series_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
             log.write('{"at": 9.5, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}\n')
         return 0
 
+    assert told_in(series.path / "report.html")["verdict"]["verdict"] == "PARTIAL"
     assert run(again, create, steer("once", [0]), end, 1, 0.0, as_json=True) == 0
+    assert told_in(series.path / "report.html")["verdict"] == {"verdict": "COMPLETE", "reasons": []}
     assert steered == [("once", "c1-0"), ("once", "c2-1"), ("again", "c2-1"), ("once", "c4-2")]
     with pytest.raises(ConfigError, match="of another matrix"):
         Series.go_on(series.path, combinations[:2])
     with pytest.raises(ConfigError, match="is no directory of a matrix"):
         Series.go_on(tmp_path, combinations)
+
+
+def test_what_has_been_read_of_a_series_is_not_read_again_after_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    combination = results.combination
+
+    def counted(values: dict[str, str], runs: Sequence[Path]) -> results.Entry:
+        read.extend(run.name for run in runs)
+        return combination(values, runs)
+
+    def create(combination: Combination) -> RunDirectory:
+        path = tmp_path / f"c{combination.values['concurrency']}"
+        ended = {"at": 9.5, "event": "run_ended", "verdict": "COMPLETE", "reasons": [], "exit_code": 0}
+        write_run(path, [agent("h1", 1e6, 10, 1)], ended, plan=plan(path.name))
+        return RunDirectory(path)
+
+    monkeypatch.setattr(results, "combination", counted)
+    series = Series.begin(tmp_path, "x", load(tmp_path, "matrix: {concurrency: [1, 2, 3, 4, 5]}"))
+    assert run(series, create, lambda _: 0, lambda _: 0, 1, 0.0, as_json=True) == 0
+    # Once when it has ended, and once at the end of the series, since verdicts may have been revised.
+    assert sorted(read) == sorted(2 * [f"c{n}" for n in range(1, 6)])
 
 
 def test_validate_shows_all_combinations(tmp_path: Path) -> None:
@@ -208,4 +236,19 @@ def test_a_host_that_fails_between_two_runs_is_told_with_how_to_go_on(tmp_path: 
     with pytest.raises(RunError):
         run(series, create, lambda _: 0, lambda _: 0, 1, 0.0, as_json=True)
     assert f"--continue {series.path}" in capsys.readouterr().err
+    assert told_in(series.path / "report.html")["verdict"]["reasons"] == ["concurrency 2: not run: it was not run"]
     assert [entry["runs"] for entry in results.read(series.path)["combinations"]] == [["c1"], []]
+
+
+def test_repetitions_stand_beside_what_they_are_together(tmp_path: Path) -> None:
+    runs = []
+    for number, count in enumerate((10, 30)):
+        agents = [agent("h1", 1e6, count, number, errors={"get": {"reset": 1}}), agent("h2", 1e6, count, number)]
+        write_run(tmp_path / f"r{number}", agents, plan=plan(f"r{number}"))
+        runs.append(tmp_path / f"r{number}")
+    content = results.matrix([], [({}, [*runs, failed_run(tmp_path / "r2", "r2")])])
+    ((row,), (entry,)) = content["rows"], content["combinations"]
+    assert [run["in_figures"] for run in entry["each"]] == [True, True, False]
+    assert [(one["run"], one["ops_per_s"], one["errors"]) for one in row["each"]] == [(0, 20.0, 10), (1, 60.0, 10)]
+    assert (row["ops_per_s"], row["error_kinds"], row["spread"]["ops_per_s"]["median"]) == (40.0, {"reset": 20}, 40.0)
+    assert results.lines(content)[0].startswith("all runs together: PARTIAL: r2 FAILED and is not in the figures")

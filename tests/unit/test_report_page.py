@@ -65,6 +65,7 @@ def test_our_own_sources_can_stand_in_a_script_element() -> None:
         assert not re.search(r"</(?:script|style)|<!--", file.read_text(encoding="utf-8"), re.IGNORECASE), file.name
     unused = {file.name for file in (resources.files(report) / "static").iterdir()} - {
         *page.SCRIPTS,
+        *page.MATRIX_SCRIPTS,
         "echarts.min.js",
         "boot.js",
         "report.css",

@@ -76,21 +76,28 @@ function trim(x) {
   return String(Number(Number(x).toPrecision(3)));
 }
 
-/** A table in a region that scrolls. Columns: {name, unit, number (right-aligned), head (of its row)}; cells: text, numbers or nodes. */
+/** A table in a region that scrolls. Columns: {name, unit, number (right-aligned), wide and long (its words wrap), head (of its row)}; cells: text, numbers or nodes. */
 function table(id, caption, columns, rows, { hideCaption = false, note = null } = {}) {
+  const look = (column) => [column.number ? 'number' : '', column.wide ? 'wide' : '', column.long ? 'long' : ''].join(' ').trim() || null;
   const cell = (value, column) => {
-    const attributes = { class: [column.number ? 'number' : '', column.wide ? 'wide' : ''].join(' ').trim() || null };
+    const attributes = { class: look(column) };
+    if (column.long && typeof value === 'string') value = clamped(value);
     if (column.head) return el('th', { ...attributes, scope: 'row' }, show(value));
     return el('td', attributes, show(value));
   };
   const head = columns.map((column) =>
-    el('th', { scope: 'col', class: column.number ? 'number' : null }, column.name, column.unit ? el('span', { class: 'unit' }, ` ${column.unit}`) : null));
+    el('th', { scope: 'col', class: look(column) }, column.name, column.unit ? el('span', { class: 'unit' }, ` ${column.unit}`) : null));
   return el('div', { class: 'scroll', id: `${id}-scroll`, tabindex: '0', role: 'region', 'aria-label': `${caption}, table` },
     el('table', { id },
       el('caption', { class: hideCaption ? 'hidden' : null }, caption),
       el('thead', {}, el('tr', {}, head)),
       el('tbody', {}, rows.map((row) => el('tr', {}, row.map((value, place) => cell(value, columns[place])))))),
     note ? el('p', { class: 'note' }, note) : null);
+}
+
+/** Words of which the first lines are shown, and all when the mouse is over them. */
+function clamped(words) {
+  return el('span', { class: 'clamp', title: words.length > 60 ? words : null }, words);
 }
 
 function show(value) {

@@ -2,7 +2,24 @@
 
 const SHOWN_ROWS = 500;
 const SHOWN_AGENTS = 12;
+const LATENCY = { log: true, format: text.latency, name: '' };
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+
+/** What is along a plot: {column, cell(x) of its table, say(x), reach (how far from a point it is still told), axis(plot, axis, ink)}. */
+const SCALES = {
+  time: { column: 'seconds', cell: (x) => x, say: text.clock },
+  run: { column: 'seconds', cell: (x) => x, say: text.clock, reach: 45 },
+  nines: {
+    column: 'percent', cell: (x) => Number((100 - 100 * 10 ** -x).toFixed(8)), say: (x) => `${Number((100 - 100 * 10 ** -x).toFixed(5))} %`, reach: 0.1,
+    axis(plot, axis, ink) {
+      const most = plot.lines.reduce((last, line) => Math.max(last, line.points.at(-1)?.[0] ?? 0), 1);
+      const labels = { 0: '0 %', 1: '90 %', 2: '99 %', 3: '99.9 %', 4: '99.99 %', 5: '99.999 %', 6: '99.9999 %', 7: '99.99999 %' };
+      return { ...axis, min: 0, max: Math.ceil(most * 4) / 4, interval: 1, axisLabel: { ...axis.axisLabel, formatter: (x) => labels[x] ?? '' }, splitLine: { show: true, lineStyle: { color: ink.grid } } };
+    },
+  },
+};
+/** Plots of what no document of a run has bring a scale of their own. */
+const scaleOf = (plot) => SCALES[plot.x] ?? plot.x;
 
 class Chart {
   /** `page` gives {state, hidden, toggle(key), setRange(from, to), shadesOf(plot), marksOf(plot), lengthOf(plot)}. */
@@ -16,7 +33,7 @@ class Chart {
     this.title = el('h3', { id: `${id}-title` });
     this.note = el('p', { class: 'note' });
     this.button = el('button', { type: 'button', id: `${id}-as-table`, 'aria-pressed': 'false', on: { click: () => this.turn() } }, 'Table');
-    const copied = el('button', { type: 'button', id: `${id}-copy`, on: { click: () => this.copy() } }, 'Copy CSV');
+    const copied = copyButton(`${id}-copy`, `${id}-title`, () => this.copy());
     this.legend = el('div', { class: 'legend' });
     this.host = el('div', { class: 'canvas', role: 'img' });
     this.band = el('div', { class: 'band', hidden: true });
@@ -26,7 +43,6 @@ class Chart {
       el('div', { class: 'chart-head' }, el('div', {}, this.title, this.note), el('div', { class: 'actions' }, this.button, copied)),
       this.legend, this.empty, el('div', { class: 'plot' }, this.host, this.band), this.numbers);
     this.button.setAttribute('aria-describedby', `${id}-title`);
-    copied.setAttribute('aria-describedby', `${id}-title`);
     new IntersectionObserver((seen) => {
       this.near = seen.at(-1).isIntersecting;
       if (this.near) this.refresh();
@@ -91,13 +107,7 @@ class Chart {
     const state = JSON.stringify([theme, most]);
     if (state === this.keyState) return;
     this.keyState = state;
-    const canvas = el('canvas', { width: 160, height: 12, class: 'swatch', 'aria-hidden': 'true' });
-    const pen = canvas.getContext('2d');
-    for (let x = 0; x < 160; x++) {
-      pen.fillStyle = heatColor(x / 159);
-      pen.fillRect(x, 0, 1, 12);
-    }
-    this.legend.replaceChildren(...(most ? [el('span', { class: 'note scale' }, '1 ', canvas, ` ${text.count(most)} operations in a cell (logarithmic)`)] : []));
+    this.legend.replaceChildren(...(most ? [el('span', { class: 'note scale' }, '1 ', ramp(), ` ${text.count(most)} operations in a cell (logarithmic)`)] : []));
   }
 
   turn() {
@@ -119,9 +129,7 @@ class Chart {
 
   async copy() {
     if (this.make !== null) this.refresh();
-    const { columns, rows } = tableOf(this.plot, this.page);
-    await copy(csv(columns, rows));
-    say(`${this.plot.title}: ${text.count(rows.length)} rows copied as CSV`);
+    await copyRows(this.plot.title, tableOf(this.plot, this.page));
   }
 
   draw() {
@@ -173,6 +181,16 @@ class Chart {
   }
 }
 
+async function copyRows(title, { columns, rows }) {
+  await copy(csv(columns, rows));
+  say(`${title}: ${text.count(rows.length)} rows copied as CSV`);
+}
+
+/** A button that copies a table; `describedBy` is the id of what names it. */
+function copyButton(id, describedBy, click) {
+  return el('button', { type: 'button', id, 'aria-describedby': describedBy, on: { click } }, 'Copy CSV');
+}
+
 function put(node, content) {
   if (node.textContent !== content) node.textContent = content;
 }
@@ -188,6 +206,17 @@ function keepFocus(node, children) {
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
+/** The colours of a heat map, from least to most. */
+function ramp() {
+  const canvas = el('canvas', { width: 160, height: 12, class: 'swatch', 'aria-hidden': 'true' });
+  const pen = canvas.getContext('2d');
+  for (let x = 0; x < 160; x++) {
+    pen.fillStyle = heatColor(x / 159);
+    pen.fillRect(x, 0, 1, 12);
+  }
+  return canvas;
+}
+
 function sample(line) {
   const { color, dash, marker } = line.look;
   const stroke = line.dots ? null : svg('line', { x1: 0, y1: 6, x2: 28, y2: 6, stroke: color, 'stroke-width': line.bold ? 3 : 2, 'stroke-dasharray': dash === 'solid' ? null : dash.join(' ') });
@@ -201,7 +230,7 @@ function sample(line) {
 }
 
 function legendButton(id, line, shown, click) {
-  return el('button', { type: 'button', class: 'key', id, 'aria-pressed': String(shown), on: { click } }, sample(line), line.name);
+  return el('button', { type: 'button', class: 'key', id, 'aria-pressed': String(shown), on: { click } }, sample(line), clamped(line.name));
 }
 
 const figure = (value) => (typeof value === 'number' ? (Number.isInteger(value) ? text.count(value) : text.number(value)) : value);
@@ -220,6 +249,7 @@ function describe(plot, page) {
     const values = line.points.map((point) => point[1]).filter((value) => value !== null);
     if (!values.length) return `${line.name}: nothing`;
     const say = plot.y.full ?? plot.y.format;
+    if (line.measured) return `${line.name}: ${line.points.filter((point) => point[1] !== null).slice(0, 16).map(([x, y, at]) => `${say(y)} at ${at ?? scaleOf(plot).say(x)}`).join(', ')}`;
     return `${line.name}: ${say(values.reduce((a, b) => Math.min(a, b)))} to ${say(values.reduce((a, b) => Math.max(a, b)))}, median ${say(median(values))}`;
   });
   const unit = plot.y.name ? ` in ${plot.y.name}` : '';
@@ -247,6 +277,7 @@ function tableOf(plot, page) {
     };
   }
   const lines = plot.lines.filter((line) => !page.hides(plot, line));
+  if (plot.numbers) return plot.numbers(lines);
   const rows = new Map();
   lines.forEach((line, place) => {
     for (const [x, y] of line.points) {
@@ -255,12 +286,12 @@ function tableOf(plot, page) {
       if (y !== null) rows.get(at)[place] = Number(y.toPrecision(6));
     }
   });
-  const first = plot.x === 'nines' ? 'percent' : 'seconds';
+  const scale = scaleOf(plot);
   const unit = plot.y === LATENCY ? ' us' : plot.y.name ? ` ${plot.y.name}` : '';
   return {
-    columns: [first, ...lines.map((line) => `${line.name}${unit}`)],
+    columns: [scale.column, ...lines.map((line) => `${line.name}${unit}`)],
     rows: [...rows].sort((a, b) => a[0] - b[0]).filter(([, values]) => values.some((value) => value !== null))
-      .map(([x, values]) => [plot.x === 'nines' ? Number((100 - 100 * 10 ** -x).toFixed(8)) : x, ...values]),
+      .map(([x, values]) => [scale.cell(x), ...values]),
   };
 }
 
@@ -270,7 +301,7 @@ function optionOf(plot, page) {
   const ink = colors();
   const common = {
     animation: false, backgroundColor: 'transparent', textStyle: { fontFamily: 'inherit', color: ink.muted },
-    grid: { left: 76, right: 18, top: plot.kind === 'lanes' ? 4 : 24, bottom: 24 },
+    grid: { left: 76, right: plot.kind === 'curve' ? 76 : 18, top: plot.kind === 'lanes' ? 4 : 24, bottom: scaleOf(plot).name ? 38 : 24 },
     xAxis: xAxis(plot, page), tooltip: tooltip(plot, page),
   };
   if (plot.kind === 'lanes') return { ...common, ...lanesOption(plot, page) };
@@ -285,11 +316,8 @@ function xAxis(plot, page) {
     type: 'value', axisLine: { lineStyle: { color: ink.line } }, axisTick: { lineStyle: { color: ink.line } },
     axisLabel: { color: ink.muted, hideOverlap: true, formatter: text.clock }, splitLine: { show: false },
   };
-  if (plot.x === 'nines') {
-    const most = plot.lines.reduce((last, line) => Math.max(last, line.points.at(-1)?.[0] ?? 0), 1);
-    const labels = { 0: '0 %', 1: '90 %', 2: '99 %', 3: '99.9 %', 4: '99.99 %', 5: '99.999 %', 6: '99.9999 %', 7: '99.99999 %' };
-    return { ...axis, min: 0, max: Math.ceil(most * 4) / 4, interval: 1, axisLabel: { ...axis.axisLabel, formatter: (x) => labels[x] ?? '' }, splitLine: { show: true, lineStyle: { color: ink.grid } } };
-  }
+  const scale = scaleOf(plot);
+  if (scale.axis) return scale.axis(plot, axis, ink);
   const [from, to] = plot.x === 'time' ? page.range() : [0, page.lengthOf(plot)];
   const width = Math.max(to - from, 1);
   const interval = TIME_STEPS.find((step) => width / step <= 12) ?? 86400 * Math.ceil(width / 864000);
@@ -304,7 +332,7 @@ function yAxis(plot, page) {
   };
   if (!plot.y.log) return { ...axis, type: 'value', min: (told) => Math.min(0, told.min), max: plot.y.max, minInterval: plot.y.name === 'attempts/s' ? 1 : null };
   const values = plot.kind === 'heat' ? [plot.heat.edges_us[0], plot.heat.edges_us.at(-1)]
-    : plot.lines.filter((line) => !page.hides(plot, line)).flatMap((line) => line.points.map((point) => point[1])).filter((value) => value > 0);
+    : plot.lines.filter((line) => !page.hides(plot, line)).flatMap((line) => [...line.points, ...(line.whiskers ?? [])].map((point) => point[1])).filter((value) => value > 0);
   const [low, high] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, 0]);
   return { ...axis, type: 'log', ...(high ? { min: nice(low, -1), max: nice(high, 1) } : {}), minorSplitLine: { show: true, lineStyle: { color: ink.grid, opacity: 0.5 } }, minorTick: { splitNumber: 9 } };
 }
@@ -322,12 +350,28 @@ function lineSeries(line, shift) {
   const base = { name: line.name, itemStyle: { color }, z: line.bold ? 4 : 3, emphasis: { disabled: true } };
   if (line.dots) return [{ ...base, type: 'scatter', data: line.points, symbolSize: 3, itemStyle: { color, opacity: 0.55 }, large: true, z: 2 }];
   const series = { ...base, type: 'line', data: line.points, showSymbol: line.points.length === 1, symbol: 'circle', symbolSize: 7, sampling: 'lttb', lineStyle: { color, type: dash, width: line.bold ? 2.5 : line.thin ? 1 : 1.75, opacity: line.thin ? 0.7 : 1 } };
+  if (line.measured) return measured({ ...series, showSymbol: false, sampling: null }, line);
   if (!marker) return [series];
   const known = line.points.filter((point) => point[1] !== null);
   const every = Math.max(1, Math.floor(known.length / 8));
   const marks = known.filter((_, place) => place % every === Math.floor(every * shift));
   return [series, { ...base, type: 'scatter', data: marks, symbol: marker, symbolSize: 7, silent: true, tooltip: { show: false } }];
 }
+
+/** A line whose points are measurements of their own: each has a marker, hollow where it is of a part only, and perhaps a name and whiskers. */
+function measured(series, line) {
+  const ink = colors();
+  const { color, marker } = line.look;
+  const named = line.named ?? new Set();
+  const marks = line.points.map((point, place) => ({
+    value: point, itemStyle: line.partial.has(place) ? { color: ink.surface, borderColor: color, borderWidth: 2, opacity: 1 } : { opacity: 1 },
+    label: { show: named.has(place), formatter: () => cut(String(point[2]), 14), position: 'right', distance: 5, color: ink.ink, fontSize: 11, textBorderColor: ink.surface, textBorderWidth: 3 },
+  })).filter(({ value }) => value[1] !== null);
+  const whiskers = line.whiskers?.length ? [{ type: 'line', name: line.name, data: line.whiskers, symbol: 'none', silent: true, tooltip: { show: false }, lineStyle: { color, width: 1.25 }, z: 2 }] : [];
+  return [{ ...series, silent: true }, { ...series, type: 'scatter', sampling: null, data: marks, symbol: marker, symbolSize: 9, z: 5 }, ...whiskers];
+}
+
+const cut = (words, most) => (words.length > most ? `${words.slice(0, most - 1)}…` : words);
 
 /** A series without data that carries the shades and marks of a plot over time; each shade has its agent's name above it while there are few. */
 function shadeSeries(plot, page) {
@@ -478,20 +522,22 @@ function tooltip(plot, page) {
       },
     };
   }
+  const scale = scaleOf(plot);
+  if (plot.kind === 'curve') return { ...common, trigger: 'item', formatter: ({ seriesName, value }) => plot.tip(seriesName, value) };
   return {
     ...common, trigger: 'axis', axisPointer: { type: 'line', lineStyle: { color: ink.muted, type: 'solid', width: 1 } },
     formatter: (params) => {
       const say = plot.y.full ?? plot.y.format;
       const at = params[0]?.axisValue ?? 0;
-      const reach = plot.x === 'nines' ? 0.1 : plot.x === 'time' ? 1.5 * page.stage.series.step_s : 45;
+      const reach = scale.reach ?? 1.5 * page.stage.series.step_s;
       const rows = plot.lines.filter((line) => !page.hides(plot, line)).map((line) => ({ line, value: valueAt(line.points, at, reach) }))
         .filter(({ value }) => value !== null).sort((a, b) => b.value - a.value);
-      const shaded = plot.x === 'nines' ? [] : page.shadesOf(plot).filter((shade) => shade.from_s <= at && at <= shade.to_s);
-      const near = (page.range()[1] - page.range()[0]) / 100;
-      const marked = plot.x === 'nines' ? [] : page.marksOf(plot).filter((mark) => Math.abs(mark.at_s - at) <= near);
+      const shaded = page.shadesOf(plot).filter((shade) => shade.from_s <= at && at <= shade.to_s);
+      const near = () => (page.range()[1] - page.range()[0]) / 100;
+      const marked = page.marksOf(plot).filter((mark) => Math.abs(mark.at_s - at) <= near());
       return el('div', {},
-        el('strong', {}, plot.x === 'nines' ? `${Number((100 - 100 * 10 ** -at).toFixed(5))} %` : text.clock(at)),
-        rows.slice(0, 16).map(({ line, value }) => el('div', { class: 'tip-row' }, sample(line), el('span', {}, line.name), el('b', {}, say(value)))),
+        el('strong', {}, scale.say(at)),
+        rows.slice(0, 16).map(({ line, value }) => el('div', { class: 'tip-row' }, sample(line), el('span', {}, line.name), el('b', {}, say(value), line.aside ? el('small', {}, ` ${line.aside(at)}`) : null))),
         rows.length > 16 ? el('div', {}, `and ${rows.length - 16} more`) : null,
         shaded.slice(0, 6).map((shade) => el('div', { class: 'tip-shade' }, shadeText(shade, page))),
         marked.slice(0, 3).map((mark) => el('div', { class: 'tip-shade' }, markText(mark, page))));

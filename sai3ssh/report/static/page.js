@@ -1,27 +1,20 @@
-// The page: what is chosen, and the sections. render() may be called again with a newer document; only what has changed is touched.
+// The page of a run: what is chosen, and the sections.
 
 const SECTIONS = [
   ['verdict', 'Verdict'], ['operations', 'Operations'], ['findings', 'What limited the run'], ['time', 'Over time'], ['distribution', 'Latency distribution'],
   ['agents', 'Agents'], ['endpoints', 'Endpoints'], ['network', 'Network health'], ['losses', 'Lost time and starts'], ['environment', 'Plan and environment'], ['events', 'What happened'],
 ];
 
-class Page {
+class Page extends Shell {
   constructor() {
+    super('sai3ssh.document', SECTIONS);
     this.state = { stage: null, op: 'all', view: 'all', metric: 'ops', percentile: 'p99', from: null, to: null };
-    this.hidden = new Set();
-    this.charts = new Map();
-    this.seen = new Map();
-    this.doc = null;
     this.items = new Map();
-    this.waiting = new Set();
   }
 
   render(doc) {
-    if (doc.format !== 'sai3ssh.document' || doc.version !== 1) throw new Error(`this page shows documents of version 1, and this one is ${doc.format} ${doc.version}`);
-    this.doc = doc;
     this.items.clear();
-    if (!this.sections) this.build();
-    this.update();
+    super.render(doc);
   }
 
   // --- what plots ask ----------------------------------------------------------------------------------------------------------------------
@@ -85,12 +78,11 @@ class Page {
   }
 
   key(plot, line) {
-    return line.agent === undefined ? `${plot.id} ${line.name}` : `agent ${this.agentName(line.agent)}`;
+    return line.agent === undefined ? super.key(plot, line) : `agent ${this.agentName(line.agent)}`;
   }
 
   hides(plot, line) {
-    if (line.agent !== undefined && this.unlisted(line.agent)) return true;
-    return this.hidden.has(this.key(plot, line));
+    return (line.agent !== undefined && this.unlisted(line.agent)) || super.hides(plot, line);
   }
 
   /** Of very many agents only some are drawn until others are asked for. */
@@ -106,11 +98,12 @@ class Page {
   }
 
   toggle(plot, line) {
-    const key = this.key(plot, line);
-    if (line.agent !== undefined && this.doc.agents.length > SHOWN_AGENTS) {
-      this.wanted ??= this.listed();
-      if (!this.wanted.delete(line.agent)) this.wanted.add(line.agent);
-    } else if (!this.hidden.delete(key)) this.hidden.add(key);
+    if (line.agent === undefined || this.doc.agents.length <= SHOWN_AGENTS) {
+      super.toggle(plot, line);
+      return;
+    }
+    this.wanted ??= this.listed();
+    if (!this.wanted.delete(line.agent)) this.wanted.add(line.agent);
     this.update();
   }
 
@@ -126,91 +119,40 @@ class Page {
   // --- building ----------------------------------------------------------------------------------------------------------------------------
 
   build() {
-    const main = document.getElementById('report');
-    this.sections = new Map();
-    const parts = SECTIONS.map(([id, title]) => {
-      const body = el('div', { class: 'body' });
-      const section = el('section', { id, 'aria-labelledby': `${id}-heading` }, el('h2', { id: `${id}-heading`, class: id === 'verdict' ? 'hidden' : null }, title), body);
-      this.sections.set(id, { section, body });
-      return section;
-    });
-    main.replaceChildren(...parts);
-    document.getElementById('contents').replaceChildren(...SECTIONS.map(([id, title]) => el('li', { id: `to-${id}` }, el('a', { href: `#${id}` }, title))));
+    super.build();
     this.controls = el('div', { class: 'controls', id: 'controls' });
     this.shadeLegend = el('div', { class: 'shade-legend' });
     this.agentLegend = el('div', { class: 'legend agents-legend', role: 'group', 'aria-label': 'Agents that are shown' });
     this.timeGrid = el('div', { class: 'charts' });
-    this.sections.get('time').body.append(this.controls, this.shadeLegend, this.agentLegend, this.timeGrid);
+    this.body('time').append(this.controls, this.shadeLegend, this.agentLegend, this.timeGrid);
     this.distribution = el('div', { class: 'charts' });
     this.tables = el('div', { class: 'stack' });
-    this.sections.get('distribution').body.append(this.distribution, this.tables);
+    this.body('distribution').append(this.distribution, this.tables);
     this.linkTables = el('div', { class: 'stack' });
     this.linkCharts = el('div', { class: 'charts' });
-    this.sections.get('network').body.append(this.linkTables, this.linkCharts);
-    this.stagePicker = document.getElementById('stages');
-    const button = document.getElementById('theme');
-    button.addEventListener('click', () => this.setTheme(theme === 'dark' ? 'light' : 'dark', true));
-    this.chosenTheme = stored('sai3ssh-theme');
-    prefersDark.addEventListener('change', () => this.chosenTheme ?? this.setTheme(firstTheme(), false));
-    this.setTheme(firstTheme(), false, false);
-    window.addEventListener('beforeprint', () => this.drawAll());
-  }
-
-  /** As when all of the page had been looked at. */
-  drawAll() {
-    this.charts.forEach((chart) => {
-      chart.near = true;
-      chart.refresh();
-    });
-  }
-
-  setTheme(name, chosen, redraw = true) {
-    theme = name;
-    document.documentElement.dataset.theme = name;
-    const button = document.getElementById('theme');
-    button.setAttribute('aria-pressed', String(name === 'dark'));
-    if (chosen) {
-      this.chosenTheme = name;
-      store('sai3ssh-theme', name);
-    }
-    if (redraw && this.doc) {
-      this.seen.clear();
-      this.update();
-    }
-  }
-
-  /** Gives a part of the page new children when what they are made of has changed. */
-  part(node, source, make) {
-    const told = JSON.stringify(source);
-    if (this.seen.get(node) === told) return;
-    this.seen.set(node, told);
-    keepFocus(node, make());
+    this.body('network').append(this.linkTables, this.linkCharts);
   }
 
   update() {
     const { doc, stage, state } = this;
-    const body = (id) => this.sections.get(id).body;
     const operations = operationsOf(stage);
     if (state.op !== 'all' && !operations.includes(state.op)) state.op = 'all';
     if (state.view === 'endpoint' && !(doc.endpoints.length && stage.windows)) state.view = 'all';
-    document.title = `${doc.verdict?.verdict ?? 'RUNNING'} · ${doc.run.name} · sai3ssh`;
-    put(document.getElementById('run-name'), doc.run.name);
-    put(document.getElementById('run-id'), doc.run.run_id);
+    this.title(doc.verdict?.verdict ?? 'RUNNING', doc.run);
     this.part(this.stagePicker, doc.stages.map((one) => [one.name, one.kind, one.length_s > 0, one === stage]), () => this.stages());
     const head = { ...doc, stages: null, events: null, network: null, plan: null, agents: null, notes: null, written_at: null };
-    this.part(body('verdict'), head, () => verdictSection(doc));
+    this.part(this.body('verdict'), head, () => verdictSection(doc));
     const light = { ...stage, series: null, windows: null, percentiles: null };
-    this.part(body('operations'), [stage.name, stage.seconds, stage.operations], () => operationsSection(doc, stage));
-    this.part(body('findings'), [light, doc.notes, doc.agents, doc.network, stage.length_s], () => findingsSection(doc, stage));
+    this.part(this.body('operations'), [stage.name, stage.seconds, stage.operations], () => operationsSection(doc, stage));
+    this.part(this.body('findings'), [light, doc.notes, doc.agents, doc.network, stage.length_s], () => findingsSection(doc, stage));
     this.part(this.tables, [stage.name, stage.sizes, stage.splits], () => detailsSection(doc, stage));
-    this.part(body('agents'), [stage.name, stage.agents, doc.agents], () => agentsSection(doc, stage));
-    this.sections.get('endpoints').section.hidden = !doc.endpoints.length;
-    document.getElementById('to-endpoints').hidden = !doc.endpoints.length;
-    if (doc.endpoints.length) this.part(body('endpoints'), [stage.name, stage.endpoints], () => endpointsSection(doc, stage));
+    this.part(this.body('agents'), [stage.name, stage.agents, doc.agents], () => agentsSection(doc, stage));
+    this.offer('endpoints', doc.endpoints.length > 0);
+    if (doc.endpoints.length) this.part(this.body('endpoints'), [stage.name, stage.endpoints], () => endpointsSection(doc, stage));
     this.part(this.linkTables, [doc.network, doc.controller], () => networkSection(doc));
-    this.part(body('losses'), doc.stages.map((one) => [one.shades, one.length_s, one.started_s, one.start_spread_ms]), () => lossesSection(doc));
-    this.part(body('environment'), [doc.plan, doc.agents, doc.run.ended_at], () => environmentSection(doc));
-    this.part(body('events'), doc.events, () => eventsSection(doc));
+    this.part(this.body('losses'), doc.stages.map((one) => [one.shades, one.length_s, one.started_s, one.start_spread_ms]), () => lossesSection(doc));
+    this.part(this.body('environment'), [doc.plan, doc.agents, doc.run.ended_at], () => environmentSection(doc));
+    this.part(this.body('events'), doc.events, () => eventsSection(doc));
     this.part(this.controls, [state, operations, doc.endpoints.length, stage.index, stage.windows === null, doc.state === 'ended' ? stage.length_s : null], () => this.choices(operations));
     const kinds = Object.keys(SHADES).filter((kind) => stage.shades.some((shade) => shade.kind === kind));
     this.part(this.shadeLegend, [theme, kinds], () => shadeLegend(kinds));
@@ -220,37 +162,9 @@ class Page {
     this.place(this.linkCharts, linkPlots(doc));
   }
 
-  place(grid, plots) {
-    const charts = plots.map(({ id }) => {
-      if (!this.charts.has(id)) this.charts.set(id, new Chart(this, id));
-      return this.charts.get(id);
-    });
-    const nodes = charts.map((chart) => chart.figure);
-    if (nodes.length !== grid.children.length || nodes.some((node, at) => grid.children[at] !== node)) grid.replaceChildren(...nodes);
-    charts.forEach((chart, at) => {
-      chart.figure.classList.toggle('wide', Boolean(plots[at].wide));
-      chart.figure.classList.toggle('half', Boolean(plots[at].half));
-      chart.update(() => this.withAgents(plots[at].make()));
-    });
-  }
-
   /** Lines that are agents have their legend above all plots. */
-  withAgents(plot) {
+  dressed(plot) {
     return plot.lines?.length && plot.lines.every((line) => line.agent !== undefined) ? { ...plot, agents: true } : plot;
-  }
-
-  /** Makes what nobody looks at yet while the browser has nothing else to do. */
-  later(chart) {
-    this.waiting.add(chart);
-    if (this.waiting.size > 1) return;
-    const idle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
-    const next = () => {
-      const [one] = this.waiting;
-      one.refresh();
-      this.waiting.delete(one);
-      if (this.waiting.size) idle(next, { timeout: 1000 });
-    };
-    idle(next, { timeout: 1000 });
   }
 
   stages() {
@@ -263,11 +177,6 @@ class Page {
 
   choices(operations) {
     const { state } = this;
-    const set = (name) => (value) => {
-      state[name] = value;
-      this.update();
-    };
-    const group = (legend, name, options) => el('fieldset', {}, el('legend', {}, legend), el('div', { class: 'segments' }, Object.entries(options).map(([value, label]) => radio(name, value, label, state[name] === value, () => set(name)(value)))));
     const views = { all: 'all agents', agent: 'by agent', ...(this.doc.endpoints.length && this.stage.windows ? { endpoint: 'by endpoint' } : {}) };
     const levels = PERCENTILES[state.view];
     if (!(state.percentile in levels)) state.percentile = 'p99';
@@ -280,10 +189,10 @@ class Page {
       } },
     }));
     return [
-      group('Operation', 'op', { ...(operations.length > 1 ? { all: 'all' } : {}), ...Object.fromEntries(operations.map((op) => [op, op])) }),
-      group('Show', 'view', views),
-      group('Rate', 'metric', { ops: 'operations/s', bytes: 'MiB/s' }),
-      single ? null : group('Latency', 'percentile', levels),
+      this.group('Operation', 'op', { ...(operations.length > 1 ? { all: 'all' } : {}), ...Object.fromEntries(operations.map((op) => [op, op])) }),
+      this.group('Show', 'view', views),
+      this.group('Rate', 'metric', { ops: 'operations/s', bytes: 'MiB/s' }),
+      single ? null : this.group('Latency', 'percentile', levels),
       el('fieldset', { class: 'range' }, el('legend', {}, 'Seconds of the stage'), moment('from', 'from', state.from ?? 0), moment('to', 'to', state.to ?? Math.ceil(this.stage.length_s)),
         el('button', { type: 'button', id: 'range-all', disabled: state.from === null && state.to === null, on: { click: () => this.setRange(null, null) } }, 'Show all')),
     ];
@@ -292,11 +201,6 @@ class Page {
   agentKeys() {
     return this.doc.agents.map((agent, place) => legendButton(`agent-key-${place}`, { ...agentLine(this.doc, place) }, !this.hides({}, { agent: place, name: agent.id }), () => this.toggle({}, { agent: place, name: agent.id })));
   }
-}
-
-function radio(name, value, label, checked, change, hint = null) {
-  const input = el('input', { type: 'radio', name, value, id: `${name}-${value}`, checked, on: { change } });
-  return el('label', { class: 'segment' }, input, el('span', {}, label, hint ? el('small', {}, ` ${hint}`) : null));
 }
 
 function shadeLegend(kinds) {
@@ -315,26 +219,4 @@ function swatch(kind) {
   return canvas;
 }
 
-function stored(name) {
-  try {
-    return window.localStorage.getItem(name);
-  } catch {
-    return null; // a browser that keeps nothing for files
-  }
-}
-
-function store(name, value) {
-  try {
-    window.localStorage.setItem(name, value);
-  } catch {
-    // It is forgotten with the page.
-  }
-}
-
-const prefersDark = window.matchMedia('(prefers-color-scheme: dark)');
-const firstTheme = () => stored('sai3ssh-theme') ?? (prefersDark.matches ? 'dark' : 'light');
-
-// Before there is a document, so that a dark page does not begin with a flash.
-document.documentElement.dataset.theme = firstTheme();
-const page = new Page();
-window.sai3ssh = { render: (doc) => page.render(doc), page };
+start(new Page());

@@ -9,7 +9,6 @@ const PERCENTILES = {
   agent: { p50: 'p50', p99: 'p99', max: 'max' },
   endpoint: { p50: 'p50', p99: 'p99' },
 };
-const LATENCY = { log: true, format: text.latency, name: '' };
 
 const seriesOf = (stage) => stage.series.agents.map((part, agent) => ({ part, agent })).filter(({ part }) => part !== null);
 

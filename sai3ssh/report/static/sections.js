@@ -1,15 +1,14 @@
 // What is told in words and tables. Each function makes the children of one section from a document.
 
-const VERDICTS = {
-  COMPLETE: { sign: '✓', means: 'Every agent finished, every journal is whole, and all that was planned was measured.' },
-  PARTIAL: { sign: '◐', means: 'Something is missing; the figures below say of what they are.' },
-  FAILED: { sign: '✕', means: 'There is no usable result.' },
-  RUNNING: { sign: '▶', means: 'The run goes on; all figures are of what is here so far.' },
+const MEANS = {
+  COMPLETE: 'Every agent finished, every journal is whole, and all that was planned was measured.',
+  PARTIAL: 'Something is missing; the figures below say of what they are.',
+  FAILED: 'There is no usable result.',
+  RUNNING: 'The run goes on; all figures are of what is here so far.',
 };
 
 function verdictSection(doc) {
   const name = doc.verdict ? doc.verdict.verdict : 'RUNNING';
-  const told = VERDICTS[name];
   const reasons = doc.verdict?.reasons ?? [];
   const facts = [
     ['Agents', `${doc.reported} of ${doc.expected} finished`],
@@ -20,17 +19,7 @@ function verdictSection(doc) {
     ['Failure policy', doc.run.policy],
   ];
   const revised = (doc.verdict?.revisions ?? []).map((one) => `It was ${one.before} before the journals of ${one.agents.join(', ')} were collected.`);
-  return [
-    el('div', { class: `verdict ${name.toLowerCase()}` },
-      el('p', { class: 'badge' }, el('span', { 'aria-hidden': 'true' }, told.sign), ` ${name}`),
-      el('div', {}, el('p', { class: 'means' }, told.means),
-        reasons.length ? el('ul', { class: 'reasons' }, [...reasons, ...revised].map((reason) => el('li', {}, reason))) : null)),
-    el('dl', { class: 'facts' }, facts.map(([term, what]) => el('div', {}, el('dt', {}, term), el('dd', {}, what)))),
-  ];
-}
-
-function errorText(errors) {
-  return Object.entries(errors).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${text.count(n)} ${name}`).join(', ');
+  return [verdictBox(name, MEANS[name], reasons.length ? [...reasons, ...revised] : []), factList(facts)];
 }
 
 function operationsSection(doc, stage) {
@@ -59,10 +48,6 @@ function operationsSection(doc, stage) {
   ];
 }
 
-function count(n) {
-  return n ? el('span', { class: 'bad' }, text.count(n)) : '0';
-}
-
 /** The highest of a column of the hosts, after the warm-up: [value, agent], or null. */
 function peak(stage, key, over = (value) => value) {
   let found = null;
@@ -85,10 +70,6 @@ const NOTES = {
   op_log: ['warn', 'Op-log', null],
   preflight: ['warn', 'Preflight', null],
 };
-
-function finding(tone, tag, ...words) {
-  return el('li', { class: tone }, el('span', { class: 'tag' }, tag), el('span', {}, words));
-}
 
 function findingsSection(doc, stage) {
   const found = [];
@@ -163,11 +144,6 @@ function agentsSection(doc, stage) {
   return [el('p', {}, `Rates of each agent over its own time in the stage.${spread}`), table('agents-table', `Agents in ${stage.name}`, columns, rows)];
 }
 
-function bar(value, highest) {
-  if (value === null) return '–';
-  return el('span', { class: 'bar', style: { '--share': `${highest ? (100 * value) / highest : 0}%` } }, text.number(value));
-}
-
 function endpointsSection(doc, stage) {
   const rows = doc.endpoints.flatMap((name, place) => Object.entries(stage.endpoints[place] ?? {}).map(([op, told]) =>
     [name, op, text.count(told.ops), text.bytes(told.bytes), text.latency(told.p50_us), text.latency(told.p99_us), text.latency(told['p99.9_us']), text.latency(told.max_us), count(told.errors), text.count(told.retries)]));
@@ -218,28 +194,12 @@ function environmentSection(doc) {
   doc.agents.forEach((agent) => agent.notices.forEach((notice) => notices.set(notice, [...(notices.get(notice) ?? []), agent.id])));
   const noticed = [...notices].map(([notice, agents]) => [agents.length === doc.agents.length && agents.length > 1 ? 'all agents' : [...new Set(agents)].join(', '), notice]);
   const columns = [{ name: 'Agent', head: true }, { name: 'Host' }, { name: 'Address' }, { name: 'Cores', number: true }, { name: 'Memory', number: true }, { name: 'Kernel' }, { name: 'Python' }, { name: 'Agent version' }, { name: 'Network', number: true }];
-  const stages = doc.plan.stages.map((stage) => [stage.name, stage.kind, stage.duration_s === null ? 'until done' : text.seconds(stage.duration_s), stage.warmup_s ? text.seconds(stage.warmup_s) : '–', stage.concurrency, stage.io_rate ? `${trim(stage.io_rate.iops)} /s` : 'closed loop', mix(stage)]);
-  const sets = doc.plan.populations.map((one) => [one.name, one.target, text.count(one.count), size(one.size)]);
   return [
     table('hosts-table', 'Hosts', columns, rows),
     noticed.length ? el('details', { id: 'notices' }, el('summary', {}, `What agents noticed (${noticed.length})`), table('notices-table', 'What agents noticed', [{ name: 'Agents', head: true }, { name: 'Notice', wide: true }], noticed)) : null,
-    table('plan-table', 'Stages of the plan; concurrency and rate are of each agent', [{ name: 'Stage', head: true }, { name: 'Kind' }, ...['Lasts', 'Warm-up', 'Concurrency', 'Rate'].map((name) => ({ name, number: true })), { name: 'What', wide: true }], stages),
-    sets.length ? table('sets-table', 'Objects that are prepared', [{ name: 'Set', head: true }, { name: 'Below' }, { name: 'Objects', number: true }, { name: 'Size', wide: true }], sets) : null,
-    el('details', { id: 'plan-details' }, el('summary', {}, 'The whole plan as JSON'), el('pre', { tabindex: '0', 'aria-label': 'The plan as JSON', role: 'region' }, JSON.stringify(doc.plan, null, 1))),
+    planTables(doc.plan),
     el('p', { class: 'note' }, `Run ${doc.run.run_id}. Written ${text.moment(doc.written_at)} by sai3ssh ${doc.by}; ${text.moment(doc.run.started_at)} to ${text.moment(doc.run.ended_at)}.`),
   ];
-}
-
-function mix(stage) {
-  const total = sum(stage.operations.map((op) => op.weight)) || 1;
-  if (stage.operations.length) return stage.operations.map((op) => `${text.percent(op.weight / total, 0)} ${op.kind}`).join(', ');
-  return stage.replay ? `replay of ${text.count(stage.replay.records)} operations` : stage.populations.join(', ') || '–';
-}
-
-function size(spec) {
-  if (spec.kind === 'fixed') return text.bytes(spec.min);
-  const range = `${text.bytes(spec.min)} to ${text.bytes(spec.max)}`;
-  return spec.kind === 'lognormal' ? `lognormal, mean ${text.bytes(spec.mean)}, ${range}` : `${spec.kind}, ${range}`;
 }
 
 function eventsSection(doc) {
