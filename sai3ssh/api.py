@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .controller.events import Event, Records
-from .controller.rundir import RunDirectory, Steering, new_run_id
+from .controller.rundir import RunDirectory
 from .errors import ConfigError, RunError
 from .model import Verdict
 from .protocol import Json
 
 if TYPE_CHECKING:
+    from .config import Workload
     from .controller.run import RunController
     from .results.frames import Run
 
@@ -73,33 +74,26 @@ def run(
     KeyboardInterrupt stops all agents, collects, writes the results and is raised then; a second one leaves at once. Raises ConfigError,
     InventoryError, RunError (preflight: exit_code 5; FAILED: exit_code 4, with the place of what was measured) and other Sai3sshErrors.
     """
+    from . import inventory as inventories
+    from .launch import Launch
     from .results.frames import load
 
     with tempfile.TemporaryDirectory(prefix="sai3ssh-") as scratch:
         sources = inventory if isinstance(inventory, (list, tuple)) else [inventory]
         places = [_file(source, Path(scratch) / f"inventory-{number}.yml") for number, source in enumerate(sources)]
-        config = _file(workload, Path(scratch) / "workload.yml")
-        start = _Start(Path(results_dir), limit, name, policy, start_with_available, connect_timeout_s, op_log, tuple(skip))
-        directory, archive, credentials = _prepare(Path(config), places, start)
+        file = Path(_file(workload, Path(scratch) / "workload.yml"))
+        loaded = _load(file, name, policy, op_log)
+        hosts = inventories.load(places, limit)
+        waits = {"connect_timeout_s": connect_timeout_s, "start_with_available": start_with_available}
+        launch = Launch.of(loaded, hosts, Path(results_dir), skip, quiet=True, **waits)
+        directory = launch.create(loaded, file)
     watch = _Watch(on_event, on_second)
-    _steer(directory, archive, credentials, watch)
+    _steer(directory, launch.archive, launch.credentials, watch)
     found = load(directory.path)
     if found.verdict is Verdict.FAILED:
         text = f"run {directory.path.name} FAILED: {'; '.join(found.reasons)}"
         raise RunError(text, exit_code=found.verdict.exit_code, remedy=f"What was measured is in {directory.path}")
     return found
-
-
-@dataclass(frozen=True)
-class _Start:
-    results_dir: Path
-    limit: str
-    name: str | None
-    policy: str | None
-    start_with_available: bool
-    connect_timeout_s: float
-    op_log: bool
-    skip: tuple[str, ...]
 
 
 def _file(source: File | Mapping[str, Any], place: Path) -> str:
@@ -110,52 +104,20 @@ def _file(source: File | Mapping[str, Any], place: Path) -> str:
     return os.fspath(source)
 
 
-def _prepare(workload: Path, sources: Sequence[str], start: _Start) -> tuple[RunDirectory, Path, Json | None]:
-    """All that comes before the first connection of the run: plan, preflight, run directory."""
-    from platformdirs import user_cache_path
+def _load(file: Path, name: str | None, policy: str | None, op_log: bool) -> Workload:
+    """A workload file; what the caller says goes before its keys."""
+    from . import config
 
-    from . import bundle, config, preflight, steering
-    from . import inventory as inventories
-    from .config import credentials
-    from .results import calibration
-
-    loaded = config.load(workload)
-    hosts = inventories.load(sources, start.limit)
-    if start.op_log:
+    loaded = config.load(file)
+    if op_log:
         loaded.switch_on_op_log()
-    if start.policy is not None:
-        if start.policy not in POLICIES:
-            raise ConfigError(f"policy {start.policy!r} is none", remedy=f"Give one of {', '.join(POLICIES)}")
-        loaded.override(("distributed", "failure_policy"), start.policy, "policy")
-    if start.name is not None:
-        loaded.override(("name",), start.name, "name")
-    skipped = preflight.check_skip(start.skip)
-    secret = credentials.find(loaded, os.environ)
-    cache = user_cache_path("sai3ssh")
-    cache.mkdir(parents=True, exist_ok=True)
-    archive = bundle.build(cache)
-    plan, assignments = config.compile_plan(loaded, new_run_id(loaded.name), hosts, needs_credentials=secret is not None)
-    by_name = {host.name: host for host in hosts}
-    mine = [by_name[assignment.agent_id] for assignment in assignments]
-    options = preflight.Options(
-        archive,
-        plan,
-        assignments,
-        config.describe(plan, assignments, loaded),
-        credentials=secret,
-        skip=skipped,
-        patience_s=start.connect_timeout_s,
-        start_with_available=start.start_with_available,
-    )
-    report, ends = steering.look_once(mine, options)
-    if ends:
-        raise preflight.preflight_failed(report)
-    steers = Steering(
-        loaded.start_delay_s, loaded.ready_timeout_s, start.connect_timeout_s, start.start_with_available, loaded.cutoff_timeout_s
-    )
-    directory = RunDirectory.create(start.results_dir, plan, assignments, mine, workload, steers, report.to_json())
-    calibration.copy(start.results_dir, directory.path, plan.agents)
-    return directory, archive, secret
+    if policy is not None:
+        if policy not in POLICIES:
+            raise ConfigError(f"policy {policy!r} is none", remedy=f"Give one of {', '.join(POLICIES)}")
+        loaded.override(("distributed", "failure_policy"), policy, "policy")
+    if name is not None:
+        loaded.override(("name",), name, "name")
+    return loaded
 
 
 class _Watch:

@@ -52,6 +52,13 @@ def build(directory: Path) -> Path:
     return path
 
 
+def cached() -> Path:
+    """The zipapp in this user's cache directory, built there as build does."""
+    from platformdirs import user_cache_path
+
+    return build(user_cache_path("sai3ssh"))
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of the file in hexadecimal: the agent's identity."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -18,14 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from . import bundle, config
-from .controller import session
 from .controller.events import Event, LinkDown, LinkUp, Records
-from .controller.link import LinkOptions
-from .controller.run import RunController
-from .controller.rundir import RunDirectory, new_run_id
 from .errors import ConfigError, Transient
+from .launch import Launch
 from .model import Host
-from .preflight import Options
 
 AGENTS = 8
 OBJECTS = 16_000
@@ -52,7 +48,7 @@ workload:
 """
 
 
-def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
+def run_demo(results_dir: Path, *, as_json: bool) -> int:
     """Runs the demonstration; the exit code of its run, or 1 when it did not show what it is to show."""
     from . import steering
     from .ui.views import make_view
@@ -67,24 +63,12 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
             workload = config.load(file)
             names = [f"agent-{n}" for n in range(1, AGENTS + 1)]
             hosts = [Host(name, "localhost", connection="local", state_dir=str(directory / name)) for name in names]
-            plan, assignments = config.compile_plan(workload, new_run_id("demo"), hosts)
-            archive = bundle.build(cache_dir)
-            description = config.describe(plan, assignments, workload)
-            looked = steering.first_look(hosts, Options(archive, plan, assignments, description, credentials), as_json=as_json)
-            run = RunDirectory.create(results_dir, plan, assignments, hosts, file, preflight=looked.to_json())
-            view = make_view(plan, assignments, as_json=as_json, live=True)
+            launch = Launch(hosts, bundle.cached(), results_dir, credentials, as_json)
+            run = launch.create(workload, file)
+            contents = run.contents()
+            view = make_view(contents.plan, contents.assignments, as_json=as_json, live=True)
             watcher = _Watcher(directory)
-            controller = RunController(
-                plan,
-                assignments,
-                hosts,
-                run,
-                archive,
-                credentials=credentials,
-                options=session.Options(start_delay_s=workload.start_delay_s),
-                link_options=LinkOptions(heartbeat_s=plan.heartbeat_s),
-                observers=[*view.observers, watcher],
-            )
+            controller = steering.make_controller(run, contents, launch.archive, credentials, [*view.observers, watcher])
             steering.obey_signals(controller)
             code = steering.finish(controller, view, as_json=as_json)
             if as_json or code != 0:
@@ -142,7 +126,6 @@ class _Watcher:
         self._cut: threading.Thread | None = None
         self._down_s = 0.0
         self._away_since = 0.0
-        self._seen_until_ns = 0
         self._during: list[tuple[float, int]] = []
         self._up = True
 

@@ -1,17 +1,18 @@
-"""The beginning of a run: a look at hosts and storage, then its directory."""
+"""The beginning of a run: its plan, a look at hosts and storage, then its directory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import steering
-from .config import Description
-from .controller.rundir import RunDirectory, Steering
-from .model import Assignment, Host, Plan
-from .preflight import Options
+from . import bundle, config, steering
+from .config import Workload, credentials
+from .controller.rundir import RunDirectory, Steering, new_run_id
+from .model import Host, Plan, Stage
+from .preflight import Options, check_skip, preflight_failed
 from .results import calibration
 
 
@@ -22,26 +23,64 @@ class Launch:
     hosts: Sequence[Host]
     archive: Path
     results_dir: Path
-    steering: Steering
     credentials: dict[str, Any] | None
-    skip: tuple[str, ...]
-    as_json: bool
+    as_json: bool = False
+    quiet: bool = False
+    """Nothing is printed."""
+    skip: tuple[str, ...] = ()
+    connect_timeout_s: float = 60.0
+    start_with_available: bool = False
 
-    def create(self, plan: Plan, assignments: Sequence[Assignment], description: Description, config: Path | None) -> RunDirectory:
-        """A new run directory, with what preflight found in it. Raises RunError when preflight finds a failure."""
+    @classmethod
+    def of(cls, workload: Workload, hosts: Sequence[Host], results_dir: Path, skip: Sequence[str], **options: Any) -> Launch:
+        """With the operator's credentials; prints the notices of the workload file. Raises ConfigError."""
+        skipped = check_skip(skip)
+        launch = cls(hosts, bundle.cached(), results_dir, credentials.find(workload, os.environ), skip=skipped, **options)
+        if not launch.quiet:
+            for notice in workload.notices:
+                steering.err(f"notice: {notice}")
+        return launch
+
+    def create(
+        self,
+        workload: Workload,
+        file: Path | None,
+        *,
+        change: Callable[[Plan], Plan] = lambda plan: plan,
+        replay: Sequence[Stage] = (),
+        upload_s: float = 0.0,
+    ) -> RunDirectory:
+        """A new run directory, with what preflight found in it. `file` is kept there, agents get `upload_s` more until they must be ready.
+        Raises ConfigError, and RunError when preflight finds a failure."""
+        plan, assignments = config.compile_plan(
+            workload, new_run_id(workload.name), self.hosts, needs_credentials=self.credentials is not None, replay=replay
+        )
+        plan = change(plan)
         by_name = {host.name: host for host in self.hosts}
         mine = [by_name[assignment.agent_id] for assignment in assignments]
         options = Options(
             self.archive,
             plan,
             assignments,
-            description,
+            config.describe(plan, assignments, workload),
             credentials=self.credentials,
             skip=self.skip,
-            patience_s=self.steering.connect_timeout_s,
-            start_with_available=self.steering.start_with_available,
+            patience_s=self.connect_timeout_s,
+            start_with_available=self.start_with_available,
         )
-        report = steering.first_look(mine, options, as_json=self.as_json)
-        directory = RunDirectory.create(self.results_dir, plan, assignments, mine, config, self.steering, report.to_json())
+        if self.quiet:
+            report, ends = steering.look_once(mine, options)
+            if ends:
+                raise preflight_failed(report)
+        else:
+            report = steering.first_look(mine, options, as_json=self.as_json)
+        times = Steering(
+            workload.start_delay_s,
+            workload.ready_timeout_s + upload_s,
+            self.connect_timeout_s,
+            self.start_with_available,
+            workload.cutoff_timeout_s,
+        )
+        directory = RunDirectory.create(self.results_dir, plan, assignments, mine, file, times, report.to_json())
         calibration.copy(self.results_dir, directory.path, plan.agents)
         return directory

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import config, preflight, steering, trace
+from . import config, trace
 from .config import Workload
-from .controller.rundir import RunDirectory, Steering, new_run_id
+from .controller.rundir import RunDirectory
 from .errors import ConfigError
-from .model import Host, Replay, Stage
+from .launch import Launch
+from .model import Replay, Stage
 
 UPLOAD_BYTES_PER_S = 1_000_000
 """An agent has its traces by then, on a link that is as slow as this."""
@@ -44,16 +45,12 @@ def remaps(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def create(
     wanted: Wanted,
     loaded: Workload,
-    hosts: Sequence[Host],
-    results_dir: Path,
+    launch: Launch,
     settings: Path | None,
-    look: preflight.Options,
-    *,
-    as_json: bool,
 ) -> RunDirectory:
     """Reads and divides the trace, has the hosts looked at, and makes the run directory with every worker's part. Raises ConfigError for
     what is wrong with the trace, with its line."""
-    mine = config.replaying(loaded, hosts)
+    mine, results_dir = config.replaying(loaded, launch.hosts), launch.results_dir
     try:
         results_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,15 +60,8 @@ def create(
         for part in parts:
             part.mkdir()
         stages = _divide(wanted, loaded, parts)
-        plan, assignments = config.compile_plan(
-            loaded, new_run_id(loaded.keys.name), hosts, needs_credentials=look.credentials is not None, replay=stages
-        )
-        options = replace(look, plan=plan, assignments=assignments, description=config.describe(plan, assignments, loaded))
-        report = steering.first_look(mine, options, as_json=as_json)
         most = max(sum(path.stat().st_size for path in part.iterdir()) for part in parts)
-        ready_s = loaded.ready_timeout_s + most / UPLOAD_BYTES_PER_S
-        timing = Steering(loaded.start_delay_s, ready_s, look.patience_s, cutoff_timeout_s=loaded.cutoff_timeout_s)
-        directory = RunDirectory.create(results_dir, plan, assignments, mine, settings, timing, report.to_json())
+        directory = launch.create(loaded, settings, replay=stages, upload_s=most / UPLOAD_BYTES_PER_S)
         for part in parts:
             for path in part.iterdir():
                 path.replace(directory.path / "agents" / part.name / path.name)

@@ -25,7 +25,6 @@ HELD = 1_000_000
 BLOCK = 128
 """Rows of a frame: a worker unpacks one between two operations."""
 OPS = {"GET": "get", "PUT": "put", "LIST": "list", "STAT": "stat", "DELETE": "delete", "HEAD": "stat"}
-WRITES = ("put", "delete")
 LONGEST_KEY = 1024
 LONGEST_LINE = 64 * 1024
 MOST_BYTES = 1 << 50

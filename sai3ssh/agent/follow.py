@@ -199,17 +199,10 @@ class Follow:
         sock = state.connect(self._dir, "agent.sock")
         try:
             sock.settimeout(CONNECT_S)
-            sock.sendall(b'{"id":0,"cmd":"hello"}\n')
-            answer = b""
-            while not answer.endswith(b"\n"):
-                piece = sock.recv(65536)
-                if not piece:
-                    raise ConnectionResetError("it closed its socket")
-                answer += piece
+            hello: Json = state.ask(sock, b'{"id":0,"cmd":"hello"}\n')["ok"]
         except OSError:
             sock.close()
             raise
-        hello: Json = json.loads(answer)["ok"]
         return sock, hello
 
     def _replace_daemon(self, sock: Any, other: Json, mine: Json) -> None:

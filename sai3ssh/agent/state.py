@@ -152,6 +152,18 @@ def connect(directory: str, name: str, timeout_s: float = 5.0) -> socket.socket:
     return client
 
 
+def ask(sock: socket.socket, message: bytes) -> Any:
+    """The answer to the first message on a connection. Raises OSError."""
+    sock.sendall(message)
+    answer = b""
+    while not answer.endswith(b"\n"):
+        piece = sock.recv(65536)
+        if not piece:
+            raise ConnectionResetError("it closed its socket")
+        answer += piece
+    return json.loads(answer)
+
+
 def try_lock(path: str) -> Optional[int]:
     """The descriptor of an exclusive lock, or None when another process holds it. Held until the descriptor is closed or the process
     ends."""

@@ -55,10 +55,6 @@ class ClockOffset:
         """The host's reading at that moment of the controller's clock."""
         return controller_ns + self.offset_ns
 
-    def to_controller_ns(self, host_ns: int) -> int:
-        """The controller's reading at that moment of the host's clock."""
-        return host_ns - self.offset_ns
-
 
 def estimate(ping: Callable[[], Pong], rounds: int = ROUNDS) -> ClockOffset:
     """The offset by the shortest of `rounds` round trips. Raises Transient when the host reboots meanwhile."""

@@ -17,14 +17,13 @@ from .files import Results, read
 from .frames import Run, load
 
 Json = dict[str, Any]
-FORMATS = ("csv", "parquet", "json", "xlsx")
 FRAMES = ("operations", "agents", "timeseries", "histograms", "splits", "endpoints", "hosts", "events", "network", "losses")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a text that begins with one of these for a formula."""
 
 
 def export(runs: Sequence[Path], form: str, out: Path | None = None) -> list[Path]:
-    """Writes runs in one of FORMATS; the files.
+    """Writes runs as csv, parquet, json or xlsx; the files.
 
     csv, parquet, json: a file for each of FRAMES, and `run` with the verdict, in the directory `out` (`<run_id>-<form>` in this one); of
     several runs (`runs-<form>`) in a directory each below it. All rows begin with run_id and verdict. json is an object a line, with times

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import Outcome, Plan, Stage, StageKind, Verdict, from_json
+from ..model import Outcome, Plan, Stage, StageKind, from_json
 from .endpoints import endpoint_figures
 from .journal import AgentJournal, AgentStage, OnHistogram, Region, StageData, parse_json, read_agent
 from .limits import limits
@@ -416,8 +416,3 @@ def _strong_from_ns(part: AgentStage) -> int:
     late = part.start is not None and part.start["late_ns"] > FULL_STRENGTH_LATE_NS
     # The second in which a late agent began ends after its start and is left out: its successor ends at least one second later.
     return part.start["actual_clock_ns"] + 1_000_000_000 if late and part.start else 0
-
-
-def verdict_of(content: Json) -> Verdict:
-    """The verdict that a results.json has."""
-    return Verdict(content["verdict"])

@@ -100,7 +100,6 @@ class RunTally:
         names = [assignment.agent_id for assignment in self.contents.assignments]
         self.agents = {name: AgentTally() for name in names}
         self.created_at: float | None = None
-        self.ended_at: float | None = None
         self.verdict: str | None = None
         self.reasons: list[str] = []
         self.stage: int | None = None
@@ -144,7 +143,7 @@ class RunTally:
             case "stage_ended":
                 self.stage_running = False
             case "run_ended" | "verdict_revised":
-                self.verdict, self.ended_at, self.stage_running = event["verdict"], event["at"], False
+                self.verdict, self.stage_running = event["verdict"], False
                 self.reasons = list(event.get("reasons", ()))
 
     # --- the mirrors -------------------------------------------------------------------------------------------------------------------

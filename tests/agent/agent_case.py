@@ -186,7 +186,9 @@ class KillingCase(AgentCase):
             return None
         return next((word for word in ("serve", "supervise") if word in arguments), None)
 
-    def kill(self, pid):
+    def assert_gone(self, pid):
+        """It ends, or is a zombie."""
+
         def gone():
             try:
                 with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
@@ -194,8 +196,11 @@ class KillingCase(AgentCase):
             except OSError:
                 return True
 
+        wait(gone, f"the end of process {pid}")
+
+    def kill(self, pid):
         os.kill(pid, signal.SIGKILL)
-        wait(gone, "death")
+        self.assert_gone(pid)
 
     def kill_supervisor(self, channel):
         """Returns when its successor is heard."""

@@ -137,16 +137,6 @@ class Stages(KillingCase):
         self.assertIn("command /bin/sh was killed after", records[-1]["reason"])
         self.assert_gone(int(self.said()))
 
-    def assert_gone(self, pid):
-        def gone():
-            try:
-                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                    return file.read().rpartition(")")[2].split()[0] in "ZX"
-            except OSError:
-                return True
-
-        wait(gone, "the end of what a command had started")
-
     def test_a_stop_kills_a_command(self):
         channel = self.custom(f"sleep 600 & echo $! > {self.data}/said; wait")
         wait(self.said, "the command")

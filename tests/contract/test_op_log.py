@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import zstandard
 
+from sai3ssh.results import calibration
 from sai3ssh.results.merge import RANKS
 
 from .test_run import AGENTS, Bench, bench
 
 __all__ = ["bench"]
 
+CALIBRATIONS = {agent: {"figures": {kind: [{"size": 4096, "cpu_us": 40.0}] for kind in ("get", "put")}} for agent in AGENTS}
 WORKLOAD = """
 name: logged
 target: {target}
@@ -83,11 +85,13 @@ def replay(bench: Bench, *options: str) -> dict[str, Any]:
     """The results of the command `replay` of all op-logs of the run, to another directory."""
     logs = [str(path) for path in sorted(bench.run.glob("agents/*/oplog.tsv.zst"))]
     results = bench.directory / "replayed"
+    calibration.keep(results, CALIBRATIONS)
     target = ["--target", f"file://{bench.directory}/other/", "--remap", f"file://{bench.directory}/target/="]
     command = [sys.executable, "-m", "sai3ssh.cli", "replay", *logs, *target, "-i", str(bench.inventory), "--results-dir", str(results)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    (run,) = results.iterdir()
+    (run,) = results.glob("replay-*")
+    assert calibration.read(run) == CALIBRATIONS
     content: dict[str, Any] = json.loads((run / "results.json").read_text())
     return content
 

@@ -19,7 +19,7 @@ from sai3ssh.controller.survey import known_here
 from sai3ssh.errors import Permanent
 
 # Not pydantic: typer itself imports that.
-HEAVY = {"ansible", "boto3", "pandas", "paramiko", "tenacity", "yaml"}
+HEAVY = {"ansible", "boto3", "pandas", "paramiko", "scipy", "starlette", "tenacity", "yaml"}
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy.special import ndtr
 from typer.testing import CliRunner
 
-from sai3ssh.cli import _sides
+from sai3ssh.commands.results import _sides
 from sai3ssh.errors import ConfigError
 from sai3ssh.histogram import Histogram, cell_of, value_of
 from sai3ssh.model import Verdict, to_json

@@ -50,6 +50,3 @@ class DeleteBatch(Task):
 
 SPECIAL = (CopyTask, DeleteBatch)
 """What engines find by its class."""
-
-MAX_BATCH = 1000
-"""Objects of a DeleteBatch; S3 takes no more."""

@@ -27,7 +27,6 @@ class Certificate:
         self.names: List[str] = [value for _, value in fields.get("subjectAltName", ())]
         issuer = {name: value for part in fields.get("issuer", ()) for name, value in part}
         self.issuer = str(issuer.get("commonName") or issuer.get("organizationName") or "unknown")
-        self.not_before = float(ssl.cert_time_to_seconds(fields["notBefore"]))
         self.not_after = float(ssl.cert_time_to_seconds(fields["notAfter"]))
 
     @property

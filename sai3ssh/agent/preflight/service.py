@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import resource
@@ -86,14 +85,7 @@ def _ask(directory: str, message: Json, timeout_s: float) -> Tuple[Json, int]:
     """The daemon's answer and its process id, as this process would see it: in a container the daemon itself knows another one."""
     with state.connect(directory, "agent.sock", timeout_s) as sock:
         pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        sock.sendall(encode_control(message))
-        answer = b""
-        while not answer.endswith(b"\n"):
-            piece = sock.recv(65536)
-            if not piece:
-                raise ConnectionResetError("it closed its socket")
-            answer += piece
-    said: Json = json.loads(answer)
+        said: Json = state.ask(sock, encode_control(message))
     if "error" in said:
         raise ValueError(said["error"]["message"])
     return dict(said["ok"]), pid

@@ -1,0 +1,1 @@
+"""The commands, by theme. Each module has an application of its own; cli.py puts them together."""
