@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from . import __version__
 from .commands import about, checks, hosts, results, runs, workloads
 from .errors import RunError, Sai3sshError
-from .steering import INTERRUPTED, USAGE, err
+from .steering import INTERRUPTED, USAGE, err, out
 
 app = typer.Typer(
     help="A distributed storage benchmark that the network cannot kill.",
@@ -18,6 +20,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        out(f"sai3ssh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version; `sai3ssh version` says more.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """What belongs to no command."""
+
+
 for theme in (runs, workloads, checks, results, hosts, about):
     app.add_typer(theme.app)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from sai3ssh import cli
+from sai3ssh import __version__, cli
+from sai3ssh.commands.options import find_all
 from sai3ssh.controller.eventlog import EventLog, read
 from sai3ssh.controller.rundir import new_run_id
 from sai3ssh.controller.survey import known_here
@@ -69,6 +70,11 @@ def test_validate_says_sizes_as_a_file_has_them(
     assert [part["size"] for part in described["populations"]] == ["64KiB", "uniform 1 bytes to 3MiB"]
 
 
+def test_the_version_is_an_option_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"sai3ssh {__version__}\n"
+
+
 @pytest.mark.parametrize("command", ["results", "aggregate", "export --format csv", "merge -o new", "compare", "report", "attach"])
 def test_runs_are_named_by_the_beginning_of_their_id(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -76,7 +82,7 @@ def test_runs_are_named_by_the_beginning_of_their_id(
     for run in ("mixed-1", "other-1"):
         (tmp_path / run).mkdir()
         (tmp_path / run / "plan.json").touch()
-    assert cli._find_all(["oth", str(tmp_path / "mixed-1")], tmp_path) == [tmp_path / "other-1", tmp_path / "mixed-1"]
+    assert find_all(["oth", str(tmp_path / "mixed-1")], tmp_path) == [tmp_path / "other-1", tmp_path / "mixed-1"]
     runs = ["absent"] if command in ("results", "report", "attach") else ["absent", "oth"]
     assert invoke(monkeypatch, *command.split(), *runs, "--results-dir", str(tmp_path)) == 2
     assert f"no run absent in {tmp_path}. `sai3ssh status` lists the runs" in capsys.readouterr().err
