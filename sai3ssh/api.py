@@ -153,7 +153,7 @@ def _prepare(workload: Path, sources: Sequence[str], start: _Start) -> tuple[Run
     steers = Steering(
         loaded.start_delay_s, loaded.ready_timeout_s, start.connect_timeout_s, start.start_with_available, loaded.cutoff_timeout_s
     )
-    directory = RunDirectory.create(start.results_dir, plan, assignments, mine, workload, steers, report.to_json())
+    directory = RunDirectory.create(start.results_dir, plan, assignments, mine, loaded.document.text, steers, report.to_json())
     calibration.copy(start.results_dir, directory.path, plan.agents)
     return directory, archive, secret
 

@@ -168,7 +168,7 @@ def run(
     def create(of: Combination = combinations[0]) -> RunDirectory:
         run_id = new_run_id(of.workload.name)
         plan, assignments = config.compile_plan(of.workload, run_id, hosts, needs_credentials=secret is not None)
-        return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), workload)
+        return launch.create(plan, assignments, config.describe(plan, assignments, of.workload), loaded.document.text)
 
     if background:
         raise typer.Exit(steering.detach(create()))
@@ -239,7 +239,7 @@ def replay(
     wanted = replaying.Wanted(traces, replaying.remaps(remap or ()), None if closed else speed, put_first)
     look = preflight.Options(archive, credentials=secret, skip=preflight.check_skip(skip or ()), patience_s=60.0)
     with _page(results_dir, web, listen, token, token_file) as show:
-        directory = show(replaying.create(wanted, loaded, hosts, results_dir, settings, look, as_json=as_json))
+        directory = show(replaying.create(wanted, loaded, hosts, results_dir, look, as_json=as_json))
         raise typer.Exit(steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret))
 
 
@@ -545,7 +545,7 @@ def autotune(
     def create(of: Workload, change: Callable[[Plan], Plan]) -> RunDirectory:
         plan, assignments = config.compile_plan(of, new_run_id(of.name), hosts, needs_credentials=secret is not None)
         plan = change(plan)
-        return launch.create(plan, assignments, config.describe(plan, assignments, of), workload)
+        return launch.create(plan, assignments, config.describe(plan, assignments, of), loaded.document.text)
 
     def steer(directory: RunDirectory) -> int:
         return steering.steer(directory, archive, as_json=as_json, live=live, credentials=secret, summary=False)

@@ -71,7 +71,7 @@ def run_demo(results_dir: Path, *, as_json: bool, cache_dir: Path) -> int:
             archive = bundle.build(cache_dir)
             description = config.describe(plan, assignments, workload)
             looked = steering.first_look(hosts, Options(archive, plan, assignments, description, credentials), as_json=as_json)
-            run = RunDirectory.create(results_dir, plan, assignments, hosts, file, preflight=looked.to_json())
+            run = RunDirectory.create(results_dir, plan, assignments, hosts, workload.document.text, preflight=looked.to_json())
             view = make_view(plan, assignments, as_json=as_json, live=True)
             watcher = _Watcher(directory)
             controller = RunController(

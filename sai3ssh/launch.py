@@ -27,7 +27,7 @@ class Launch:
     skip: tuple[str, ...]
     as_json: bool
 
-    def create(self, plan: Plan, assignments: Sequence[Assignment], description: Description, config: Path | None) -> RunDirectory:
+    def create(self, plan: Plan, assignments: Sequence[Assignment], description: Description, config: str | None) -> RunDirectory:
         """A new run directory, with what preflight found in it. Raises RunError when preflight finds a failure."""
         by_name = {host.name: host for host in self.hosts}
         mine = [by_name[assignment.agent_id] for assignment in assignments]

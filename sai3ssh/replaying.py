@@ -46,7 +46,6 @@ def create(
     loaded: Workload,
     hosts: Sequence[Host],
     results_dir: Path,
-    settings: Path | None,
     look: preflight.Options,
     *,
     as_json: bool,
@@ -71,7 +70,7 @@ def create(
         most = max(sum(path.stat().st_size for path in part.iterdir()) for part in parts)
         ready_s = loaded.ready_timeout_s + most / UPLOAD_BYTES_PER_S
         timing = Steering(loaded.start_delay_s, ready_s, look.patience_s, cutoff_timeout_s=loaded.cutoff_timeout_s)
-        directory = RunDirectory.create(results_dir, plan, assignments, mine, settings, timing, report.to_json())
+        directory = RunDirectory.create(results_dir, plan, assignments, mine, loaded.document.text, timing, report.to_json())
         for part in parts:
             for path in part.iterdir():
                 path.replace(directory.path / "agents" / part.name / path.name)
