@@ -192,6 +192,15 @@ def test_rows_tell_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert "JSONDecodeError" in rows["bad"]["problem"]
 
 
+def test_a_verdict_of_which_half_is_written_is_none_yet(tmp_path: Path) -> None:
+    written(tmp_path / "r", [whole("a", 5 * SECOND)], ENDED)
+    log = tmp_path / "r" / "events.ndjson"
+    whole_log = log.read_bytes()
+    log.write_bytes(whole_log[: whole_log.rindex(b'"event":"run_ended"') + 25])
+    (row,) = Catalogue(tmp_path).rows()["runs"]
+    assert (row["status"], row["verdict"]) == ("left", None)
+
+
 def test_many_runs_are_read_over_several_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         written(tmp_path / f"r{number}", [whole("a", 5 * SECOND)], ENDED)
