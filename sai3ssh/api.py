@@ -104,9 +104,16 @@ class _Start:
 
 def _file(source: File | Mapping[str, Any], place: Path) -> str:
     if isinstance(source, Mapping):
-        # JSON is YAML.
-        place.write_text(json.dumps(source), encoding="utf-8")
+        try:
+            # JSON is YAML.
+            text = json.dumps(source, default=os.fspath)
+        except (TypeError, ValueError) as error:
+            remedy = "Use texts, numbers, lists and dictionaries, as a YAML file would have them"
+            raise ConfigError(f"{place.stem}: {error}", remedy=remedy) from error
+        place.write_text(text, encoding="utf-8")
         return str(place)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(f"{place.stem}: expected a file or a dictionary, found {type(source).__name__}", remedy="Give one of them")
     return os.fspath(source)
 
 
@@ -119,7 +126,9 @@ def _prepare(workload: Path, sources: Sequence[str], start: _Start) -> tuple[Run
     from .config import credentials
     from .results import calibration
 
-    loaded = config.load(workload)
+    loaded, *others = [one.workload for one in config.load_all(workload)]
+    if others:
+        raise ConfigError("the workload has a matrix, and this makes one run", remedy="Call it with each combination that is wanted")
     hosts = inventories.load(sources, start.limit)
     if start.op_log:
         loaded.switch_on_op_log()

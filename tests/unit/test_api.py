@@ -123,5 +123,13 @@ def test_mistakes_are_typed_errors(tmp_path: Path) -> None:
         sai3ssh.run(workload, inventory=tmp_path / "none.yml")
     with pytest.raises(ConfigError, match="policy 'brave' is none"):
         sai3ssh.run(workload, inventory=hosts, policy="brave")
+    with pytest.raises(ConfigError, match=r"name: expected 1 to 40 letters, .*, found '\.\./x'"):
+        sai3ssh.run(workload, inventory=hosts, name="../x")
+    with pytest.raises(ConfigError, match="has a matrix, and this makes one run"):
+        sai3ssh.run({**workload, "matrix": {"seed": [1, 2]}}, inventory=hosts)
+    with pytest.raises(ConfigError, match=r"inventory-0: expected .*, not set\. Use texts, numbers"):
+        sai3ssh.run({**workload, "name": Path("n")}, inventory={"all": {"hosts": {1, 2}}})
+    with pytest.raises(ConfigError, match="workload: expected a file or a dictionary, found list"):
+        sai3ssh.run([workload], inventory=hosts)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         sai3ssh.walk  # type: ignore[attr-defined]  # noqa: B018
