@@ -227,6 +227,8 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
     controller = steering.make_controller(directory, directory.contents(), archive, credentials, [watch])
     watch.controller = controller
     ended: list[BaseException] = []
+    # Not thread.join: a signal in it has Python take the thread for one that has ended.
+    over = threading.Event()
 
     def work() -> None:
         try:
@@ -235,6 +237,8 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
             op_logs.fetch(directory, archive, lambda _: None, interruptible=False)
         except BaseException as error:
             ended.append(error)
+        finally:
+            over.set()
 
     thread = threading.Thread(target=work, name=f"run {directory.path.name}", daemon=True)
     interrupted: KeyboardInterrupt | None = None
@@ -244,8 +248,8 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
             # Also while it starts: an interrupt must not leave it alone.
             if interrupted is None and thread.ident is None:
                 thread.start()
-            while thread.is_alive():
-                thread.join(POLL_S)
+            while not over.wait(POLL_S):
+                pass
             waiting = False
         except KeyboardInterrupt as interrupt:
             interrupted = interrupt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from pathlib import Path
@@ -20,6 +20,14 @@ RECORD = {
     "kind": "sec", "stage": 1, "second": 4, "from_clock_ns": 10**9, "to_clock_ns": 25 * 10**8, "warmup": False,
     "ops": {"get": [3, 300, 9000, 1.0, 2.0, 3.0, 4.0]}, "errors": {"put": {"timeout": 1, "reset": 1}},
 }  # fmt: skip
+
+
+def interrupt_main() -> None:
+    """Ctrl-C, within what the main thread waits for."""
+    main = threading.main_thread().ident
+    assert main is not None
+    time.sleep(0.05)  # until it waits; this fails nowhere when it does not yet
+    signal.pthread_kill(main, signal.SIGINT)
 
 
 class FakeController:
@@ -40,10 +48,10 @@ class FakeController:
         self._watch.on_event(Records("h1", 1.0, (RECORD, {"kind": "hist"})))
         self._watch.on_tick()
         if self._waits:
-            _thread.interrupt_main()
+            interrupt_main()
             assert self._asked.wait(60)
             if self._waits == 2:
-                _thread.interrupt_main()
+                interrupt_main()
                 while len(self.reasons) < 2:
                     time.sleep(0.001)
                 raise Leave({})
