@@ -86,7 +86,7 @@ def run(
         hosts = inventories.load(places, limit)
         waits = {"connect_timeout_s": connect_timeout_s, "start_with_available": start_with_available}
         launch = Launch.of(loaded, hosts, Path(results_dir), skip, quiet=True, **waits)
-        directory = launch.create(loaded, file)
+        directory = launch.create(loaded)
     watch = _Watch(on_event, on_second)
     _steer(directory, launch.archive, launch.credentials, watch)
     found = load(directory.path)
@@ -98,9 +98,16 @@ def run(
 
 def _file(source: File | Mapping[str, Any], place: Path) -> str:
     if isinstance(source, Mapping):
-        # JSON is YAML.
-        place.write_text(json.dumps(source), encoding="utf-8")
+        try:
+            # JSON is YAML.
+            text = json.dumps(source, default=os.fspath)
+        except (TypeError, ValueError) as error:
+            remedy = "Use texts, numbers, lists and dictionaries, as a YAML file would have them"
+            raise ConfigError(f"{place.stem}: {error}", remedy=remedy) from error
+        place.write_text(text, encoding="utf-8")
         return str(place)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(f"{place.stem}: expected a file or a dictionary, found {type(source).__name__}", remedy="Give one of them")
     return os.fspath(source)
 
 
@@ -108,7 +115,9 @@ def _load(file: Path, name: str | None, policy: str | None, op_log: bool) -> Wor
     """A workload file; what the caller says goes before its keys."""
     from . import config
 
-    loaded = config.load(file)
+    loaded, *others = [one.workload for one in config.load_all(file)]
+    if others:
+        raise ConfigError("the workload has a matrix, and this makes one run", remedy="Call it with each combination that is wanted")
     if op_log:
         loaded.switch_on_op_log()
     if policy is not None:
@@ -180,6 +189,8 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
     controller = steering.make_controller(directory, directory.contents(), archive, credentials, [watch])
     watch.controller = controller
     ended: list[BaseException] = []
+    # Not thread.join: a signal in it has Python take the thread for one that has ended.
+    over = threading.Event()
 
     def work() -> None:
         try:
@@ -188,6 +199,8 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
             op_logs.fetch(directory, archive, lambda _: None, interruptible=False)
         except BaseException as error:
             ended.append(error)
+        finally:
+            over.set()
 
     thread = threading.Thread(target=work, name=f"run {directory.path.name}", daemon=True)
     interrupted: KeyboardInterrupt | None = None
@@ -197,8 +210,8 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
             # Also while it starts: an interrupt must not leave it alone.
             if interrupted is None and thread.ident is None:
                 thread.start()
-            while thread.is_alive():
-                thread.join(POLL_S)
+            while not over.wait(POLL_S):
+                pass
             waiting = False
         except KeyboardInterrupt as interrupt:
             interrupted = interrupt

@@ -64,7 +64,7 @@ def run_demo(results_dir: Path, *, as_json: bool) -> int:
             names = [f"agent-{n}" for n in range(1, AGENTS + 1)]
             hosts = [Host(name, "localhost", connection="local", state_dir=str(directory / name)) for name in names]
             launch = Launch(hosts, bundle.cached(), results_dir, credentials, as_json)
-            run = launch.create(workload, file)
+            run = launch.create(workload)
             contents = run.contents()
             view = make_view(contents.plan, contents.assignments, as_json=as_json, live=True)
             watcher = _Watcher(directory)

@@ -13,6 +13,7 @@ import io
 import os
 import re
 import shlex
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from .errors import InventoryError
 from .model import Host
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Ansible's state and what it writes are the process's: of two threads, the later would give the program's output away for good."""
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,100}$")
 
 
@@ -31,7 +34,7 @@ def load(sources: Sequence[str], limit: str = "all") -> list[Host]:
     for source in sources:
         if "," not in source and not Path(source).exists():
             raise InventoryError(f"inventory {source} does not exist", remedy="Name a file, a directory or a script with -i")
-    with _quiet() as said:
+    with _ONE_AT_A_TIME, _quiet() as said:
         manager, variables = _ansible(sources)
         found = manager.get_hosts(limit)
         raw = [(host.name, _templated(manager, variables, host)) for host in found]

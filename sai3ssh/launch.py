@@ -44,13 +44,12 @@ class Launch:
     def create(
         self,
         workload: Workload,
-        file: Path | None,
         *,
         change: Callable[[Plan], Plan] = lambda plan: plan,
         replay: Sequence[Stage] = (),
         upload_s: float = 0.0,
     ) -> RunDirectory:
-        """A new run directory, with what preflight found in it. `file` is kept there, agents get `upload_s` more until they must be ready.
+        """A new run directory, with the workload file's text and what preflight found; agents get `upload_s` more until they must be ready.
         Raises ConfigError, and RunError when preflight finds a failure."""
         plan, assignments = config.compile_plan(
             workload, new_run_id(workload.name), self.hosts, needs_credentials=self.credentials is not None, replay=replay
@@ -81,6 +80,6 @@ class Launch:
             self.start_with_available,
             workload.cutoff_timeout_s,
         )
-        directory = RunDirectory.create(self.results_dir, plan, assignments, mine, file, times, report.to_json())
+        directory = RunDirectory.create(self.results_dir, plan, assignments, mine, workload.document.text, times, report.to_json())
         calibration.copy(self.results_dir, directory.path, plan.agents)
         return directory

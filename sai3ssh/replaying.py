@@ -46,7 +46,6 @@ def create(
     wanted: Wanted,
     loaded: Workload,
     launch: Launch,
-    settings: Path | None,
 ) -> RunDirectory:
     """Reads and divides the trace, has the hosts looked at, and makes the run directory with every worker's part. Raises ConfigError for
     what is wrong with the trace, with its line."""
@@ -61,7 +60,7 @@ def create(
             part.mkdir()
         stages = _divide(wanted, loaded, parts)
         most = max(sum(path.stat().st_size for path in part.iterdir()) for part in parts)
-        directory = launch.create(loaded, settings, replay=stages, upload_s=most / UPLOAD_BYTES_PER_S)
+        directory = launch.create(loaded, replay=stages, upload_s=most / UPLOAD_BYTES_PER_S)
         for part in parts:
             for path in part.iterdir():
                 path.replace(directory.path / "agents" / part.name / path.name)

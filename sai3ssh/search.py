@@ -84,6 +84,8 @@ def search(settings: Sequence[Setting], measure: Callable[[Point], Trial], most:
     point: Point = tuple(setting.first if not setting.listed else setting.grid()[len(setting.listed) // 2] for setting in settings)
     exhausted = False
     try:
+        # Also where there is nothing else to try.
+        at(point)
         while True:
             before = point
             for number, setting in enumerate(settings):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .controller.rundir import RunDirectory
 from .errors import ConfigError, Permanent, Superseded
+from .plain import plain
 
 if TYPE_CHECKING:
     from .controller.run import Observer, RunController
@@ -37,12 +38,12 @@ BEGIN_S = 30.0
 
 def out(text: str) -> None:
     """One line to standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(plain(text) + "\n")
 
 
 def err(text: str) -> None:
     """One line to standard error."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(plain(text) + "\n")
     sys.stderr.flush()
 
 

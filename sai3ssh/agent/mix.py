@@ -362,7 +362,8 @@ class MixWork:
         window_ns = int(limits.rate_window_s * 1e9)
         self._recent = [at for at in self._recent if at > end_ns - window_ns]
         self._recent.append(end_ns)
-        last = f"the last: {OPERATIONS[task.op].upper()} {task.uri}: {detail} ({error_class})"
+        what = f"{OPERATIONS[task.op].upper()} {task.uri}: "
+        last = f"the last: {what}{detail.removeprefix(what)} ({error_class})"
         if limits.max_total_errors and self._errors > limits.max_total_errors:
             raise Fatal(f"more than {limits.max_total_errors} errors (error_handling.max_total_errors); {last}")
         if limits.rate_per_s and len(self._recent) > max(1.0, limits.rate_per_s * limits.rate_window_s):

@@ -144,7 +144,7 @@ def autotune(
     launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json)
 
     def create(of: Workload, change: Callable[[Plan], Plan]) -> RunDirectory:
-        return launch.create(of, workload, change=change)
+        return launch.create(of, change=change)
 
     def steer(directory: RunDirectory) -> int:
         return steering.steer(directory, launch.archive, as_json=as_json, live=live, credentials=launch.credentials, summary=False)

@@ -106,7 +106,7 @@ def run(
     launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json, **waits)
 
     def create(of: Combination = combinations[0]) -> RunDirectory:
-        return launch.create(of.workload, workload)
+        return launch.create(of.workload)
 
     if background:
         raise typer.Exit(steering.detach(create(), *(["--otel"] if otel else [])))
@@ -177,7 +177,7 @@ def replay(
     launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json)
     wanted = replaying.Wanted(traces, replaying.remaps(remap or ()), None if closed else speed, put_first)
     with page(results_dir, web, listen, token, token_file) as show:
-        directory = show(replaying.create(wanted, loaded, launch, settings))
+        directory = show(replaying.create(wanted, loaded, launch))
         with export(directory):
             raise typer.Exit(steering.steer(directory, launch.archive, as_json=as_json, live=live, credentials=launch.credentials))
 

@@ -596,7 +596,8 @@ class _Builder:
         duration_s: float | None = stage.duration or keys.duration
         if stage.type == "hybrid":
             duration_s = stage.max_duration or (None if stage.expected_tasks else keys.duration)
-        if not mix or not any(op.weight for op in mix):
+        # Of the file, not of the mix: operations that were refused have been told.
+        if not any(op.weight for op in keys.workload):
             self._problems.add(("workload",), f"stage {stage.name!r} has nothing to execute: workload is empty or all weights are 0")
         if duration_s is not None and keys.warmup_period >= duration_s:
             text = f"warmup_period ({keys.warmup_period:g} s) leaves nothing of stage {stage.name!r} ({duration_s:g} s)"

@@ -20,6 +20,12 @@ _SECRET = re.compile(r"(?i)secret|passw|token|credential|signature|(access|accou
 """Names of variables whose values are not shown."""
 _SHORTEST_SECRET = 4
 
+MOST_BYTES = 4 << 20
+"""Of a file: a larger one is no workload, and would take minutes to be told so."""
+MOST_PROBLEMS = 50
+"""So many are told of one file."""
+AS_WRITTEN = ("args", "env")
+"""What is below these keys is text as it stands there: `yes`, 1.10 and 0755 are passed on, and not what YAML makes of them."""
 MOST_VALUES = 100_000
 """Of a file, with aliases as often as they are used: a dozen lines of them can stand for more than fits into memory."""
 MERGE = "tag:yaml.org,2002:merge"
@@ -44,6 +50,8 @@ class Document:
     variables: dict[Path_, FromVariables] = field(default_factory=dict)
     """Values that come from ${NAME}: they are text, until a key wants something else."""
     secrets: set[str] = field(default_factory=set)
+    text: str | None = None
+    """Of the file, as it was when it was read: a pipe can be read once, and an editor may have written to it since."""
 
     def where(self, path: Path_) -> tuple[int, int]:
         """Line and column of the path, or of what is nearest above it."""
@@ -70,16 +78,17 @@ class Problems:
 
     def __init__(self, document: Document, earlier: Problems | None = None) -> None:
         self._document = document
-        self._found: list[tuple[tuple[int, int], str]] = [] if earlier is None else list(earlier._found)
+        self._found: dict[tuple[tuple[int, int], str], None] = {} if earlier is None else dict(earlier._found)
 
     def add(self, path: Path_, message: str) -> None:
         """Notes a problem of the value at the path."""
         source = self._document.variables.get(path)
         if source is not None:
             message += f" ({source.text} in the file)"
-        found = (self._document.where(path), self._document.discreet(message))
-        if found not in self._found:
-            self._found.append(found)
+        self._found[self._document.where(path), self._document.discreet(message)] = None
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def line(self, path: Path_) -> int:
         """The line of the value at the path."""
@@ -88,9 +97,10 @@ class Problems:
     def raise_if_any(self) -> None:
         """Raises one ConfigError with a line for each problem, in the file's order."""
         if self._found:
-            self._found.sort(key=lambda item: item[0])
-            (line, column), first = self._found[0]
-            rest = [f"{self._document.file}:{at[0]}:{at[1]}: {message}" for at, message in self._found[1:]]
+            ((line, column), first), *others = sorted(self._found, key=lambda item: item[0])
+            rest = [f"{self._document.file}:{at[0]}:{at[1]}: {message}" for at, message in others[: MOST_PROBLEMS - 1]]
+            if len(others) >= MOST_PROBLEMS:
+                rest.append(f"{len(others) - MOST_PROBLEMS + 1:,} more problems; is this a workload file?")
             raise ConfigError("\n".join([first, *rest]), file=self._document.file, line=line, column=column)
 
 
@@ -103,7 +113,7 @@ def read(file: Path, environ: Mapping[str, str] = os.environ) -> Document:
         raise _not_yaml(error, text, str(file)) from error
     except RecursionError as error:
         raise ConfigError("not valid YAML: brackets within brackets without end", file=str(file)) from error
-    document = Document(str(file), None)
+    document = Document(str(file), None, text=text)
     problems = Problems(document)
     if not isinstance(node, yaml.MappingNode):
         found = "a list" if isinstance(node, yaml.SequenceNode) else repr(node.value[:40]) if node is not None and node.value else "nothing"
@@ -117,9 +127,13 @@ def read(file: Path, environ: Mapping[str, str] = os.environ) -> Document:
 
 def _text(file: Path) -> str:
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the workload file: {error.strerror}", file=str(file)) from error
+    if len(data) > MOST_BYTES:
+        text = f"expected a workload file, which has a few KiB, found more than {MOST_BYTES >> 20} MiB"
+        raise ConfigError(text, file=str(file), remedy="Name another file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -224,6 +238,9 @@ def _build(
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, n), document, problems, variables, above) for n, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
+    if not node.value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in node.value):
+        problems.add(path, f"{node.value[:40]!r} is no text: \\uD800 to \\uDFFF are no characters; take them out")
+        return None
     return variables.substituted(node, path) if "$" in node.value else _scalar(node, path, problems)
 
 
@@ -279,7 +296,7 @@ class _Variables:
 def typed(text: str) -> Any:
     """What the text would be if it had been written in the file: a number, a switch, nothing, or the text."""
     try:
-        found = yaml.safe_load(text) if _PLAIN.fullmatch(text) else text
+        found = yaml.safe_load(text) if _PLAIN.fullmatch(text) and not _BY_VERSION.fullmatch(text) else text
     except (yaml.YAMLError, ValueError):
         return text
     return found if found is None or isinstance(found, (bool, int, float)) else text
@@ -289,7 +306,18 @@ _PLAIN = re.compile(r"[\w.+~-]*")
 """Text that can be a number, a switch or nothing."""
 
 
+_BY_VERSION = re.compile(r"[-+]?0[0-7_]+|[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+"""Numbers to base 8 and 60 of YAML 1.1: to YAML 1.2, which sai3-bench reads, 0100 is a hundred and 1:30 is text."""
+
+
 def _scalar(node: yaml.ScalarNode, path: Path_, problems: Problems) -> Any:
+    if path[-2:-1] and path[-2] in AS_WRITTEN and not node.tag.endswith(":null"):
+        return node.value
+    if node.style is None and _BY_VERSION.fullmatch(node.value):
+        found = yaml.safe_load(node.value)
+        text = f"{node.value} is {found} in YAML 1.1 and something else in YAML 1.2; write {found}, or put what is meant in quotes"
+        problems.add(path, text)
+        return None
     try:
         return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError, KeyError):

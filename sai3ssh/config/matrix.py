@@ -57,9 +57,11 @@ def vary(document: Document, values: Mapping[str, Any], where: Mapping[str, Path
             variables.pop(path, None)
             if axis in where:
                 marks[path] = document.where(where[axis])
+                for depth in range(1, len(path)):
+                    marks.setdefault(path[:depth], marks[path])
                 if where[axis] in variables:
                     variables[path] = variables[where[axis]]
-    return Document(document.file, data, marks, variables, document.secrets)
+    return Document(document.file, data, marks, variables, document.secrets, document.text)
 
 
 def wrong_axis(axis: str, document: Document) -> str | None:
@@ -76,10 +78,15 @@ def _values(axis: str, values: Any, document: Document, problems: Problems) -> I
     if wrong:
         problems.add(where, f"matrix.{axis}: {wrong}")
         return
+    if len(values) > MOST:
+        problems.add(where, f"matrix.{axis}: {len(values):,} values, expected at most {MOST:,} combinations; take out values")
+        return
+    shown: set[str] = set()
     for number, value in enumerate(values):
-        if _shown(value) in [_shown(other) for other in values[:number]]:
+        if _shown(value) in shown:
             problems.add((*where, number), f"matrix.{axis}: {_shown(value)} is given twice")
             return
+        shown.add(_shown(value))
     yield from values
 
 
@@ -88,7 +95,7 @@ def _wrong(axis: str, data: Any) -> str | None:
     if axis == SIZE:
         return None if _paths(axis, data) else "there is nothing that has a size: neither prepare.ensure_objects nor a put"
     first = axis.partition(".")[0]
-    known = [SIZE, *WorkloadKeys.model_fields]
+    known = [SIZE, *(name for name in WorkloadKeys.model_fields if name != "matrix")]
     if first not in known:
         near = difflib.get_close_matches(first, known, 1, 0.5)
         return f"there is no key {first!r}; " + (f"did you mean {near[0]!r}?" if near else "write one of the file's, or such as s3.region")

@@ -42,7 +42,10 @@ def _parse(value: object, units: dict[str, float] | dict[str, int], what: str, e
     match = _NUMBER.match(str(value))
     if match is None or match[2].lower() not in units:
         raise ValueError(f"expected {what} such as {example}, found {shown(value)}")
-    return float(match[1].replace(",", "").replace("_", "")) * units[match[2].lower()]
+    found = float(match[1].replace(",", "").replace("_", "")) * units[match[2].lower()]
+    if math.isinf(found):
+        raise ValueError(f"expected {what} such as {example}, found one without end: {shown(value)}")
+    return found
 
 
 def size(value: object) -> int:

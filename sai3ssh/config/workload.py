@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..errors import ConfigError
 from . import document as documents
 from .cloud import check_cloud_uri
 from .document import Document, Path_, Problems
@@ -36,11 +37,15 @@ class Workload:
     """Keys that an option of the command line goes before, and that option."""
 
     def override(self, path: tuple[str, ...], value: Any, option: str) -> None:
-        """Gives a key the value of an option."""
+        """Gives a key the value of an option. Raises ConfigError when it cannot have it."""
         section: Any = self.keys
         for name in path[:-1]:
             section = getattr(section, name)
-        setattr(section, path[-1], value)
+        try:
+            section.__pydantic_validator__.validate_assignment(section, path[-1], value)
+        except ValidationError as error:
+            (item, *_) = error.errors()
+            raise ConfigError(message({**item, "loc": path}, (option,))) from error
         self.options[path] = option
 
     @property

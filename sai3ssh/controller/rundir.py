@@ -69,11 +69,12 @@ class RunDirectory:
         plan: Plan,
         assignments: Sequence[Assignment],
         hosts: Sequence[Host],
-        config: Path | None,
+        config: str | None,
         steering: Steering | None = None,
         preflight: Json | None = None,
     ) -> RunDirectory:
-        """A new directory with plan.json, hosts.json, controller.json, config.yaml and preflight.json (the last two where they are given).
+        """A new directory with plan.json, hosts.json, controller.json, config.yaml (the text of the workload file) and preflight.json (the
+        last two where they are given).
         Raises ConfigError when it cannot be made."""
         path = parent / plan.run_id
         try:
@@ -89,7 +90,7 @@ class RunDirectory:
             if preflight is not None:
                 write_text(path / "preflight.json", json.dumps(preflight, indent=1) + "\n")
             if config is not None:
-                write_text(path / "config.yaml", config.read_text(encoding="utf-8"))
+                write_text(path / "config.yaml", config)
             write_text(path / "plan.json", json.dumps(to_json(plan), indent=1) + "\n")
         except OSError as error:
             raise ConfigError(

@@ -13,8 +13,8 @@ import pandas as pd
 from ..histogram import Histogram, value_of
 from ..model import BUCKET_LABELS, SPLIT_PARTS, Plan, Verdict
 from .columns import KINDS, Array, Seconds
-from .files import has_ended
-from .journal import AgentJournal, parse_json
+from .files import has_ended, read
+from .journal import AgentJournal
 from .merge import RANKS as LATENCY_RANKS
 from .merge import merge, read_inputs
 from .network import COUNTERS, RANKS, networks
@@ -105,11 +105,12 @@ class Run:
 
 
 def load(path: str | PathLike[str]) -> Run:
-    """The results of a run directory, also of one that is not over yet; writes no results. Raises FileNotFoundError when it is none."""
+    """The results of a run directory, also of one that is not over yet; writes no results. Raises FileNotFoundError when it is none,
+    ConfigError when it cannot be read."""
     directory = Path(path)
     inputs = read_inputs(directory)
     file = directory / "results.json"
-    content = parse_json(file.read_bytes()) if file.exists() else merge(inputs)
+    content = read(directory).content if file.exists() else merge(inputs)
     verdict, reasons = Verdict(content["verdict"]), tuple(content["reasons"])
     frames = _figures(content)
     links = content.get("network") or networks(list(inputs.agents), inputs.events)

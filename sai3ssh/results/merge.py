@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..model import Outcome, Plan, Stage, StageKind, from_json
 from .endpoints import endpoint_figures
 from .journal import AgentJournal, AgentStage, OnHistogram, Region, StageData, parse_json, read_agent
@@ -69,11 +70,15 @@ def read_inputs(path: Path, on_histogram: OnHistogram | None = None) -> Inputs:
 
 def inputs_at_first(path: Path) -> Inputs:
     """What a run directory holds before anything has happened in it: no event, and no record of any agent."""
-    plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
-    hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
-    agents = {host["agent_id"]: AgentJournal(host["agent_id"]) for host in hosts}
-    preflight = path / "preflight.json"
-    looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
+    try:
+        plan = from_json(Plan, json.loads((path / "plan.json").read_text(encoding="utf-8")))
+        hosts = json.loads((path / "hosts.json").read_text(encoding="utf-8"))["agents"]
+        agents = {host["agent_id"]: AgentJournal(host["agent_id"]) for host in hosts}
+        preflight = path / "preflight.json"
+        looked = json.loads(preflight.read_text(encoding="utf-8")) if preflight.exists() else None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        text = f"run {path} cannot be read: {type(error).__name__}: {error}"
+        raise ConfigError(text, remedy="Copy all of its files, or use the version of sai3ssh that wrote it") from error
     return Inputs(path, plan, hosts, agents, [], looked, _calibration(path))
 
 

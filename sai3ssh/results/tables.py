@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..model import BUCKET_LABELS
+from ..plain import plain
 from .cells import ArrayHistogram
 from .columns import Seconds
 from .journal import AgentJournal
@@ -37,7 +38,7 @@ def comments(content: Json) -> list[str]:
     revised = [
         f"# verdict was {one['before']} before the journals of {', '.join(one['agents'])} were collected" for one in content["revisions"]
     ]
-    return [
+    lines = [
         f"# sai3ssh run {content['run_id']}",
         f"# verdict {content['verdict']}; {agents['reported']} of {agents['expected']} agents; coverage {100 * content['coverage']:.2f} %",
         *(f"# {reason}" for reason in content["reasons"]),
@@ -49,6 +50,8 @@ def comments(content: Json) -> list[str]:
         *(f"# {line}" for line in limit_lines(content)),
         *(f"# {line}" for line in op_log_lines(content)),
     ]
+    # Error texts of hosts and storage are among them, and people print these files on terminals.
+    return [plain(line.replace("\n", " ")) for line in lines]
 
 
 def skipped_lines(content: Json) -> list[str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .summary import STYLE
+from .terminal import Terminal
 from .views import latency, print_whole
 
 Json = dict[str, Any]
@@ -16,7 +17,7 @@ Json = dict[str, Any]
 
 def print_aggregate(content: Json, console: Console | None = None) -> None:
     """What results.aggregate.aggregate gave: verdict and reasons, figures of all runs together, how the runs differ, a row per run."""
-    console = console or Console()
+    console = console or Terminal()
     runs, verdicts = content["runs"], content["verdicts"]
     counted = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items() if n)
     head = f"  {runs['in_figures']} of {runs['given']} runs in the figures ({counted}), coverage {100 * content['coverage']:.2f} %"

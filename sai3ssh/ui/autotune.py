@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import Terminal
 from .views import latency, print_whole
 
 Json = dict[str, Any]
@@ -30,7 +31,7 @@ def trial_line(entry: Json, goal: str) -> str:
 
 def print_trials(content: Json, console: Console | None = None) -> None:
     """All trials in order of what they gave, the best one marked, and what to write into the workload file."""
-    console = console or Console()
+    console = console or Terminal()
     names = [setting["name"] for setting in content["settings"]]
     operations = list(dict.fromkeys(op for entry in content["trials"] for op in entry["latency_us"]))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config.units import size_text
+from .terminal import Terminal
 from .views import print_whole
 
 NOTE = (
@@ -18,7 +19,7 @@ NOTE = (
 
 def print_calibration(found: dict[str, Any], console: Console | None = None) -> None:
     """A row per host, operation and size."""
-    console = console or Console()
+    console = console or Terminal()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("host", no_wrap=True)
     for name in ("cores", "workers"):

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results.compare import IMPROVED, REGRESSED, TOO_SHORT, Comparison, Row
+from .terminal import Terminal
 from .views import latency, print_whole
 
 STYLE = {IMPROVED: "green", REGRESSED: "red", TOO_SHORT: "yellow"}
@@ -16,7 +17,7 @@ DIFFERENCES = 8
 
 def print_comparison(found: Comparison, *, every: bool = False, console: Console | None = None) -> None:
     """The verdict, what the plans differ in, the judged figures (`every`: all of them), and which conditions hold."""
-    console = console or Console()
+    console = console or Terminal()
     style = "red" if REGRESSED in found.verdict else STYLE.get(found.verdict, "")
     console.print(
         Text.assemble("\n", (found.verdict, f"bold {style}".strip()), f"  {_side(found.base)} -> {_side(found.new)}"), soft_wrap=True

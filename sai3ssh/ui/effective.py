@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import Origin, Setting
+from .terminal import Terminal
 from .views import WIDEST
 
 
@@ -25,9 +26,9 @@ class _Row:
 
 def print_settings(settings: Sequence[Setting], file: str, *, every: bool, console: Console | None = None) -> None:
     """Section by section, as in a file; without defaults, and entries of lists in one row each, unless every is given."""
-    console = console or Console(highlight=False)
+    console = console or Terminal(highlight=False)
     if not console.is_terminal:
-        console = Console(file=console.file, highlight=False, width=WIDEST)
+        console = Terminal(file=console.file, highlight=False, width=WIDEST)
     shown = [one for one in settings if every or not one.default]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results.health import Health, HostHealth
+from .terminal import Terminal
 from .views import duration, short_names
 
 WIDE = 110
@@ -18,7 +19,7 @@ WIDE = 110
 
 def print_health(health: Health, results_dir: Path, console: Console | None = None) -> None:
     """The answer in one line, a row per host with the worst first, and what was passed over."""
-    console = console or Console()
+    console = console or Terminal()
     console.print(Text(answer(health, results_dir), "bold"), soft_wrap=True)
     if health.cut_offs:
         times = _times(health.cut_offs)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..results.matrix import lines
 from .summary import STYLE
+from .terminal import Terminal
 from .views import latency, print_whole
 
 Json = dict[str, Any]
@@ -17,7 +18,7 @@ Json = dict[str, Any]
 
 def print_matrix(content: Json, console: Console | None = None) -> None:
     """What results.matrix.matrix gave: a row per combination and operation, the one with the most operations/s in bold."""
-    console = console or Console()
+    console = console or Terminal()
     entries = content["combinations"]
     run = sum(1 for entry in entries if entry["verdict"])
     head = f"  matrix of {len(entries)} combinations, {run} of them run"

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..config import Description
 from ..config.units import size_text
+from .terminal import Terminal
 from .views import WIDEST, duration, print_whole
 
 Json = dict[str, Any]
@@ -19,10 +20,10 @@ Json = dict[str, Any]
 
 def print_plan(plan: Description, agents: Sequence[str], *, known_hosts: bool) -> None:
     """The effective plan in figures."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=WIDEST)
-    console.print(f"[bold]{plan.name}[/]: valid")
+        console = Terminal(highlight=False, soft_wrap=True, width=WIDEST)
+    console.print(Text.assemble((plan.name, "bold"), ": valid"))
     console.print(f"engine {plan.engine}, {plan.endpoint}; credentials: {plan.credentials}")
     if known_hosts:
         console.print(f"{plan.agents} agents: {', '.join(agents)}")
@@ -60,8 +61,8 @@ def _table(first: str, second: str, numbers: Sequence[str]) -> Table:
 
 def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir: Path) -> None:
     """Runs in the results directory, and on hosts when they were asked."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]runs in {results_dir}[/]" if here else f"no runs in {results_dir}")
+    console = Terminal(highlight=False, soft_wrap=True)
+    console.print(Text(f"runs in {results_dir}", "bold") if here else f"no runs in {results_dir}")
     table = _table("run", "verdict", ("agents", "last event"))
     for run in here:
         at = datetime.fromtimestamp(run["last_at"], UTC).strftime("%Y-%m-%d %H:%M:%S") if run["last_at"] else ""
@@ -75,11 +76,11 @@ def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir
         print_whole(console, table)
     if there is None:
         return
-    console.print("[bold]runs on the hosts[/]")
+    console.print(Text("runs on the hosts", "bold"))
     table = _table("host", "run", ("state", "journal"))
     for host in there:
         if host["error"]:
-            table.add_row(host["host"], f"[red]{host['error']}[/]", "", "")
+            table.add_row(host["host"], Text(str(host["error"]), "red"), "", "")
         for run in host["runs"]:
             table.add_row(host["host"], run["run_id"], run["state"], size_text(run["size"]))
         if not host["runs"] and not host["error"]:
@@ -89,9 +90,9 @@ def print_status(here: Sequence[Json], there: Sequence[Json] | None, results_dir
 
 def print_combinations(values: Sequence[Mapping[str, str]], seconds: Sequence[float]) -> None:
     """The combinations of a matrix, of which the plan was the first, with the time that each takes."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=WIDEST)
+        console = Terminal(highlight=False, soft_wrap=True, width=WIDEST)
     table = Table(*values[0], "time", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for combination, span in zip(values, seconds, strict=True):
         table.add_row(*combination.values(), duration(span))

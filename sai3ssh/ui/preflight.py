@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..findings import Finding, Level
 from ..preflight import Report
+from .terminal import Terminal
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red", Level.SKIPPED: "dim"}
 
@@ -83,8 +84,8 @@ def print_warnings(report: Report, console: Console | None = None) -> None:
 
 def _console(*, stderr: bool = False) -> Console:
     """In a log lines may be longer than on a terminal whose width nobody knows."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=LOG_WIDTH)
+    console = Terminal(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Terminal(stderr=stderr, highlight=False, width=LOG_WIDTH)
 
 
 def _tally(found: Sequence[Finding]) -> str:

@@ -11,7 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..plain import plain
 from ..provision import Progress
+from .terminal import Terminal
 
 Json = dict[str, Any]
 
@@ -51,7 +53,7 @@ class PlainView:
         """One line, or none."""
         text = _line(event)
         if text is not None:
-            self._out.write(text + "\n")
+            self._out.write(plain(text) + "\n")
             self._out.flush()
 
     def close(self) -> None:
@@ -85,13 +87,13 @@ def make_view(progress: Progress, *, as_json: bool) -> View:
     """The view for this standard output."""
     if as_json:
         return JsonView(sys.stdout)
-    console = Console()
+    console = Terminal()
     return LiveView(progress, console) if console.is_terminal else PlainView(sys.stdout)
 
 
 def print_outcome(progress: Progress) -> None:
     """A row per host, why hosts failed, and one line on all of them."""
-    console = Console()
+    console = Terminal()
     console.print(_table(progress, now=False))
     for failure in progress.failures.values():
         console.print(Text(f"{failure.host}: {failure.task}: {failure.message}. {failure.remedy}", "red"), soft_wrap=True)

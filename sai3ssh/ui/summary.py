@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..results import Summary
 from ..results.network import Links
+from .terminal import Terminal
 from .views import latency, print_whole
 
 REPORT = "report.html"
@@ -18,7 +19,7 @@ STYLE = {"COMPLETE": "bold green", "PARTIAL": "bold yellow", "FAILED": "bold red
 
 def print_summary(summary: Summary, path: Path, console: Console | None = None, *, links: Links | None = None) -> None:
     """Verdict and reasons, a row per stage and operation, link losses, how the links did when it is known, where the results are."""
-    console = console or Console()
+    console = console or Terminal()
     console.print(
         Text.assemble(
             "\n",

@@ -16,8 +16,10 @@ from rich.text import Text
 from ..controller.events import Event
 from ..controller.run import Observer
 from ..model import Assignment, Plan
+from ..plain import plain
 from ..results.steady import steady_text
 from .board import Board, Row
+from .terminal import Terminal
 
 Json = dict[str, Any]
 PROGRESS_EVERY_S = 5.0
@@ -38,7 +40,7 @@ def duration(seconds: float) -> str:
 
 def print_whole(console: Console, table: Table) -> None:
     """Prints a table no column of which is cut off: a narrow terminal wraps its lines instead, and every figure is told."""
-    Console(file=console.file, width=max(console.width, WIDEST), force_terminal=console.is_terminal or None).print(table)
+    Terminal(file=console.file, width=max(console.width, WIDEST), force_terminal=console.is_terminal or None).print(table)
 
 
 def latency(microseconds: float) -> str:
@@ -166,7 +168,7 @@ class PlainView:
         """Nothing to close."""
 
     def _write(self, text: str) -> None:
-        self._out.write(f"{duration(self._board.clock_s() - self._board.began_s):>7}  {text}\n")
+        self._out.write(f"{duration(self._board.clock_s() - self._board.began_s):>7}  {plain(text)}\n")
         self._out.flush()
 
 
@@ -299,7 +301,7 @@ def make_view(plan: Plan, assignments: Sequence[Assignment], *, as_json: bool, l
         view = JsonView()
         return View([view], view.close)
     board = Board.of(plan, [assignment.agent_id for assignment in assignments])
-    console = Console()
+    console = Terminal()
     if live and console.is_terminal:
         table = LiveView(board, console, plan.run_id)
         return View([board, table], table.close, board)

@@ -74,8 +74,9 @@ class Catalogue:
 
     def has_ended(self, directory: RunDirectory) -> bool:
         """Whether its log has a verdict. What follows it is not much: it is looked for in the end of the log."""
-        # Within a text the quotes would be escaped.
+        # Within a text the quotes would be escaped; a record that is not whole yet tells nothing.
         end = _end_of(directory.events)
+        end = end[: end.rfind(b"\n") + 1]
         return any(f'"event":"{name}"'.encode() in end for name in ENDS)
 
     # --- rows --------------------------------------------------------------------------------------------------------------------------
@@ -120,7 +121,9 @@ class Catalogue:
         if not self.has_ended(directory):
             return None
         events = list(read_events(directory.events))
-        over = next(event for event in reversed(events) if event["event"] in ENDS)
+        over = next((event for event in reversed(events) if event["event"] in ENDS), None)
+        if over is None:
+            return None
         file = directory.path / "results.json"
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         began = events[0]["at"]

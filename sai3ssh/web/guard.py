@@ -7,10 +7,10 @@ import hmac
 import html
 import ipaddress
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -93,11 +93,9 @@ class Guard:
         kind, _, value = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and _same(value.strip(), self._token):
             return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and _same(cookie.value, cookie_of(self._token))
+        # As browsers send them: those of other servers on this machine come along, whatever is in them.
+        given = cookie_parser(headers.get("cookie", "")).get(name_of(self._token))
+        return given is not None and _same(given, cookie_of(self._token))
 
     def _welcome(self, scope: Scope) -> Response:
         """Keeps the token in a cookie and leads on to the address without it. By a page, not by a redirect: a cookie that is
@@ -109,8 +107,13 @@ class Guard:
         quoted = html.escape(address)
         page = f'<!doctype html><meta http-equiv="refresh" content="0;url={quoted}"><a href="{quoted}">sai3ssh</a>'
         answer = HTMLResponse(page, headers={"Cache-Control": "no-store"})
-        answer.set_cookie(COOKIE, cookie_of(self._token), httponly=True, samesite="strict", secure=scope["scheme"] == "https")
+        answer.set_cookie(name_of(self._token), cookie_of(self._token), httponly=True, samesite="strict", secure=scope["scheme"] == "https")
         return answer
+
+
+def name_of(token: str) -> str:
+    """The name of the cookie: of each token another, since pages at two ports of one machine share their cookies."""
+    return f"{COOKIE}_{hmac.new(token.encode(), b'sai3ssh name', hashlib.sha256).hexdigest()[:8]}"
 
 
 def cookie_of(token: str) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..errors import ConfigError
 from .aside import aside, give_way, until_closed
@@ -25,6 +25,8 @@ DEFAULT = f"127.0.0.1:{DEFAULT_PORT}"
 SHORTEST_TOKEN = 16
 CONNECTIONS = 100
 """At a time; more are answered with 503."""
+REQUEST_S = 10.0
+"""Who is connected and asks for nothing, or does not come to the end of a request, is sent away: there is room for CONNECTIONS."""
 LINGER_S, LONGEST_LINGER_S = 2.5, 6.0
 """After a run, for those who watch to see its end: they ask each second. The longer one is for those who have not asked since."""
 WATCHED_S = 5.0
@@ -121,6 +123,7 @@ def serve(
     """Shows the runs of a directory until SIGINT or SIGTERM; or until `until` returns, which is given what tells for how many seconds
     nobody has asked for anything. `said` is called once the page can be seen."""
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from .app import Page, make_app
     from .guard import Guard
@@ -137,10 +140,25 @@ def serve(
                 signal.signal(number, lambda *_: setattr(self, "should_exit", True))
             yield
 
+    class Connection(H11Protocol):
+        """A connection that ends when a whole REQUEST_S has no request in it that is being answered."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.loop.call_later(REQUEST_S, self._look, None)
+
+        def _look(self, earlier: object) -> None:
+            if self.transport.is_closing():
+                return
+            if self.cycle is earlier and (self.cycle is None or self.cycle.response_complete):
+                self.transport.close()
+            else:
+                self.loop.call_later(REQUEST_S, self._look, self.cycle)
+
     settings = uvicorn.Config(
         Guard(make_app(page), place.token, place.names),
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -258,7 +258,7 @@ def test_a_policy_round_connects_at_once(bench: Bench, sshd: Sshd, agent_bundle:
     workload.write_text(text.format(target=f"file://{bench.directory}/target/", duration="2s", more=more))
     host = sshd.host(python=sys.executable, state_dir=str(bench.directory / "right"))
     plan, assignments = config.compile_plan(config.load(workload), "round", [host])
-    directory = RunDirectory.create(bench.results, plan, assignments, [host], workload)
+    directory = RunDirectory.create(bench.results, plan, assignments, [host], workload.read_text())
     # Long enough for a handshake on a busy machine: an attempt that fails because of it would hide the round.
     links = LinkOptions(connect_timeout_s=4.0, reconnect_timeout_s=math.inf, backoff=Backoff(first_s=300.0, max_s=300.0))
     controller = RunController(

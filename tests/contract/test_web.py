@@ -467,6 +467,27 @@ def test_without_the_token_nobody_sees_anything(watched: Watched, tmp_path: Path
     assert TOKEN not in said
 
 
+def test_who_asks_for_nothing_is_sent_away(tmp_path: Path) -> None:
+    """Else a hundred connections that were forgotten would be all that there is room for."""
+    code = (
+        "from pathlib import Path; from sai3ssh.web import server; server.REQUEST_S = 0.3; "
+        "server.serve(Path('.'), server.listen('127.0.0.1:0'), said=lambda url: print(url, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.communicate)
+        stack.callback(process.terminate)
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2].strip("/\n"))
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: 127", b"GET /api/runs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            idle.sendall(sent)
+            answer = b""
+            while data := idle.recv(65536):
+                answer += data
+            assert answer.startswith(b"HTTP/1.1 200") == (b"api" in sent)
+
+
 def test_a_new_token_is_told_once(tmp_path: Path) -> None:
     serve = Serve(tmp_path, "--token")
     found = re.search(r"\?token=([\w-]{40,})\n", serve.said)

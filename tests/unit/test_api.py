@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from pathlib import Path
@@ -20,6 +20,14 @@ RECORD = {
     "kind": "sec", "stage": 1, "second": 4, "from_clock_ns": 10**9, "to_clock_ns": 25 * 10**8, "warmup": False,
     "ops": {"get": [3, 300, 9000, 1.0, 2.0, 3.0, 4.0]}, "errors": {"put": {"timeout": 1, "reset": 1}},
 }  # fmt: skip
+
+
+def interrupt_main() -> None:
+    """Ctrl-C, within what the main thread waits for."""
+    main = threading.main_thread().ident
+    assert main is not None
+    time.sleep(0.05)  # until it waits; this fails nowhere when it does not yet
+    signal.pthread_kill(main, signal.SIGINT)
 
 
 class FakeController:
@@ -40,10 +48,10 @@ class FakeController:
         self._watch.on_event(Records("h1", 1.0, (RECORD, {"kind": "hist"})))
         self._watch.on_tick()
         if self._waits:
-            _thread.interrupt_main()
+            interrupt_main()
             assert self._asked.wait(60)
             if self._waits == 2:
-                _thread.interrupt_main()
+                interrupt_main()
                 while len(self.reasons) < 2:
                     time.sleep(0.001)
                 raise Leave({})
@@ -123,5 +131,13 @@ def test_mistakes_are_typed_errors(tmp_path: Path) -> None:
         sai3ssh.run(workload, inventory=tmp_path / "none.yml")
     with pytest.raises(ConfigError, match="policy 'brave' is none"):
         sai3ssh.run(workload, inventory=hosts, policy="brave")
+    with pytest.raises(ConfigError, match=r"name: expected 1 to 40 letters, .*, found '\.\./x'"):
+        sai3ssh.run(workload, inventory=hosts, name="../x")
+    with pytest.raises(ConfigError, match="has a matrix, and this makes one run"):
+        sai3ssh.run({**workload, "matrix": {"seed": [1, 2]}}, inventory=hosts)
+    with pytest.raises(ConfigError, match=r"inventory-0: expected .*, not set\. Use texts, numbers"):
+        sai3ssh.run({**workload, "name": Path("n")}, inventory={"all": {"hosts": {1, 2}}})
+    with pytest.raises(ConfigError, match="workload: expected a file or a dictionary, found list"):
+        sai3ssh.run([workload], inventory=hosts)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         sai3ssh.walk  # type: ignore[attr-defined]  # noqa: B018

@@ -69,6 +69,11 @@ def test_there_are_no_more_trials_than_allowed() -> None:
     assert found.best == (8,)
 
 
+def test_a_single_value_is_measured() -> None:
+    found = search([Setting("concurrency", 8, 8, 8, (8,))], lambda point: Trial(1.0), 20)
+    assert (found.best, list(found.trials), found.exhausted) == ((8,), [(8,)], False)
+
+
 def test_nothing_is_best_where_nothing_is_allowed() -> None:
     found = search([Setting("concurrency", 1, 64, 16)], lambda point: Trial(1.0, False), 20)
     assert found.best is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import yaml
 
 from sai3ssh import config
-from sai3ssh.config import credentials, units
+from sai3ssh.config import compile_plan, credentials, units
+from sai3ssh.controller.rundir import RunDirectory
 from sai3ssh.errors import ConfigError, InventoryError
 from sai3ssh.model import (
     FailurePolicy,
@@ -715,6 +717,49 @@ def test_aliases_of_aliases_end(tmp_path: Path) -> None:
     text = "workload:\n" + "".join(f"- &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(12))
     with pytest.raises(ConfigError, match=r"w\.yml:\d+:\d+: the file has more than 100,000 values, or aliases .* make it shorter"):
         compiled(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD.replace("count: 1000", f"count: {'9' * 400}"), "expected a whole number such as .*, found one without end: 9{80}"),
+        (GOOD.replace("count: 1000", "count: 0100"), r"0100 is 64 in YAML 1\.1 and something else in YAML 1\.2; write 64, or put what is"),
+        (GOOD.replace("30s", "1:30"), r":2:1: 1:30 is 90 in YAML 1\.1"),
+        (GOOD.replace("run/", r'run/\ud800/"').replace("target: ", 'target: "'), r":1:1: 's3://.*' is no text: .* are no characters"),
+        (GOOD + "k" * (5 << 20), "w.yml: expected a workload file, which has a few KiB, found more than 4 MiB. Name another file"),
+        (GOOD.replace("data/, weight", "../data/, weight"), r"w\.yml:9:[0-9]+: get '../data/': no objects are prepared there"),
+    ],
+)
+def test_traps_of_yaml_are_told(text: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=expected) as caught:
+        compiled(text, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_read_once_and_its_text_is_kept(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, GOOD.encode())
+    os.close(writing)
+    loaded = config.load(Path(f"/dev/fd/{reading}"))
+    os.close(reading)
+    plan, assignments = compile_plan(loaded, "r", [Host("a", "a")])
+    made = RunDirectory.create(tmp_path, plan, assignments, [Host("a", "a")], loaded.document.text)
+    assert (made.path / "config.yaml").read_text() == GOOD
+
+
+def test_very_many_problems_are_not_all_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(GOOD + "".join(f"k{number}: 1\n" for number in range(60)), tmp_path)
+    first, *rest, last = str(caught.value).splitlines()
+    assert (":11:1: unknown key 'k0'" in first, len(rest), last) == (True, 49, "10 more problems; is this a workload file?")
+
+
+def test_arguments_and_environments_are_text_as_it_is_written(tmp_path: Path) -> None:
+    own = "distributed: {agents: [{id: a, env: {MODE: 0755, FLAG: no, DAY: 2026-01-02, SHARE: 1.10}}]}\n"
+    stage = "stages: [{name: c, type: custom, command: /bin/x, args: [yes, 1_000, 0755, 12:30:00, 'a', 1.0e3]}]\n"
+    keys = config.load(_file(GOOD + own + stage, tmp_path)).keys
+    assert keys.distributed.agents[0].env == {"MODE": "0755", "FLAG": "no", "DAY": "2026-01-02", "SHARE": "1.10"}
+    assert keys.stages[0].args == ["yes", "1_000", "0755", "12:30:00", "a", "1.0e3"]
 
 
 def test_a_target_that_is_wrong_is_one_problem_in_its_own_line(tmp_path: Path) -> None:

@@ -142,11 +142,15 @@ def test_what_excel_cannot_hold_goes_on_in_the_next_sheet(tmp_path: Path, monkey
 def test_what_cannot_be_exported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run", "r1")
     (tmp_path / "file").write_text("")
+    copied = tmp_path / "copied"
+    make(copied, "r2")
+    (copied / "hosts.json").write_text("")
     for runs, form, out, message in (
         ([tmp_path], "csv", None, "is no run directory"),
         ([run, run], "csv", None, "run r1 is given twice"),
         ([run], "csv", tmp_path / "file", "is a file"),
         ([], "csv", None, "no runs given"),
+        ([copied], "csv", None, r"run .*copied cannot be read: JSONDecodeError: .*Copy all of its files"),
     ):
         with pytest.raises(ConfigError, match=message):
             export(runs, form, out)

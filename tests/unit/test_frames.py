@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from sai3ssh import results
+from sai3ssh.errors import ConfigError
 from sai3ssh.results import frames
 
 from .test_mirrors import eventful
-from .test_results import SECOND, write_run
+from .test_results import SECOND, whole, write_run
 
 PROMISED = {
     "operations": frames.OPERATIONS,
@@ -43,6 +44,14 @@ def test_columns_and_dtypes_are_those_that_are_promised(empty: bool, tmp_path: P
         assert frame.empty is (empty or name == "endpoints" or (name == "losses" and empty)), name
     assert str(run.events["at"].dtype) == "datetime64[ns, UTC]"
     assert run.finished is False
+
+
+@pytest.mark.parametrize(("name", "text"), [("plan.json", "{"), ("hosts.json", ""), ("results.json", "[]")])
+def test_what_cannot_be_read_is_a_typed_error(name: str, text: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "r", [whole("a", 5)])
+    (tmp_path / "r" / name).write_text(text)
+    with pytest.raises(ConfigError, match=name if name == "results.json" else "run .* cannot be read: JSONDecodeError"):
+        results.load(tmp_path / "r")
 
 
 def test_a_second_in_which_all_failed_is_in_the_time_series(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,3 +177,29 @@ def test_a_plugin_that_is_not_installed_is_named_even_when_others_have_hosts(rep
     said = "needs the plugin amazon.aws.aws_ec2, which is not installed. .*: ansible-galaxy collection install amazon.aws"
     with pytest.raises(InventoryError, match=said):
         inventory.load([str(repository / "inventory/ec2"), "192.0.2.9,"])
+
+
+def test_two_threads_leave_the_output_of_the_program_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, second_is_in, first_is_out = sys.stdout, threading.Event(), threading.Event()
+
+    def read(name: str) -> None:
+        with pytest.raises(InventoryError):
+            inventory.load([f"{name},"])
+
+    second = threading.Thread(target=read, args=("second",))
+
+    def ansible(sources: list[str]) -> Any:
+        if sources == ["first,"]:
+            second.start()
+            # Only where both are in at once this does not time out.
+            second_is_in.wait(0.2)
+        else:
+            second_is_in.set()
+            first_is_out.wait(10)
+        raise InventoryError("none")
+
+    monkeypatch.setattr(inventory, "_ansible", ansible)
+    read("first")
+    first_is_out.set()
+    second.join()
+    assert sys.stdout is out

@@ -83,6 +83,9 @@ BAD = {
     "matrix: {concurrency: [8, 8]}": "w.yml:4:27: matrix.concurrency: 8 is given twice",
     "matrix: {s3.multipart_chunk: [8MiB]}": "w.yml:4:31: unknown key 'multipart_chunk'; did you mean 'multipart_chunksize'?",
     "matrix: {concurrency: [8, many]}": "w.yml:4:27: concurrency:",
+    "matrix: {azure.account: [aaa, 5]}": "w.yml:4:31: azure.account: expected text, found 5",
+    "matrix: {matrix: [{}]}": "w.yml:4:10: matrix.matrix: there is no key 'matrix'",
+    f"matrix: {{seed: {list(range(5000))}}}": "w.yml:4:10: matrix.seed: 5,000 values, expected at most 1,000 combinations; take out values",
     f"matrix: {{seed: {list(range(40))}, workers: {list(range(30))}}}": "w.yml:4:1: matrix: 1,200 combinations, expected at most 1,000",
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.datastructures import Headers
 
 from sai3ssh.controller.rundir import Steering
 from sai3ssh.errors import ConfigError
@@ -23,7 +24,7 @@ from sai3ssh.web import artefacts, metrics, server
 from sai3ssh.web.catalogue import Catalogue
 from sai3ssh.web.documents import Documents
 from sai3ssh.web.grafana import dashboard
-from sai3ssh.web.guard import Guard
+from sai3ssh.web.guard import Guard, cookie_of, name_of
 from sai3ssh.web.lines import Lines
 from sai3ssh.web.tally import RunTally, stage_names
 
@@ -190,6 +191,15 @@ def test_rows_tell_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert rows["left"]["verdict"] is None
         assert rows["left"]["p50_us"] > 0
         assert "JSONDecodeError" in rows["bad"]["problem"]
+
+
+def test_a_verdict_of_which_half_is_written_is_none_yet(tmp_path: Path) -> None:
+    written(tmp_path / "r", [whole("a", 5 * SECOND)], ENDED)
+    log = tmp_path / "r" / "events.ndjson"
+    whole_log = log.read_bytes()
+    log.write_bytes(whole_log[: whole_log.rindex(b'"event":"run_ended"') + 25])
+    (row,) = Catalogue(tmp_path).rows()["runs"]
+    assert (row["status"], row["verdict"]) == ("left", None)
 
 
 def test_many_runs_are_read_over_several_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +393,19 @@ def test_who_calls_us_by_another_name_is_refused(host: str, known: bool) -> None
         raise AssertionError
 
     assert Guard(nobody, None, ["bench.example"])._is_us(host) is known
+
+
+def test_cookies_of_other_servers_and_other_pages_do_no_harm() -> None:
+    async def nobody(*_: Any) -> None:
+        raise AssertionError
+
+    ours, theirs = "token-of-this-page", "token-of-the-page-at-another-port"
+    guard = Guard(nobody, ours, [])
+    cookies = [f"{name_of(token)}={cookie_of(token)}" for token in (ours, theirs)]
+    for others in ("", 'theme={"a":1}', "bad name=1", "a[b]=x y", "last=\xff", cookies[1]):
+        for given in (f"{others}; {cookies[0]}", f"{cookies[0]}; {others}"):
+            assert guard._knows(Headers({"cookie": given})), given
+    assert not guard._knows(Headers({"cookie": cookies[1]}))
 
 
 @pytest.mark.parametrize(
