@@ -1443,7 +1443,7 @@ def test_the_description_tells_how_far_the_data_reduces(tmp_path: Path) -> None:
         path.write_text(text)
         loaded = config.load(path)
         sizes.append(config.describe(*config.compile_plan(loaded, "r", HOSTS), loaded).populations[0].size)
-    assert sizes == ["4096", "4096, dedup 2:1, compress 1.5:1"]
+    assert sizes == ["4KiB", "4KiB, dedup 2:1, compress 1.5:1"]
 
 
 def test_credentials_come_from_where_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
