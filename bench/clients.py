@@ -13,6 +13,7 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -307,6 +308,17 @@ def _python_floor(load: Load, port: int) -> None:
             left[fd] = left[fd] - n if left[fd] else buffer.find(b"\r\n\r\n", 0, n) + 4 + body - n
             if not left[fd]:
                 by_fd[fd].send(data)
+
+
+def run_command(command: str, load: Load) -> None:
+    """Another program: {host} and {url} of the server, {op}, {size} in bytes, {concurrency} and {ca_file} are filled in."""
+    fields = {"host": load.url.rpartition("/")[2], **vars(load)}
+    argv = [word.format(**fields) for word in shlex.split(command)]
+    if shutil.which(argv[0]) is None:
+        raise Missing(f"{argv[0]} is not on PATH")
+    os.environ |= {"AWS_ACCESS_KEY_ID": CREDENTIALS["access_key"], "AWS_SECRET_ACCESS_KEY": CREDENTIALS["secret_key"]}
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.execvp(argv[0], argv)
 
 
 CLIENTS: dict[str, Callable[[Load], None]] = {

@@ -1,6 +1,6 @@
 """What an operation costs the client: the whole agent against boto3, obstore, s3dlio and the bare sockets.
 
-    python -m bench.engine_cpu [--rounds 3] [--seconds 2] [--only small,large,tls,workers] [--quick]
+    python -m bench.engine_cpu [--rounds 3] [--seconds 2] [--only small,large,tls,workers] [--peer NAME=COMMAND ...] [--quick]
 
 One server that keeps nothing (sai3ssh/agent/nullserver.py), in a process of its own, answers all of them and counts what it receives. The
 agent is the product: a real supervisor and real worker processes, operations measured into histograms in shared memory, deadlines, the
@@ -15,12 +15,17 @@ workers: two worker processes against one: CPU per operation, at most 1.05 times
          server use one each per worker; so without the network, where each worker's engine answers itself, it is at least 1.9 times (which
          needs two idle cores, and is told but not judged on a machine that is busy)
 
+A peer is any program that does {op} (get or put) of {size} bytes in bucket 'bucket' below {size}/ until it is killed; {host}, {url}, {concurrency}
+and {ca_file} are filled in too. So for warp: --peer "warp=warp {op} --host {host} --bucket bucket --prefix {size} --obj.size {size} --concurrent
+{concurrency} --duration 1h --noclear", its keys in the environment. The agent may cost no more than it.
+
 Exits 1 when a target is missed. A client that is not installed is named, and its targets are not judged.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
@@ -28,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.clients import CLIENTS, Cost, Load, Missing, Server, measure, null_server
+from bench.clients import CLIENTS, Cost, Load, Missing, Server, measure, null_server, run_command
 from bench.null_engine import operations_per_second
 
 OURS, FLOOR = "sai3ssh agent", "floor"
@@ -38,8 +43,7 @@ TARGETS = {"boto3, threads": 50.0, "s3dlio, threads": 5.0, "s3dlio, many": 5.0, 
 LARGE_TARGET = 1.2
 TLS_PEER, TLS_SMALL, TLS_LARGE = "obstore, threads", 2.0, 1.0
 WORKERS_CPU, WORKERS_RATE = 1.05, 1.9
-ELSEWHERE = ("warp", "sai3-bench")
-"""Peers that no package index has."""
+PEER_TARGET = 1.0
 
 
 class Report:
@@ -150,12 +154,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas: " + ", ".join(PARTS))
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="a program to measure too (see above)")
     parser.add_argument("--quick", action="store_true", help="one short round: shows only that it works")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 1, 0.3
     report = Report()
-    print(f"NOT MEASURED: {', '.join(ELSEWHERE)} (no package index has them)")
+    for peer in options.peer:
+        name, _, command = peer.partition("=")
+        CLIENTS[name] = functools.partial(run_command, command)
+        TARGETS[name] = PEER_TARGET
     for part in options.only.split(","):
         for run in PARTS[part]:
             run(report, options)
