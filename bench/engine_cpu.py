@@ -15,9 +15,9 @@ workers: two worker processes against one: CPU per operation, at most 1.05 times
          server use one each per worker; so without the network, where each worker's engine answers itself, it is at least 1.9 times (which
          needs two idle cores, and is told but not judged on a machine that is busy)
 
-A peer is any program that does {op} (get or put) of {size} bytes in bucket 'bucket' below {size}/ until it is killed; {host}, {url}, {concurrency}
-and {ca_file} are filled in too. So for warp: --peer "warp=warp {op} --host {host} --bucket bucket --prefix {size} --obj.size {size} --concurrent
-{concurrency} --duration 1h --noclear", its keys in the environment. The agent may cost no more than it.
+A peer is any program that does {op} (get or put) of {size} bytes in bucket 'bucket' below {size}/ until it is killed; {host}, {url},
+{concurrency} and {ca_file} are filled in too. So for warp: --peer "warp=warp {op} --host {host} --bucket bucket --prefix {size} --obj.size
+{size} --concurrent {concurrency} --duration 1h --noclear", its keys in the environment. The agent may cost no more than it.
 
 Exits 1 when a target is missed. A client that is not installed is named, and its targets are not judged.
 """
