@@ -345,6 +345,20 @@ class Agent(AgentCase):
         wait(lambda: b'"kind":"recovered"' in self.journal(), "a supervisor that takes over")
         self.channel().ok("stop", key=self.key, agent_id="a0", reason="enough")
 
+    def test_a_halt_also_ends_a_supervisor_that_has_just_begun(self):
+        from sai3ssh.agent import daemon
+
+        local = daemon.Daemon(self.state, True)
+        run = daemon.Run(self.root, True)
+        # It has the lock, and its predecessor is still in there.
+        lock = state.try_lock(os.path.join(self.root, "supervisor.lock"))
+        self.addCleanup(os.close, lock)
+        run.supervisor = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        self.addCleanup(run.supervisor.kill)
+        local._runs[self.root] = run
+        local._halt()
+        self.assertEqual(run.supervisor.wait(5), -signal.SIGKILL)
+
     def test_stop_of_a_frozen_supervisor_kills_its_group(self):
         from unittest import mock
 
