@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 DEBIAN := openssh-server openssh-client iproute2 iputils-ping netcat-openbsd nftables iptables debootstrap procps systemd systemd-container ceph-mon ceph-osd radosgw ceph-common podman runc chromium
 TOOLS := sshd ssh ip nc nft iptables debootstrap systemd-nspawn ceph-mon ceph-osd radosgw podman runc chromium
 
-.PHONY: help demo test simulation unit agent contract runs lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock echarts clean system
+.PHONY: help demo test simulation unit zipapp pythons agent contract runs lab deployment lint docs format soak-sim mutants lab-soak main-job incident bench lock echarts clean system
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,18 +17,27 @@ help: ## this list
 demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing is lost
 	$(BIN)/sai3ssh demo
 
-# The simulation needs processors and no clock, the other tests mostly wait for clocks: they run side by side, and each prints when it is over.
+# The simulation needs processors and no clock: with the lowest priority it takes what the other suites leave, which mostly wait for clocks. Of those
+# there are four at a time, the longest first; with more of them both processors are so busy that guards run out. Each prints when it is over.
 # What comes before them, lint among it, uses one processor each.
+ROOT := $(if $(shell test "$$(id -u)" = 0 && echo root),root)
 test: .venv/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready .venv/axe/ready
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target SYSTEM= unit runs $(if $(shell test "$$(id -u)" = 0 && echo root),lab) contract $(if $(shell test "$$(id -u)" = 0 && echo root),deployment) simulation
+	@$(MAKE) --no-print-directory --keep-going --jobs=5 --output-sync=target SYSTEM= simulation runs $(if $(ROOT),lab) contract $(if $(ROOT),deployment) pythons zipapp unit
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
-	$(BIN)/python -m pytest --durations=5 tests/simulation
+	nice -n 19 $(BIN)/python -m pytest --durations=5 tests/simulation
 
-unit: .venv/ready ## only the unit tests, and the agent's on other Pythons
-	$(BIN)/python -m pytest --durations=5 tests/unit
+AGENTS := tests/unit/test_agent_pythons.py
+unit: .venv/ready ## only the unit tests, but the agent's on other Pythons
+	$(BIN)/python -m pytest --durations=5 tests/unit --ignore=$(AGENTS)
+
+zipapp: .venv/ready ## only the agent's own tests in the zipapp on the oldest Python, but those of its recovery
+	$(BIN)/python -m pytest --durations=5 $(AGENTS) -k whole
+
+pythons: .venv/ready ## only those of its recovery, and the quick ones on all other Pythons
+	$(BIN)/python -m pytest --durations=5 $(AGENTS) -k "not whole"
 
 # tests/unit/test_agent_pythons.py runs all of them in the zipapp on the oldest Python, and the quick ones on all others: `make test` needs no more.
 agent: .venv/ready ## only the agent's own tests, with real processes and servers

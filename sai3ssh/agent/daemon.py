@@ -134,8 +134,10 @@ class Daemon:
 
     def _halt(self) -> None:
         for run in list(self._runs.values()):
-            group = run.group() if run.alive else 0
-            if group:
+            groups = {run.group() if run.alive else 0}
+            if run.supervisor is not None and run.supervisor.poll() is None:
+                groups.add(run.supervisor.pid)  # one that has just begun is not in its lock file yet
+            for group in groups - {0}:
                 _kill_group(group)
 
     def _watch(self) -> None:

@@ -109,6 +109,8 @@ class Agent:
 
     def ask_again(self, now_s: float) -> None:
         """What was put off until now may be asked."""
+        if not self.again_at_s:
+            return
         for tag in [tag for tag, at_s in self.again_at_s.items() if now_s >= at_s]:
             del self.again_at_s[tag]
             self.asked.discard(tag)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import select
 import subprocess
-import sys
 import time
 
 import sai3ssh
@@ -26,7 +25,7 @@ class Channel:
 
     def __init__(self, directory):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sai3ssh.agent", "follow", "--nonce", "n1", "--state", directory],
+            [*state.self_argv(), "follow", "--nonce", "n1", "--state", directory],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(),
         )  # fmt: skip
         self._decoder = FrameDecoder("n1")

@@ -324,7 +324,7 @@ class Agent(AgentCase):
         self.check_sums(records)
 
     def test_a_service_that_is_stopped_halts_its_runs_and_the_next_start_goes_on(self):
-        argv = [sys.executable, "-m", "sai3ssh.agent", "serve", "--foreground", "--halt", "--state", self.state]
+        argv = [*state.self_argv(), "serve", "--foreground", "--halt", "--state", self.state]
         service = subprocess.Popen(argv, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL)
         wait(lambda: os.path.exists(os.path.join(self.state, "agent.sock")), "start of the service")
         channel, _ = self.begin(duration_s=3.0)
@@ -337,13 +337,28 @@ class Agent(AgentCase):
         service.terminate()
         self.assertEqual(service.wait(10), 0)
         self.assertEqual(self.pids(), [])
-        listed = subprocess.run([*argv[:3], "runs", "--state", self.state], capture_output=True, text=True, env=environment(), timeout=20)
+        listing = [*state.self_argv(), "runs", "--state", self.state]
+        listed = subprocess.run(listing, capture_output=True, text=True, env=environment(), timeout=20)
         self.assertEqual([(run["run_id"], run["state"]) for run in json.loads(listed.stdout)["runs"]], [(self.run_id, "active")])
         service = subprocess.Popen(argv, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL)
         self.addCleanup(service.wait)
         self.addCleanup(service.terminate)
         wait(lambda: b'"kind":"recovered"' in self.journal(), "a supervisor that takes over")
         self.channel().ok("stop", key=self.key, agent_id="a0", reason="enough")
+
+    def test_a_halt_also_ends_a_supervisor_that_has_just_begun(self):
+        from sai3ssh.agent import daemon
+
+        local = daemon.Daemon(self.state, True)
+        run = daemon.Run(self.root, True)
+        # It has the lock, and its predecessor is still in there.
+        lock = state.try_lock(os.path.join(self.root, "supervisor.lock"))
+        self.addCleanup(os.close, lock)
+        run.supervisor = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        self.addCleanup(run.supervisor.kill)
+        local._runs[self.root] = run
+        local._halt()
+        self.assertEqual(run.supervisor.wait(5), -signal.SIGKILL)
 
     def test_stop_of_a_frozen_supervisor_kills_its_group(self):
         from unittest import mock
@@ -397,7 +412,7 @@ class Agent(AgentCase):
         self.assertIn("without a link to the controller", records[-1]["reason"])
 
     def test_serve_is_idempotent_and_secrets_stay_in_memory(self):
-        argv = [sys.executable, "-m", "sai3ssh.agent", "serve", "--state", self.state]
+        argv = [*state.self_argv(), "serve", "--state", self.state]
         answers = [subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=20).stdout for _ in range(2)]
         self.assertEqual(answers, ["started\n", "already running\n"])
         channel = self.channel()

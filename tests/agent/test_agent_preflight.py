@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import subprocess
-import sys
 import time
 
 from sai3ssh.agent import state
@@ -22,7 +21,7 @@ class Preflight(AgentCase):
     def preflight(self, request=None, **options):
         """The answer to a request, and the findings by check."""
         text = json.dumps({"state_dir": self.state, **(request or {})})
-        argv = [sys.executable, "-m", "sai3ssh.agent", "preflight", "--json"]
+        argv = [*state.self_argv(), "preflight", "--json"]
         done = subprocess.run(argv, input=text, capture_output=True, text=True, env=environment(), timeout=30, check=False, **options)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertNotIn(SECRET_KEY, done.stdout)
@@ -37,7 +36,7 @@ class Preflight(AgentCase):
 
     def serve(self, **options):
         """A daemon, as systemd would start it."""
-        argv = [sys.executable, "-m", "sai3ssh.agent", "serve", "--foreground", "--state", self.state]
+        argv = [*state.self_argv(), "serve", "--foreground", "--state", self.state]
         process = subprocess.Popen(argv, env=environment(), stderr=subprocess.PIPE, start_new_session=True, **options)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait, 10)

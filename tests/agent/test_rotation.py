@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -89,7 +88,7 @@ class Spool(unittest.TestCase):
     def test_the_daemon_does_it_when_it_starts(self):
         self.add("old", NOW_S - 1e9)
         self.add("young", 4e9)
-        argv = [sys.executable, "-m", "sai3ssh.agent", "serve", "--foreground", "--keep-days", "30", "--state", self.state]
+        argv = [*state.self_argv(), "serve", "--foreground", "--keep-days", "30", "--state", self.state]
         with subprocess.Popen(argv, env=environment(), stderr=subprocess.PIPE, text=True) as daemon:
             self.addCleanup(daemon.kill)
             self.assertIn("serves", daemon.stderr.readline())

@@ -38,35 +38,36 @@ class Invariants:
         self.resumes = 0
         self.told: dict[int, Intervals] = {}
         """By stage, what ledgers that reached this controller say is finished."""
+        self._held: list[tuple[int, int]] | None = None
+        """What agents owned, one after the other, when that was looked at last."""
 
     # --- of time ---------------------------------------------------------------------------------------------------------------------
 
     def time_passes(self) -> None:
         """One tick in which the controller was awake."""
-        world = self.world
-        if world.session is None:
+        world, session = self.world, self.world.session
+        if session is None:
             return
+        ending, aborted = session._course.ending, session.abort_reason is not None
         for host, link in zip(world.agents, world.links, strict=True):
-            heard = link.up and link.subscribed and not link.mute and not host.frozen and world.session.agents[host.name].up
-            if heard and host.state == "AWAITING_CREDENTIALS" and world.session.abort_reason is None:
+            heard = link.up and link.subscribed and not link.mute and not host.frozen and session.agents[host.name].up and not aborted
+            if heard and host.state == "AWAITING_CREDENTIALS":
                 self.awaiting_s[host.name] += TICK_S  # type: ignore[assignment]
                 assert self.awaiting_s[host.name] <= CREDENTIALS_S, f"{host.name} has no credentials after {CREDENTIALS_S} s"
             else:
                 self.awaiting_s[host.name] = 0
-            ending = world.session._course.ending
-            untold = heard and ending is not None and host.running is not None and host.release is not None and not host.disk_full
-            if untold and host.release.lasts_ns is None and world.session.abort_reason is None:  # type: ignore[union-attr]
+            untold = ending is not None and heard and host.running is not None and host.release is not None and not host.disk_full
+            if untold and host.release.lasts_ns is None:  # type: ignore[union-attr]
                 self.untold_s[host.name] += TICK_S  # type: ignore[assignment]
                 assert self.untold_s[host.name] <= END_S, f"{host.name} does not know that its stage is to end after {END_S} s"
             else:
                 self.untold_s[host.name] = 0
-        linked = any(agent.linked for agent in world.session.agents.values())
-        if not linked and not (world.faults.witness and world.now >= world.off_until_s):
+        if session.wants_witness and not (world.faults.witness and world.now >= world.off_until_s):
             return
-        for agent in world.session.agents.values():
+        for agent in session.agents.values():
             if not agent.linked and agent.lost_since_s is not None:
                 self.down_s[agent.name] += TICK_S  # type: ignore[assignment]
-                waits = not agent.out and not agent.complete and world.session.abort_reason is None
+                waits = not agent.out and not agent.complete and not aborted
                 limit_s = world.plan.policy.reconnect_timeout_s
                 assert not waits or self.down_s[agent.name] <= limit_s + 5.0, f"{agent.name} is not LOST after {self.down_s[agent.name]} s"
 
@@ -228,9 +229,11 @@ class Invariants:
     def hold(self) -> None:
         """After every input: every object has one owner at most, and one at least as long as nothing was given up for good."""
         world = self.world
-        views = world.last_session.agents.values()
-        pieces = sorted(piece for agent in views for piece in agent.owned.get("p", ()))
-        for (_, end), (begin, _) in pairwise(pieces):
+        pieces = [piece for agent in world.last_session.agents.values() for piece in agent.owned.get("p", ())]
+        if pieces == self._held:
+            return  # nothing has changed hands since
+        self._held = pieces
+        for (_, end), (begin, _) in pairwise(sorted(pieces)):
             assert end <= begin, f"object {begin} has two owners"
         total = sum(hi - lo for lo, hi in pieces)
         expected = sum(hi - lo for assignment in world.assignments for lo, hi in assignment.ranges["p"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import sys
 import time
@@ -224,7 +225,8 @@ def search(first: int, last: int, processes: int, *, stop_at: int = 5, progress:
     chunks = [range(lo, min(last, lo + CHUNK)) for lo in range(first, last, CHUNK)]
     failures: list[tuple[int, str]] = []
     began = time.monotonic()
-    with ProcessPoolExecutor(processes) as pool:
+    # Worlds are all alike and soon gone: looking for cycles as often as usual takes a twentieth of the time.
+    with ProcessPoolExecutor(processes, initializer=gc.set_threshold, initargs=(100_000,)) as pool:
         for number, found in enumerate(pool.map(run_range, chunks), 1):
             failures += found
             if progress and (number % 20 == 0 or number == len(chunks)):

@@ -176,7 +176,9 @@ class SimAgent:
     @property
     def supervised(self) -> bool:
         """Whether a supervisor has the run now."""
-        return self.release is not None and not self.over and not any(record["kind"] == "final" for _, record, _ in self._waiting)
+        if self.release is None or self.over:
+            return False
+        return not self._waiting or all(record["kind"] != "final" for _, record, _ in self._waiting)
 
     def heartbeat(self) -> Json:
         """What a heartbeat says."""
@@ -876,15 +878,15 @@ class World:
     def _tick(self, number: int) -> None:
         if self.ended is not None or number != self.controllers:
             return
-        awake = self.now >= self.asleep_until_s
         self._ticks += 1
-        for agent, link in zip(self.agents, self.links, strict=True):
-            if awake and link.up and not link.mute and agent.supervised and not agent.frozen:
-                if link.renews_lease:
-                    agent.lease_until_s = self.now + (self.plan.lease_s or 0.0)
-                if link.subscribed and self._ticks % 5 == 0:
-                    self._handle(Heartbeat(agent.name, self.now, agent.heartbeat()), number)
-        if awake:
+        if self.now >= self.asleep_until_s:
+            renewed_s, beats = self.now + (self.plan.lease_s or 0.0), self._ticks % 5 == 0
+            for agent, link in zip(self.agents, self.links, strict=True):
+                if link.up and not link.mute and agent.supervised and not agent.frozen:
+                    if link.renews_lease:
+                        agent.lease_until_s = renewed_s
+                    if beats and link.subscribed:
+                        self._handle(Heartbeat(agent.name, self.now, agent.heartbeat()), number)
             self.invariants.time_passes()
             if self.faults.witness and self.session is not None and self.session.wants_witness and self.now >= self._next_witness_s:
                 self._next_witness_s = self.now + 2.0
@@ -925,10 +927,10 @@ class World:
     def _carry_out_all(self, effects: list[Effect]) -> None:
         for effect in effects:
             self.effects += 1
-            crash = next((crash for crash in self.faults.controller_crashes if crash.effect == self.effects), None)
-            if crash is not None:
-                self._crash(crash)
-                return
+            for crash in self.faults.controller_crashes:
+                if crash.effect == self.effects:
+                    self._crash(crash)
+                    return
             self._carry_out(effect)
 
     def _crash(self, crash: ControllerCrash) -> None:

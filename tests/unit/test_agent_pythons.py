@@ -47,6 +47,11 @@ def suites() -> list[tuple[str, str]]:
     return [(version, NO_RECOVERY if version == oldest else QUICK) for version in PYTHONS] + [(oldest, RECOVERY)]
 
 
+def name(suite: tuple[str, str]) -> str:
+    """By which the Makefile finds it."""
+    return "-".join((suite[0], {NO_RECOVERY: "whole", QUICK: "quick", RECOVERY: "recovery"}[suite[1]]))
+
+
 SUITES = suites()
 
 
@@ -55,7 +60,7 @@ def test_some_python_was_found() -> None:
 
 
 @pytest.mark.timeout(660)
-@pytest.mark.parametrize(("version", "pattern"), SUITES)
+@pytest.mark.parametrize(("version", "pattern"), SUITES, ids=map(name, SUITES))
 def test_agent_tests_pass(version: str, pattern: str, tmp_path: Path, repository: Path) -> None:
     archive = bundle.build(tmp_path)
     # Only the tests are taken from the tree: the product comes from the zipapp.
