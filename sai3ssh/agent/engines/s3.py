@@ -13,7 +13,7 @@ from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
 from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
 
-from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, PlainTask, Root, Task, Work
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, PlainTask, RepeatedTask, Root, Task, Work
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection, network_failure
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
@@ -310,15 +310,19 @@ class S3Engine:
 
     def _request(self, connection: Connection, task: Task, now: int) -> None:
         """Makes the request of a GET or PUT that is below _short_below, on a connection that is `short`; it leaves before the next poll."""
-        path = task.root.path + (task.key if type(task) is PlainTask else encode_path(task.key))
-        if task.op == GET:
-            head = data = connection.endpoint.signer.head("GET", path, "", now)
+        signer, path = connection.endpoint.signer, task.root.path
+        if isinstance(task, RepeatedTask):
+            head = data = signer.repeated(task.kept, task.index, path + task.key, now)
         else:
-            size = task.size
-            head = data = connection.endpoint.signer.head("PUT", path, "", now, size)
-            if size:
-                assert task.content is not None
-                data = task.content.behind(head, task.index, size)
+            path += task.key if type(task) is PlainTask else encode_path(task.key)
+            if task.op == GET:
+                head = data = signer.head("GET", path, "", now)
+            else:
+                size = task.size
+                head = data = signer.head("PUT", path, "", now, size)
+                if size:
+                    assert task.content is not None
+                    data = task.content.behind(head, task.index, size)
         self._leaving.append((connection, task, data, len(head), now))
         if len(self._leaving) >= _TOGETHER:
             self._leave()
