@@ -63,6 +63,8 @@ class Load:
     concurrency: int
     ca_file: str | None = None
     workers: int = 1
+    objects: int = 100_000
+    """That the agent's GETs draw from, uniformly."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,13 @@ def plan_of(load: Load, seconds: float) -> tuple[Plan, Assignment]:
     """One execute stage of the load, with deadlines and error limits as a workload file has them by default."""
     uri = f"s3://bucket/{load.size}/"
     size = SizeSpec("fixed", load.size, load.size)
-    population = Population("prepared", uri, "prepared-%08d.dat", 100_000, size, 1)
+    population = Population("prepared", uri, "prepared-%08d.dat", load.objects, size, 1)
     operation = OperationSpec("get", 1, uri, "prepared") if load.op == "get" else OperationSpec("put", 1, uri + "new/", size=size)
     target = Target("s3", load.url, ca_file=load.ca_file)
     stage = Stage("execute", StageKind.EXECUTE, load.concurrency, duration_s=seconds, operations=(operation,))
     name = f"bench-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     plan = Plan(name, name, target, (population,), (stage,), workers=load.workers, error_limits=ErrorLimits(0, 0.0, 1.0))
-    return plan, Assignment("a0", 0, 1, {"prepared": ((0, 100_000),)})
+    return plan, Assignment("a0", 0, 1, {"prepared": ((0, load.objects),)})
 
 
 def run_agent(load: Load) -> None:

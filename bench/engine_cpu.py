@@ -25,6 +25,7 @@ Exits 1 when a target is missed. A client that is not installed is named, and it
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 import sys
@@ -37,6 +38,8 @@ from bench.clients import CLIENTS, Cost, Load, Missing, Server, measure, null_se
 from bench.null_engine import operations_per_second
 
 OURS, FLOOR = "sai3ssh agent", "floor"
+OTHER_OBJECTS = (1_000, 1_000_000)
+"""Objects to GET, beside those of every other load: of few the signatures are kept, of many they are not."""
 KIB, MIB = 1024, 1024 * 1024
 TARGETS = {"boto3, threads": 50.0, "s3dlio, threads": 5.0, "s3dlio, many": 5.0, "obstore, threads": 2.0, FLOOR: 1 / 2.0}
 """How many times the agent's CPU per operation another client must use at least."""
@@ -88,6 +91,10 @@ def small(report: Report, options: argparse.Namespace, *, tls: bool = False) -> 
     with null_server(tls=tls) as server:
         loads = [Load(server.url, op, 4 * KIB, 32, server.ca_file) for op in ("get", "put")]
         best = interleaved(names, loads, server, options.rounds, options.seconds)
+        for objects in () if tls else OTHER_OBJECTS:
+            load = dataclasses.replace(loads[0], objects=objects)
+            cost = interleaved([OURS], [load], server, options.rounds, options.seconds)[OURS, "get"]
+            print(f"  GET of {objects:,} objects, {OURS} {cost.cpu_us:8.2f} us  {cost.rate:9,.0f}/s", flush=True)
     for name in names:
         for load in loads:
             if (name, load.op) in best:

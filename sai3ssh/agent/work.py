@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from sai3ssh import dataset
 from sai3ssh.agent import metrics
-from sai3ssh.agent.engines.base import DELETE, Engine, Root, Task, kind_of
+from sai3ssh.agent.engines.base import DELETE, GET, Engine, Kept, PlainTask, RepeatedTask, Root, Task, kind_of
 from sai3ssh.agent.metrics import BYTES, MAX, SUM
 from sai3ssh.histogram import CELLS, HIGHEST_NS, LOWEST_NS, OFFSET
 from sai3ssh.model import ERROR_CLASSES, OPERATIONS, Intervals, Population, bucket_of
@@ -24,6 +24,8 @@ BUCKET_BY_BITS = tuple(bucket_of(1 << bits) for bits in range(64))
 """Size bucket by (size - 1).bit_length(): all bounds are powers of two, so sizes in (2^(n-1), 2^n] share one."""
 BACKOFF_S = (0.2, 5.0)
 """First and longest pause of an index of prepare or cleanup between two tries; the pause doubles."""
+FEW = 1 << 17
+"""Requests for one of at most so many objects are likely made again soon: an engine may keep something of each, in 128 bytes."""
 TRIES = 8
 """An object that failed so often is left, by a cleanup that does what it can; and cannot be read back, in a verify stage."""
 _FOR_A_PERSON = ("http_400", "http_401", "http_403", "http_404", "permission", "tls", "verify")
@@ -134,6 +136,16 @@ class Objects:
         if size is None or population.tree is not None or population.shards:
             return lambda now_ns: self.task(op, draw(), now_ns)
         length, key_format = size, population.key_format
+        if op == GET and kind is PlainTask and population.count <= FEW:
+            kept = Kept(population.count)
+
+            def make_again(now_ns: int) -> Task:
+                index = draw()
+                task = RepeatedTask(op, root, key_format % index, length, index, content, now_ns, name)
+                task.kept = kept
+                return task
+
+            return make_again
 
         def make(now_ns: int) -> Task:
             index = draw()

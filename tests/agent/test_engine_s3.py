@@ -14,7 +14,7 @@ import unittest.mock
 from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT
+from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Kept, RepeatedTask
 from sai3ssh.agent.engines.connection import Connection
 from sai3ssh.agent.engines.endpoint import EndpointMap
 from sai3ssh.agent.engines.sigv4 import Credentials
@@ -125,6 +125,20 @@ class Good(Case):
         work, server = self.perform(lambda c, r, n: response(b"x" * 100), *((GET, {"size": 100}) for _ in range(500)), concurrency=20)
         self.assertEqual((len(work.dones), work.failures), (500, []))
         self.assertLessEqual(server.connections, 20)
+
+    def test_a_request_that_is_made_again_is_that_of_any_other_task(self):
+        indices = [number % 3 for number in range(30)]
+        kept = Kept(3)
+        with Server(lambda c, r, n: response(b"x" * 100)) as server:
+            engine, root = self.engine(server)
+            tasks = [RepeatedTask(GET, root, f"k{index}", 100, index, None, 0) for index in indices]
+            for made in tasks:
+                made.kept = kept
+            work = CountingWork(tasks)
+            engine.run(work, 1)
+        self.assertEqual((len(work.dones), work.failures, server.unsigned), (30, [], []))
+        self.assertEqual([request.path for request in server.requests], [f"/bucket/prefix/k{index}" for index in indices])
+        self.assertTrue(kept.signatures[2])
 
     def test_requests_that_leave_together_begin_when_they_leave_unless_a_schedule_says_when(self):
         class Scheduled(CountingWork):

@@ -4,7 +4,17 @@ import calendar
 import time
 import unittest
 
-from sai3ssh.agent.engines.sigv4 import EMPTY_SHA256, Credentials, RequestSigner, encode_path, encode_query
+from sai3ssh.agent.engines.base import Kept
+from sai3ssh.agent.engines.sigv4 import (
+    ANONYMOUS,
+    DATE_S,
+    EMPTY_SHA256,
+    Credentials,
+    RequestSigner,
+    encode_path,
+    encode_query,
+    make_signer,
+)
 from tests.agent.s3_server import ACCESS_KEY, SECRET_KEY, Request
 
 # From "Signature Calculations for the Authorization Header: Transferring Payload in a Single Chunk" of the S3 API reference.
@@ -25,16 +35,38 @@ class Signatures(unittest.TestCase):
             self.assertTrue(head.endswith(f"Signature={signature}\r\n\r\n"), head)
             self.assertIn("Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, ", head)
 
-    def test_seconds_and_days_pass(self):
+    def test_dates_are_a_few_seconds_old_at_most_and_days_pass(self):
         now = [NOON + 0.25]
         signer = RequestSigner("h:9000", "r", Credentials(ACCESS_KEY, SECRET_KEY), clock=lambda: now[0])
         began = NOON + 0.25
-        for at in (0.25, 0.999, 1.001, 59.0, 86399.5, 86400.1, 86400 * 40.0):
+        kept = Kept(1)
+        for at in (0.25, 0.999, 1.001, 59.0, 61.0, 86399.5, 86400.1, 86459.6, 86400 * 40.0):
             now[0] = NOON + at
-            head = signer.head("GET", "/b/k", "", int((now[0] - began) * 1e9))
-            request = Request(head[:-4], b"")
-            self.assertTrue(request.signature_is_right(), at)
-            self.assertEqual(request.headers["x-amz-date"], time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now[0])))
+            since_ns = int((now[0] - began) * 1e9)
+            for head in (signer.head("GET", "/b/k", "", since_ns), signer.repeated(kept, 0, "/b/k", since_ns)):
+                request = Request(head[:-4], b"")
+                self.assertTrue(request.signature_is_right(), at)
+                age_s = now[0] - calendar.timegm(time.strptime(request.headers["x-amz-date"], "%Y%m%dT%H%M%SZ"))
+                self.assertTrue(0 <= age_s <= DATE_S + 1, (at, age_s))
+
+    def test_a_repeated_head_is_that_of_the_same_request_and_is_signed_once_for_a_date(self):
+        signer, kept = self.signer(), Kept(3)
+        for now_ns in (0, DATE_S * 10**9 - 1, DATE_S * 10**9):
+            for index in (2, 0):
+                self.assertEqual(signer.repeated(kept, index, f"/b/{index}", now_ns), signer.head("GET", f"/b/{index}", "", now_ns))
+            if not now_ns:
+                first = list(kept.signatures)
+                self.assertEqual([len(signature) for signature in first], [64, 0, 64])
+            self.assertEqual(all(a is b for a, b in zip(kept.signatures, first)), now_ns < DATE_S * 10**9)
+
+    def test_what_another_signer_has_signed_is_not_taken(self):
+        kept = Kept(1)
+        for token in ("one", "two"):
+            signer = RequestSigner("h", "r", AWS._replace(session_token=token), clock=lambda: NOON)
+            self.assertEqual(signer.repeated(kept, 0, "/b/k", 0), signer.head("GET", "/b/k", "", 0))
+
+    def test_nobodys_repeated_heads_have_no_signature(self):
+        self.assertNotIn(b"Signature", make_signer("h", "r", ANONYMOUS).repeated(Kept(1), 0, "/b/k", 0))
 
     def test_random_keys_and_queries(self):
         signer = RequestSigner("h", "eu", Credentials(ACCESS_KEY, SECRET_KEY, "token=="))

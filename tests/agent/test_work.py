@@ -10,14 +10,14 @@ from collections import Counter
 
 from sai3ssh.agent import metrics
 from sai3ssh.agent.batches import BatchedIndexWork, BatchedMixWork
-from sai3ssh.agent.engines.base import DELETE, GET, MKDIR, PUT, RMDIR, Root
+from sai3ssh.agent.engines.base import DELETE, GET, MKDIR, PUT, RMDIR, STAT, PlainTask, RepeatedTask, Root, Task
 from sai3ssh.agent.engines.tasks import DeleteBatch
 from sai3ssh.agent.mix import CountedMixWork, MixWork
 from sai3ssh.agent.pacing import Pacer, Ramp
 from sai3ssh.agent.recovery import Recovered
 from sai3ssh.agent.stage import Published
 from sai3ssh.agent.verify import LISTED, TRIES, VerifyWork
-from sai3ssh.agent.work import Fatal, IndexWork, Objects, Recorder
+from sai3ssh.agent.work import FEW, Fatal, IndexWork, Objects, Recorder
 from sai3ssh.model import (
     ERROR_CLASSES,
     OPERATIONS,
@@ -55,6 +55,20 @@ class Base(unittest.TestCase):
 
     def objects(self, *populations):
         return {p.name: Objects(FakeEngine(), p) for p in populations}
+
+
+class Makers(Base):
+    def kind(self, op, count, key_format="prepared-%08d.dat"):
+        objects = self.objects(dataclasses.replace(population(count=count), key_format=key_format))["prepared"]
+        task = objects.maker(op, lambda: count - 1)(5)
+        self.assertEqual((task.op, task.key, task.size, task.index, task.start_ns), (op, key_format % (count - 1), 4096, count - 1, 5))
+        return type(task)
+
+    def test_plain_gets_of_few_objects_are_made_again(self):
+        self.assertIs(self.kind(GET, FEW), RepeatedTask)
+        self.assertIs(self.kind(GET, FEW + 1), PlainTask)
+        self.assertIs(self.kind(STAT, 10), PlainTask)
+        self.assertIs(self.kind(GET, 10, "a b-%08d"), Task)
 
 
 class Prepare(Base):

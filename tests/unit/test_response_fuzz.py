@@ -246,10 +246,7 @@ def last_of(reader: Reader, op: int, size: int, pieces: list[bytes], *, short: b
             if len(work.said) == goods and not took:
                 took.append(connection.short)
                 connection.short = connection.short and short
-            if connection.short and event == select.EPOLLIN:
-                engine._turn(connection)
-            else:
-                engine._advance(connection, event)
+            engine._handle([(fd, event)], None, lambda: None)
         engine._leave()
 
     try:

@@ -13,7 +13,7 @@ with page().
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, ClassVar, Optional, Protocol, Tuple, Type
+from typing import Any, Callable, ClassVar, List, Optional, Protocol, Tuple, Type
 
 from sai3ssh.dataset import Content
 from sai3ssh.model import OPERATIONS
@@ -100,6 +100,29 @@ class PlainTask(Task):
     """A task whose key goes into a URL as it is."""
 
     __slots__ = ()
+
+
+class Kept:
+    """What an engine keeps of the requests for `count` objects, by their indices."""
+
+    __slots__ = ("count", "fixed", "signatures")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.fixed = ""
+        """What the signatures belong to."""
+        self.signatures: List[str] = []
+        """Empty ones are not known yet."""
+
+
+class RepeatedTask(PlainTask):
+    """A plain GET of one of so few objects that the same request is likely made again soon.
+
+    The work sets `kept`. Tasks with the same one have the same root, and the same key for the same index.
+    """
+
+    __slots__ = ("kept",)
+    kept: Kept
 
 
 def kind_of(key: str) -> Type[Task]:

@@ -69,8 +69,8 @@ class Connection:
         """Responses received so far."""
         self.sent = self.responding = False
         self.short = False
-        """Whether the short way may be taken (S3Engine._turn): the last request was a plain GET or PUT that left whole on a TCP connection
-        that had served before, and nothing of its response has been taken in here."""
+        """Whether the short way may be taken (S3Engine._handle): the last request was a plain GET or PUT that left whole on a TCP
+        connection that had served before, and nothing of its response has been taken in here."""
         self.status = self.length = self.received = 0
         self.mismatch = -1
         """Where in the body the first part lies that differs from the content; -1: nowhere."""

@@ -13,7 +13,7 @@ from select import EPOLLIN, EPOLLOUT
 from time import perf_counter_ns
 from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
 
-from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, PlainTask, Root, Task, Work
+from sai3ssh.agent.engines.base import COPY, DELETE, GET, LATE_NS, LIST, PUT, STAT, PlainTask, RepeatedTask, Root, Task, Work
 from sai3ssh.agent.engines.connection import BUFFER_BYTES, CONNECT, HANDSHAKE, Connection, network_failure
 from sai3ssh.agent.engines.endpoint import Endpoint, EndpointMap, S3Root
 from sai3ssh.agent.engines.listing import MAX_PAGE, parse_page
@@ -32,12 +32,16 @@ _LISTS = (LIST, PROBE)
 _SHORT = (GET, PUT)
 NEVER, _ALWAYS = -2, 1 << 62
 """Bounds of sizes: below the smallest, -1, and above all."""
-_LEAVE_TOGETHER = 32
+_TOGETHER = 32
 _SWEEP_NS = 100_000_000
 _FINE_NS = 2_000_000
 _RESOLVE_AGAIN_NS = 30_000_000_000
 _MAX_EVENTS = 512
 _SPARE_DESCRIPTORS = 256
+
+
+Arrival = Tuple[Connection, Task, int, int]
+"""A response that is whole: its connection and task, when it had arrived, and the bytes of data that it moved."""
 
 
 class S3Engine:
@@ -173,7 +177,7 @@ class S3Engine:
     # --- the loop ----------------------------------------------------------------------------------------------------------------------
 
     def _loop(self, work: Work, concurrency: int, control_fd: Optional[int], on_control: Callable[[], None]) -> None:
-        connections, waiting, poll, clock = self._connections, self._waiting, self._poller.poll, perf_counter_ns
+        waiting, poll, clock = self._waiting, self._poller.poll, perf_counter_ns
         sweep_ns = clock() + _SWEEP_NS
         while True:
             now = clock()
@@ -210,15 +214,8 @@ class S3Engine:
             else:
                 # epoll rounds up to milliseconds, which would start paced operations late: the last one is waited for finely.
                 events = poll((left - 1_000_000) / 1e9, _MAX_EVENTS)
-            for fd, event in events:
-                connection = connections.get(fd)
-                if connection is not None:
-                    if event == EPOLLIN and connection.short:
-                        self._turn(connection)
-                    else:
-                        self._advance(connection, event)
-                elif fd == control_fd:
-                    on_control()
+            if events:
+                self._handle(events, control_fd, on_control)
             now = clock()
             if now >= sweep_ns:
                 if now - sweep_ns > LATE_NS:
@@ -232,71 +229,102 @@ class S3Engine:
         if fd < 1024:
             select.select([fd], [], [], left_ns / 1e9)
 
-    def _turn(self, connection: Connection) -> None:
-        """The short way, for a connection that is `short` and can be read: from the response of a plain GET or PUT to the next request.
+    def _handle(self, events: List[Tuple[int, int]], control_fd: Optional[int], on_control: Callable[[], None]) -> None:
+        """Does what the events ask for.
 
-        It knows one case: a 200 that is all there, of the right length, on a connection that stays open. Everything else is left to
+        Most are the response of a plain GET or PUT on a connection that is `short`. For those there is a way from here to the next request
+        that knows one case: a 200 that is all there, of the right length, on a connection that stays open. Everything else is left to
         _advance, which finds the connection as _send has left it.
         """
-        task = connection.task
-        if task is None:
-            self._advance(connection, EPOLLIN)
-            return
-        buffer = self._buffer
-        try:
-            n = connection.recv_into(buffer)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._break(connection, network_failure(error.errno, "response"))
-            return
-        op = task.op
-        endpoint: Endpoint = connection.endpoint
-        last = endpoint.answers[op]
-        head, length, total, _, _ = last
-        if n != total or not buffer.startswith(head):
-            answer = read_answer(buffer, n, last)
-            if answer is None:
-                self._took_in(connection, task, n)
-                return
-            endpoint.answers[op] = answer
-            length = answer.length
-        size = task.size
-        if op == GET and length != size:
-            if size >= 0:
-                self._took_in(connection, task, n)
-                return
-            size = length
+        connections, buffer, splits, clock = self._connections, self._buffer, self.splits, perf_counter_ns
+        arrived: List[Arrival] = []
+        controlled = False
+        for fd, event in events:
+            connection = connections.get(fd)
+            if connection is None:
+                controlled = controlled or fd == control_fd
+                continue
+            task = connection.task
+            if event != EPOLLIN or task is None or not connection.short:
+                self._advance(connection, event)
+                continue
+            try:
+                n = connection.recv_into(buffer)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._break(connection, network_failure(error.errno, "response"))
+                continue
+            op, size = task.op, task.size
+            answers = connection.endpoint.answers
+            head, length, total, _, _ = last = answers[op]
+            if n != total or not buffer.startswith(head):
+                answer = read_answer(buffer, n, last)
+                if answer is None:
+                    self._took_in(connection, task, n)
+                    continue
+                answers[op] = answer
+                length = answer.length
+            if op == GET and length != size:
+                if size >= 0:
+                    self._took_in(connection, task, n)
+                    continue
+                size = length
+            now = clock()
+            connection.task = None
+            if splits:
+                began_ns = connection.began_ns
+                task.split = (began_ns - task.start_ns, 0, 0, now - began_ns, 0)
+            arrived.append((connection, task, now, size))
+            if len(arrived) >= _TOGETHER:
+                self._follow(arrived)
+                arrived = []
+        if arrived:
+            self._follow(arrived)
+        if controlled:
+            on_control()
+
+    def _follow(self, arrived: List[Arrival]) -> None:
+        """Reports what has arrived, and sends the next requests on these connections.
+
+        All of one step, then all of the next: each of them finds its code and data in the caches of the processor, where the kernel and the
+        other steps would have replaced them.
+        """
+        done, following, request, short_below = self._work.done, self._work.next, self._request, self._short_below
+        for _, task, end_ns, size in arrived:
+            done(task, end_ns, size)
         now = perf_counter_ns()
-        connection.task = None
-        if self.splits:
-            began_ns = connection.began_ns
-            task.split = (began_ns - task.start_ns, 0, 0, now - began_ns, 0)
-        work = self._work
-        work.done(task, now, size)
-        following = work.next(now)
-        if following is not None and following.size < self._short_below[following.op] and following.root.endpoint is endpoint:
-            self._request(connection, following, now)
-            return
-        endpoint.idle.append(connection)
-        if following is None:
-            self._in_flight -= 1
-        else:
-            self._begin(following, now)
+        for connection, _, _, _ in arrived:
+            endpoint = connection.endpoint
+            wanted = following(now)
+            if wanted is not None and wanted.size < short_below[wanted.op] and wanted.root.endpoint is endpoint:
+                request(connection, wanted, now)
+                continue
+            endpoint.idle.append(connection)
+            if wanted is None:
+                self._in_flight -= 1
+            else:
+                self._begin(wanted, now)
+        if len(self._leaving) >= _TOGETHER:
+            self._leave()
 
     def _request(self, connection: Connection, task: Task, now: int) -> None:
         """Makes the request of a GET or PUT that is below _short_below, on a connection that is `short`; it leaves before the next poll."""
-        path = task.root.path + (task.key if type(task) is PlainTask else encode_path(task.key))
-        if task.op == GET:
-            head = data = connection.endpoint.signer.head("GET", path, "", now)
+        signer, path = connection.endpoint.signer, task.root.path
+        if isinstance(task, RepeatedTask):
+            head = data = signer.repeated(task.kept, task.index, path + task.key, now)
         else:
-            size = task.size
-            head = data = connection.endpoint.signer.head("PUT", path, "", now, size)
-            if size:
-                assert task.content is not None
-                data = task.content.behind(head, task.index, size)
+            path += task.key if type(task) is PlainTask else encode_path(task.key)
+            if task.op == GET:
+                head = data = signer.head("GET", path, "", now)
+            else:
+                size = task.size
+                head = data = signer.head("PUT", path, "", now, size)
+                if size:
+                    assert task.content is not None
+                    data = task.content.behind(head, task.index, size)
         self._leaving.append((connection, task, data, len(head), now))
-        if len(self._leaving) >= _LEAVE_TOGETHER:
+        if len(self._leaving) >= _TOGETHER:
             self._leave()
 
     def _leave(self) -> None:

@@ -1,6 +1,6 @@
 """AWS Signature Version 4 for S3: whole request heads, at little more than the cost of three SHA-256 blocks each.
 
-All that stays the same within a second (key, HMAC states, date, scope, headers) is prepared once and copied.
+All that stays the same while requests have the same date (key, HMAC states, scope, headers) is prepared once and copied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from hashlib import sha256
 from typing import Callable, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
+from sai3ssh.agent.engines.base import Kept
+
 UNSIGNED = "UNSIGNED-PAYLOAD"
+DATE_S = 60
+"""How old the date of a request may be: servers take what is up to 15 minutes old, or ahead."""
 EMPTY_SHA256 = sha256(b"").hexdigest()
 _SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/"
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
@@ -64,9 +68,9 @@ class RequestSigner:
         self._signed: List[Tuple[str, str]] = []
 
     def _prepare(self, now_ns: int) -> None:
-        """Brings everything that depends on the second up to date."""
+        """Brings everything that depends on the date up to date."""
         wall = self._clock()
-        self._until_ns = now_ns + int((1.0 - wall % 1.0) * 1e9)
+        self._until_ns = now_ns + int(DATE_S * 1e9)
         date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall))
         access_key, secret_key, token = self._credentials
         scope = f"{date[:8]}/{self._region}/s3/aws4_request"
@@ -104,15 +108,31 @@ class RequestSigner:
         if payload_sha256:
             tail = tail.replace(UNSIGNED, payload_sha256)
             fixed = fixed.replace(UNSIGNED, payload_sha256)
+        signature = self._signature(method, path, query, tail)
+        if query:
+            path = f"{path}?{query}"
+        if length >= 0:
+            return f"{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n{fixed}{signature}\r\n\r\n".encode()
+        return f"{method} {path} HTTP/1.1\r\n{fixed}{signature}\r\n\r\n".encode()
+
+    def repeated(self, kept: Kept, index: int, path: str, now_ns: int) -> bytes:
+        """As head("GET", path, "", now_ns), where the path is always the same for the index: it is signed once for each date."""
+        if now_ns >= self._until_ns:
+            self._prepare(now_ns)
+        fixed = self._fixed
+        if kept.fixed is not fixed:
+            kept.fixed, kept.signatures = fixed, [""] * kept.count
+        signature = kept.signatures[index]
+        if not signature:
+            signature = kept.signatures[index] = self._signature("GET", path, "", self._tail)
+        return f"GET {path} HTTP/1.1\r\n{fixed}{signature}\r\n\r\n".encode()
+
+    def _signature(self, method: str, path: str, query: str, tail: str) -> str:
         inner = self._inner.copy()
         inner.update(sha256(f"{method}\n{path}\n{query}{tail}".encode()).hexdigest().encode())
         outer = self._outer.copy()
         outer.update(inner.digest())
-        if query:
-            path = f"{path}?{query}"
-        if length >= 0:
-            return f"{method} {path} HTTP/1.1\r\nContent-Length: {length}\r\n{fixed}{outer.hexdigest()}\r\n\r\n".encode()
-        return f"{method} {path} HTTP/1.1\r\n{fixed}{outer.hexdigest()}\r\n\r\n".encode()
+        return outer.hexdigest()
 
     def head_with(
         self, headers: Mapping[str, str], method: str, path: str, query: str, now_ns: int, length: int = -1, payload: str = UNSIGNED
@@ -127,11 +147,8 @@ class RequestSigner:
         signed = sorted([*self._signed, ("x-amz-content-sha256", payload), *amz])
         names = ";".join(name for name, _ in signed)
         canonical = "".join(f"{name}:{value}\n" for name, value in signed)
-        inner = self._inner.copy()
-        inner.update(sha256(f"{method}\n{path}\n{query}\n{canonical}\n{names}\n{payload}".encode()).hexdigest().encode())
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        further = {**dict(signed), **headers, "authorization": f"{self._authorization}{names}, Signature={outer.hexdigest()}"}
+        signature = self._signature(method, path, query, f"\n{canonical}\n{names}\n{payload}")
+        further = {**dict(signed), **headers, "authorization": f"{self._authorization}{names}, Signature={signature}"}
         return _head(method, path, query, length, further)
 
 
@@ -144,6 +161,10 @@ def _head(method: str, path: str, query: str, length: int, headers: Mapping[str,
 
 class AnonymousSigner(RequestSigner):
     """Makes request heads without a signature."""
+
+    def repeated(self, kept: Kept, index: int, path: str, now_ns: int) -> bytes:  # noqa: ARG002
+        """The whole head of a request; the arguments are those of RequestSigner."""
+        return self.head("GET", path, "", now_ns)
 
     def head(
         self,
