@@ -289,12 +289,17 @@ def exporter(otel: bool) -> Export:
 
 
 def credentials_of(directory: RunDirectory) -> dict[str, Any] | None:
-    """The operator's credentials, found as `run` finds them."""
+    """The operator's credentials, found as `run` finds them; in the environment, when its workload file means nothing here any more."""
     from .. import config
     from ..config import credentials
+    from ..errors import ConfigError
 
     workload = directory.path / "config.yaml"
     if workload.is_file():
-        return credentials.find(config.load(workload), os.environ)
+        try:
+            return credentials.find(config.load(workload), os.environ)
+        except ConfigError as error:
+            # It is about variables that this shell has not, say: no reason to leave a run alone, whose plan is known.
+            err(f"notice: credentials are looked for in the environment only: {error}")
     plan = directory.contents().plan
     return credentials.of_plan(plan, os.environ) if plan.needs_credentials else None

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sai3ssh import config
+from sai3ssh.commands.runs import credentials_of
 from sai3ssh.config import compile_plan, credentials, units
 from sai3ssh.controller.rundir import RunDirectory
 from sai3ssh.errors import ConfigError, InventoryError
@@ -745,6 +746,20 @@ def test_a_pipe_is_read_once_and_its_text_is_kept(tmp_path: Path) -> None:
     plan, assignments = compile_plan(loaded, "r", [Host("a", "a")])
     made = RunDirectory.create(tmp_path, plan, assignments, [Host("a", "a")], loaded.document.text)
     assert (made.path / "config.yaml").read_text() == GOOD
+
+
+def test_a_run_is_taken_up_in_a_shell_without_the_variables_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "w.yml"
+    path.write_text(GOOD.replace("bench", "${BUCKET_OF_MINE}"))
+    loaded = config.load(path, {"BUCKET_OF_MINE": "bench"})
+    plan, assignments = compile_plan(loaded, "r", [Host("a", "a")], needs_credentials=True)
+    made = RunDirectory.create(tmp_path, plan, assignments, [Host("a", "a")], loaded.document.text)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
+    assert credentials_of(made) == {"access_key": "AK", "secret_key": "SK", "session_token": None}
+    assert "BUCKET_OF_MINE" in capsys.readouterr().err
 
 
 def test_very_many_problems_are_not_all_told(tmp_path: Path) -> None:
