@@ -122,9 +122,12 @@ def as_text(value: Any) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of `path` when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        temporary = Path(scratch) / path.name
-        yield temporary
-        temporary.replace(path)
+    """A file to write to, which takes the place of `path` when all went well. Raises ConfigError when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
+            temporary = Path(scratch) / path.name
+            yield temporary
+            temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}", remedy="Choose another place with -o") from error

@@ -3,6 +3,7 @@ with the log by second."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -28,9 +29,12 @@ def write_workbook(path: Path, runs: Mapping[Path, Results]) -> None:
     """Writes the workbook: `runs` with verdicts, then for each run a sheet per stage (`01_read`; of several runs `a1b2-01_read`, which
     begins with the end of the run's id), whose last lines say what the TSV files say in theirs, and `perf_log`.
 
-    Texts are texts, whatever they begin with; numbers are numbers, and have a format.
+    Texts are texts, whatever they begin with; numbers are numbers, and have a format. Raises OSError.
     """
-    with xlsxwriter.Workbook(path, {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}) as book:
+    # In memory, because the library's own handling of a full disk ends in a traceback.
+    whole = io.BytesIO()
+    options = {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
+    with xlsxwriter.Workbook(whole, options) as book:
         sheets = _Sheets(book)
         sheets.table("runs", RUN_COLUMNS, [_run_row(results.content) for results in runs.values()])
         for directory, results in runs.items():
@@ -45,6 +49,7 @@ def write_workbook(path: Path, runs: Mapping[Path, Results]) -> None:
             lines = perf_log(content, inputs.agents, [stage.name for stage in inputs.plan.stages])
             log = (line.rstrip("\n").split("\t") for line in islice(lines, len(remarks) + 1, None))
             sheets.table(f"{head}perf_log", PERF_COLUMNS, log, remarks)
+    path.write_bytes(whole.getbuffer())
 
 
 def _run_row(content: Json) -> list[str]:

@@ -161,6 +161,30 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_a_disk_without_room_is_one_line(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "runs", "a-1")
+
+    class Full:
+        def __init__(self, **_: Any) -> None: ...
+
+        def __enter__(self) -> str:
+            # Each of its files is the device that has no room.
+            place = tmp_path / "full"
+            place.mkdir(exist_ok=True)
+            for name in ("new.xlsx", *(f"{table}.csv" for table in (*FRAMES, "run"))):
+                (place / name).unlink(missing_ok=True)
+                (place / name).symlink_to("/dev/full")
+            return str(place)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", Full)
+    out = tmp_path / ("new.xlsx" if form == "xlsx" else "new")
+    with pytest.raises(ConfigError, match=rf"cannot write {out}.*: No space left on device\. Choose another place with -o"):
+        export([run], form, out)
+
+
 def test_the_command_names_what_it_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run", "r1")
     monkeypatch.chdir(tmp_path)
