@@ -11,7 +11,7 @@ from typing import List, Optional, Tuple
 
 from sai3ssh.agent.engines.endpoint import Address, S3Root
 from sai3ssh.agent.engines.response import Failure, header
-from sai3ssh.agent.engines.sigv4 import Credentials
+from sai3ssh.agent.engines.sigv4 import DATE_S, Credentials
 from sai3ssh.agent.preflight import certificate
 from sai3ssh.agent.preflight.checks import Sheet, failure, ok, skipped, warning, within
 from sai3ssh.agent.preflight.exchange import Client, Reply
@@ -21,8 +21,8 @@ from sai3ssh.findings import Finding, Level
 
 REQUEST_S = 5.0
 MIN_DAYS = 14
-MAX_SKEW_S = 900.0
-"""What signatures allow (RequestTimeTooSkewed beyond)."""
+MAX_SKEW_S = 900.0 - DATE_S
+"""What signatures allow (RequestTimeTooSkewed beyond), as old as their dates may be."""
 WARN_SKEW_S = 60.0
 
 _NOBODY = Credentials("", "")
