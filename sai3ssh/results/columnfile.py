@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections import Counter
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def load(path: Path, key: list[Any] | None) -> AgentJournal | None:
             view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if begin % WORD or len(view) % WORD or _sum(view, begin) != head["sum"]:
             return None
+        forget(view)
         arrays = []
         at = begin + head["meta"] + -head["meta"] % WORD
         for dtype, length in head["arrays"]:
@@ -84,9 +86,15 @@ def load(path: Path, key: list[Any] | None) -> AgentJournal | None:
             at += array.nbytes + -array.nbytes % WORD
         if at != len(view):
             return None
-        return _from_json(orjson.loads(view[begin : begin + head["meta"]]), arrays)
+        return _from_json(orjson.loads(view[begin : begin + head["meta"]]), arrays, view)
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def forget(view: mmap.mmap) -> None:
+    """The pages of a file leave this process's memory until they are read again: of a big run they are gigabytes."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        view.madvise(mmap.MADV_DONTNEED)
 
 
 def _sum(content: bytes | mmap.mmap, begin: int = 0) -> int:
@@ -134,7 +142,7 @@ def _cells(histogram: Histogram, arrays: list[Array]) -> list[int]:
     return [histogram.sum_ns, histogram.max_ns, len(arrays) - 2]
 
 
-def _from_json(meta: Json, arrays: list[Array]) -> AgentJournal:
+def _from_json(meta: Json, arrays: list[Array], view: mmap.mmap) -> AgentJournal:
     def histogram(told: list[int]) -> ArrayHistogram:
         return ArrayHistogram(arrays[told[2]], arrays[told[2] + 1], sum_ns=told[0], max_ns=told[1])
 
@@ -152,7 +160,7 @@ def _from_json(meta: Json, arrays: list[Array]) -> AgentJournal:
     stages = {}
     for number, told in meta.pop("stages").items():
         index = int(number)
-        tables = [{name: arrays[at] for name, at in told["seconds"][table].items()} for table in ("each", "ops", "more")]
+        each, ops, more = ({name: arrays[at] for name, at in told["seconds"][table].items()} for table in ("each", "ops", "more"))
         plain = {name: told[name] for name in _PLAIN}
         plain["measured"] = [(begin, end) for begin, end in told["measured"]]
         unreadable = Unreadable(told["unreadable"]["count"], Counter(told["unreadable"]["errors"]), told["unreadable"]["objects"])
@@ -160,7 +168,7 @@ def _from_json(meta: Json, arrays: list[Array]) -> AgentJournal:
             **plain,
             data=data(told["data"]),
             warmup=data(told["warmup"]),
-            seconds=Seconds(index, names, *tables),
+            seconds=Seconds(index, names, each, ops, more, release=partial(forget, view)),
             unreadable=unreadable,
         )
     return AgentJournal(stages=stages, **meta)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, overload
@@ -52,11 +52,19 @@ class Seconds(Sequence[Json]):
 
     `each` has the columns of INTEGERS and FLOATS. `ops` has row (the position of its second), code (of its operation, in `names`),
     requests and those of FIGURES, in the order of the journal. `more` has row, kind (position in KINDS), code,
-    class (a code, -1 where there is none) and n.
+    class (a code, -1 where there is none) and n. release() gives the memory back that reading them has taken; they can be read again.
     """
 
-    def __init__(self, stage: int, names: Names, each: dict[str, Array], ops: dict[str, Array], more: dict[str, Array]) -> None:
-        self.stage, self.names, self.each, self.ops, self.more = stage, names, each, ops, more
+    def __init__(
+        self,
+        stage: int,
+        names: Names,
+        each: dict[str, Array],
+        ops: dict[str, Array],
+        more: dict[str, Array],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.stage, self.names, self.each, self.ops, self.more, self.release = stage, names, each, ops, more, release
 
     @classmethod
     def empty(cls, stage: int = 0) -> Seconds:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,6 +19,7 @@ from .files import has_ended, read
 from .journal import AgentJournal
 from .merge import RANKS as LATENCY_RANKS
 from .merge import merge, read_inputs
+from .mirrors import cores
 from .network import COUNTERS, RANKS, networks
 
 Json = dict[str, Any]
@@ -41,6 +44,8 @@ HOSTS = {
         ("mem_used_bytes", "net_received_bytes", "net_sent_bytes", "disk_read_bytes", "disk_written_bytes"), "int64"
     ),
 }  # fmt: skip
+_OPS = {"ops": "count"}
+"""Columns of Seconds.ops that have another name there."""
 EVENTS = {"at": _UTC, "event": "str", "agent": "str"}
 """Beside these a column per further field."""
 SPLITS = {"stage": "str", "operation": "str", "part": "str", "known": "int64", "count": "int64", "mean_us": "float64", **_RANKS}
@@ -207,28 +212,60 @@ def _seconds(agents: dict[str, AgentJournal], stages: list[str]) -> dict[str, pd
             "stage": _category(np.repeat([stage_codes[piece.stage] for piece in pieces], rows), names),
         }
 
-    hosts = heads([len(piece.seconds) for piece in pieces])
-    series = heads([len(piece.ops["row"]) for piece in pieces])
-    for name in HOSTS:
-        if name not in hosts and name != "at":
-            hosts[name] = _joined([piece.seconds.each[name] for piece in pieces], HOSTS[name])
-    for name in ("second", "wall_ns", "warmup"):
-        series[name] = _joined([piece.seconds.each[name][piece.ops["row"]] for piece in pieces], TIMESERIES[name])
-    series["seconds"] = _joined([_lasted_s(piece.seconds)[piece.ops["row"]] for piece in pieces], "float64")
     codes = [np.array([kinds.index(text) if text in kinds else -1 for text in piece.seconds.names.texts], np.int16) for piece in pieces]
-    series["operation"] = _category(_joined([code[piece.ops["code"]] for code, piece in zip(codes, pieces, strict=True)], "int16"), kinds)
-    series["ops"] = _joined([piece.ops["count"] for piece in pieces], "int64")
-    for name in ("bytes", "p50_us", "p90_us", "p99_us", "max_us", "errors", "retries"):
-        series[name] = _joined([piece.ops[name] for piece in pieces], TIMESERIES[name])
-    sums = _joined([piece.ops["sum_ns"] for piece in pieces], "float64")
-    series["mean_us"] = np.divide(sums, series["ops"], out=sums, where=series["ops"] > 0)
-    series["mean_us"] /= 1000
+
+    def of_second(name: str) -> Array:
+        return _joined([piece.seconds.each[name] for piece in pieces], HOSTS[name])
+
+    def of_row(name: str) -> Array:
+        return _joined([piece.seconds.each[name][piece.ops["row"]] for piece in pieces], TIMESERIES[name])
+
+    def of_operation(name: str) -> Array:
+        return _joined([piece.ops[_OPS.get(name, name)] for piece in pieces], TIMESERIES[name])
+
+    def operation(_: str) -> pd.Categorical[str]:
+        return _category(_joined([code[piece.ops["code"]] for code, piece in zip(codes, pieces, strict=True)], "int16"), kinds)
+
+    def lasted_s(_: str) -> Array:
+        return _joined([_lasted_s(piece.seconds)[piece.ops["row"]] for piece in pieces], "float64")
+
+    def mean_us(_: str) -> Array:
+        sums = _joined([piece.ops["sum_ns"] for piece in pieces], "float64")
+        counts = _joined([piece.ops["count"] for piece in pieces], "int64")
+        np.divide(sums, counts, out=sums, where=counts > 0)
+        sums /= 1000
+        return sums
+
+    # Most of it is copying, which threads do side by side.
+    with ThreadPoolExecutor(cores()) as pool:
+        hosts, series = heads([len(piece.seconds) for piece in pieces]), heads([len(piece.ops["row"]) for piece in pieces])
+        makers: Mapping[str, Callable[[str], Any]] = {
+            **dict.fromkeys(TIMESERIES, of_operation),
+            **dict.fromkeys(("second", "wall_ns", "warmup"), of_row),
+            "operation": operation,
+            "seconds": lasted_s,
+            "mean_us": mean_us,
+        }
+        for frame, columns, made in (
+            (hosts, [name for name in HOSTS if name not in hosts and name != "at"], dict.fromkeys(HOSTS, of_second)),
+            (series, [name for name in TIMESERIES if name not in series and name != "at"], makers),
+        ):
+            # A few at a time: what they were made from may leave the memory then.
+            for begin in range(0, len(columns), cores()):
+                few = columns[begin : begin + cores()]
+                frame |= zip(few, pool.map(_call, [made[name] for name in few], few), strict=True)
+                for piece in pieces:
+                    piece.seconds.release()
     for frame in (hosts, series):
         frame["at"] = pd.Series(frame["wall_ns"].view("datetime64[ns]"), copy=False).dt.tz_localize("UTC").array
     return {
         "timeseries": pd.DataFrame({name: series[name] for name in TIMESERIES}, copy=False),
         "hosts": pd.DataFrame({name: hosts[name] for name in HOSTS}, copy=False),
     }
+
+
+def _call(make: Callable[[str], Any], name: str) -> Any:
+    return make(name)
 
 
 def _kinds(piece: _Piece) -> list[str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def read_agents(run: Path, agent_ids: Sequence[str]) -> dict[str, AgentJournal]:
         return {agent_id: read_agent(agent_id, path) for agent_id, path in paths.items()}
     keys = {agent_id: columnfile.key_of(paths[agent_id]) for agent_id in sizes}
     place = run / PLACE
-    found = {agent_id: agent for agent_id, key in keys.items() if (agent := columnfile.load(place / agent_id, key)) is not None}
+    with ThreadPoolExecutor(cores()) as pool:
+        kept = pool.map(lambda agent_id: columnfile.load(place / agent_id, keys[agent_id]), keys)
+        found = {agent_id: agent for agent_id, agent in zip(keys, kept, strict=True) if agent is not None}
     missing = {agent_id: paths[agent_id] for agent_id in sizes if agent_id not in found}
     if missing:
         with contextlib.ExitStack() as stack:
@@ -65,6 +68,10 @@ def convert(journals: Mapping[str, Path], place: Path) -> None:
             columnfile.store(place / agent_id, key, read_agent(agent_id, path))
 
 
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _writable(place: Path) -> bool:
     try:
         place.mkdir(exist_ok=True)
@@ -76,7 +83,7 @@ def _writable(place: Path) -> bool:
 def _convert_with_all_cores(journals: Mapping[str, Path], sizes: Mapping[str, int], place: Path) -> None:
     """A process per core, each with as much to read; programs of their own, since a fork would copy threads' locks and a spawn would run
     the user's program again."""
-    count = min(len(journals), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = min(len(journals), cores())
     parts: list[dict[str, str]] = [{} for _ in range(count)]
     loads = [0] * count
     for agent_id in sorted(journals, key=lambda name: (-sizes[name], name)):
