@@ -1,4 +1,4 @@
-"""The script of README.md, as its readers run it."""
+"""The script of the guide, as its readers run it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sai3ssh import results
 from tests.contract.agent_processes import end_agents
 
 AGENTS = ("left", "right")
-README = Path(__file__).parent.parent.parent / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 BEFORE = """
 import signal, threading
 handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
@@ -27,8 +27,8 @@ assert len(worst) == 2 and str(worst["at"].dt.tz) == "UTC"
 """
 
 
-def test_the_script_of_the_readme_runs_and_says_nothing_else(tmp_path: Path) -> None:
-    (script,) = re.findall(r"```python\n(.*?sai3ssh\.run\(.*?)```", README.read_text(), re.DOTALL)
+def test_the_script_of_the_guide_runs_and_says_nothing_else(tmp_path: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?sai3ssh\.run\(.*?)```", GUIDE.read_text(), re.DOTALL)
     hosts = {name: {"ansible_connection": "local", "sai3ssh_agent_state_dir": str(tmp_path / name)} for name in AGENTS}
     (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts}}))
     workload = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ class FakeDirectory:
     def release(self) -> None: ...
 
     def contents(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """As a shell starts programs; not as one starts those in the background, which ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
