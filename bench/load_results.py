@@ -239,6 +239,8 @@ def main() -> int:
             for name, most_s in (("cold", 60.0), ("cached", 5.0)):
                 if name == "cached":
                     write_results(run)
+                    # What is written meanwhile is not what is measured.
+                    os.sync()
                 figures[name] = found = load(run)
                 mib = found["own_mib"] + (os.cpu_count() or 1) * found["reader_mib"] * (name == "cold")
                 print(
