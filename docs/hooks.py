@@ -17,8 +17,9 @@ from sai3ssh.config.json_schema import workload_schema
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages of all commands, all keys of workload files, and all options of the roles."""
-    for name, make in (("keys.md", _keys), ("commands.md", _commands), ("roles.md", _roles)):
+    """Adds the pages of all commands, all keys of workload files, and all options of the roles; and the schema of these keys."""
+    made = (("keys.md", _keys), ("commands.md", _commands), ("roles.md", _roles), ("sai3ssh.schema.json", _schema))
+    for name, make in made:
         files.append(File.generated(config, name, content=make()))
     return files
 
@@ -44,12 +45,17 @@ def _roles() -> str:
     return "\n".join(lines)
 
 
+def _schema() -> str:
+    return json.dumps(workload_schema(), indent=1) + "\n"
+
+
 def _keys() -> str:
     schema = workload_schema()
     lines = [
         "# Keys of a workload file",
         "",
-        "All keys, by where they are. `sai3ssh schema` gives the same to your editor, and `sai3ssh validate` shows what a file comes to.",
+        "All keys, by where they are. Your editor has the same from the [JSON Schema](sai3ssh.schema.json) that `sai3ssh schema` writes,",
+        "and `sai3ssh validate` shows what a file comes to.",
         "Durations are written as `60s`, `5m` or seconds, sizes as `64KiB`, `8MB` or bytes, counts as `1000000` or `1,000,000`;",
         "`${NAME}` and `${NAME:-default}` are taken from the environment.",
     ]
