@@ -28,7 +28,8 @@ def lossy(host: LabHost, for_s: float) -> None:
     with _queued(host.netns, "10.88.0.1", host.number) as first, _queued(OPERATOR, host.address, 100 + host.number) as second:
         time.sleep(for_s)
     passed, dropped = first["passed"] + second["passed"], first["dropped"] + second["dropped"]
-    assert passed > 10, f"{host.name}: {passed} packets were delayed"
+    # A link on which nothing else is going on has a heartbeat and a ping a second.
+    assert passed > 2 * for_s, f"{host.name}: {passed} packets were delayed"
     assert dropped > 0 or passed < 100, f"{host.name}: no packet of {passed} was lost"
 
 
