@@ -19,12 +19,12 @@ demo: .venv/ready ## eight local agents, a real S3 server, a cut link: nothing i
 
 # The simulation needs processors and no clock: with the lowest priority it takes what the other suites leave, which mostly wait for clocks. Of those
 # there are four at a time, the longest first; with more of them both processors are so busy that guards run out. Each prints when it is over.
-# What comes before them, lint among it, uses one processor each.
+# The guide is built before them, since it writes into the tree.
 ROOT := $(if $(shell test "$$(id -u)" = 0 && echo root),root)
 test: .venv/ready ## everything: lint, types, unit, simulation, contract, and eight real hosts
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint system .venv/azurite/ready .venv/axe/ready
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target docs system .venv/azurite/ready .venv/axe/ready
 	@echo "suites that run side by side; each prints when it is over"
-	@$(MAKE) --no-print-directory --keep-going --jobs=5 --output-sync=target SYSTEM= simulation runs $(if $(ROOT),lab) contract $(if $(ROOT),deployment) pythons zipapp unit
+	@$(MAKE) --no-print-directory --keep-going --jobs=5 --output-sync=target SYSTEM= DOCS= simulation lint runs $(if $(ROOT),lab) contract $(if $(ROOT),deployment) pythons zipapp unit
 
 simulation: .venv/ready ## only the simulation: 5,000 fault schedules
 	nice -n 19 $(BIN)/python -m pytest --durations=5 tests/simulation
@@ -58,7 +58,8 @@ lab: .venv/ready $(SYSTEM) ## only runs on real hosts (root)
 deployment: .venv/ready $(SYSTEM) ## only roles, container and preflight on real hosts (root)
 	$(BIN)/python -m pytest --durations=10 $(DEPLOYMENT)
 
-lint: .venv/ready docs ## ruff, mypy, ansible-lint, and the guide's links
+DOCS := docs
+lint: .venv/ready $(DOCS) ## ruff, mypy, ansible-lint, and the guide's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
