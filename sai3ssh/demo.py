@@ -24,15 +24,15 @@ from .launch import Launch
 from .model import Host
 
 AGENTS = 8
-OBJECTS = 16_000
+OBJECTS = 10_000
 CUT_AT = 0.54
-CUT_S = 3.0
+CUT_S = 2.0
 VICTIM = "agent-6"
 BUCKET = "demo-bucket"
 WORKLOAD = """
 name: demo
 target: s3://{bucket}/
-duration: 8s
+duration: 6s
 concurrency: 4
 workers: 1
 s3: {{endpoint_url: "{endpoint}"}}
