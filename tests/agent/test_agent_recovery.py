@@ -233,12 +233,15 @@ class Recovery(KillingCase):
         self.stage(channel, 0, "AT_BARRIER")
         start = channel.release(self.key, "a0", 1, delay_s=2.0)
         self.kill_supervisor(channel)
-        self.assertLess(state.clock_ns(), start)
+        in_time = state.clock_ns() < start
         channel.wait_state("AT_BARRIER")
         records = self.finish(channel, 2)
-        self.assertEqual([record for record in records if record["kind"] == "lost"], [])
+        lost = [record for record in records if record["kind"] == "lost"]
+        # Where the machine is so busy that the next supervisor comes after the start, just the time until it came is lost.
+        self.assertLessEqual(len(lost), 0 if in_time else 1)
+        self.assertEqual([record["from_clock_ns"] for record in lost], [start] * len(lost))
         first = next(record for record in records if record["kind"] == "sec" and record["stage"] == 1)
-        self.assertEqual(first["from_clock_ns"], start)
+        self.assertEqual(first["from_clock_ns"], lost[0]["to_clock_ns"] if lost else start)
 
     def test_daemon_and_supervisor_killed_and_counters_lost_as_by_a_power_cut(self):
         channel, epoch = self.many(duration_s=6.0)
