@@ -170,7 +170,7 @@ class Tab:
             elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
                 found.append(" ".join(str(one.get("value", one.get("description"))) for one in params["args"]))
             elif event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-                found.append(str(params["entry"]["text"]))
+                found.append(" ".join(str(params["entry"][part]) for part in ("text", "url") if part in params["entry"]))
         return found
 
     def requests(self) -> list[str]:

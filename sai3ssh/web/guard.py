@@ -105,7 +105,9 @@ class Guard:
         # A path that begins with two slashes would be another server's.
         address = "/" + scope["raw_path"].decode("latin-1").lstrip("/").partition("?")[0] + ("?" + urlencode(query) if query else "")
         quoted = html.escape(address)
-        page = f'<!doctype html><meta http-equiv="refresh" content="0;url={quoted}"><a href="{quoted}">sai3ssh</a>'
+        # With an icon of its own, or a browser that is slow to go on asks for /favicon.ico.
+        icon = '<link rel="icon" href="data:,">'
+        page = f'<!doctype html>{icon}<meta http-equiv="refresh" content="0;url={quoted}"><a href="{quoted}">sai3ssh</a>'
         answer = HTMLResponse(page, headers={"Cache-Control": "no-store"})
         answer.set_cookie(name_of(self._token), cookie_of(self._token), httponly=True, samesite="strict", secure=scope["scheme"] == "https")
         return answer

@@ -452,6 +452,7 @@ def test_without_the_token_nobody_sees_anything(watched: Watched, tmp_path: Path
         assert welcome.status == 200
         assert re.search(r'content="0;url=/evil\.example/\?a=1"', welcome.body.decode())
         assert TOKEN.encode() not in welcome.body
+        assert b'<link rel="icon" href="data:,">' in welcome.body, "a browser that stays a moment asks for /favicon.ico, which is not there"
         cookie = welcome.headers["Set-Cookie"]
         assert TOKEN not in cookie
         assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
