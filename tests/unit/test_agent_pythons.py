@@ -59,6 +59,12 @@ def test_some_python_was_found() -> None:
     assert PYTHONS
 
 
+def failures(said: str) -> str:
+    """Of each test that failed the end, where unittest tells why."""
+    _, *found = said.split("\n" + "=" * 70 + "\n")
+    return "\n".join(one[:200] + " ... " + one[-1000:] if len(one) > 1200 else one for one in found) or said[-4000:]
+
+
 @pytest.mark.timeout(660)
 @pytest.mark.parametrize(("version", "pattern"), SUITES, ids=map(name, SUITES))
 def test_agent_tests_pass(version: str, pattern: str, tmp_path: Path, repository: Path) -> None:
@@ -76,7 +82,7 @@ def test_agent_tests_pass(version: str, pattern: str, tmp_path: Path, repository
         timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, failures(done.stderr)
     ran = re.search(r"Ran (\d+) tests", done.stderr)
     assert ran
     assert int(ran[1]) > (10 if pattern == RECOVERY else 30)
