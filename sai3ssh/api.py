@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .controller.events import Event, Records
 from .controller.rundir import RunDirectory
-from .errors import ConfigError, RunError
+from .errors import ConfigError, RunError, Sai3sshError
 from .model import Verdict
 from .protocol import Json
 
@@ -82,11 +83,12 @@ def run(
         sources = inventory if isinstance(inventory, (list, tuple)) else [inventory]
         places = [_file(source, Path(scratch) / f"inventory-{number}.yml") for number, source in enumerate(sources)]
         file = Path(_file(workload, Path(scratch) / "workload.yml"))
-        loaded = _load(file, name, policy, op_log)
-        hosts = inventories.load(places, limit)
-        waits = {"connect_timeout_s": connect_timeout_s, "start_with_available": start_with_available}
-        launch = Launch.of(loaded, hosts, Path(results_dir), skip, quiet=True, **waits)
-        directory = launch.create(loaded)
+        with _in_words_of_the_caller(Path(scratch)):
+            loaded = _load(file, name, policy, op_log)
+            hosts = inventories.load(places, limit)
+            waits = {"connect_timeout_s": connect_timeout_s, "start_with_available": start_with_available}
+            launch = Launch.of(loaded, hosts, Path(results_dir), skip, quiet=True, **waits)
+            directory = launch.create(loaded)
     watch = _Watch(on_event, on_second)
     _steer(directory, launch.archive, launch.credentials, watch)
     found = load(directory.path)
@@ -100,7 +102,7 @@ def _file(source: File | Mapping[str, Any], place: Path) -> str:
     if isinstance(source, Mapping):
         try:
             # JSON is YAML.
-            text = json.dumps(source, default=os.fspath)
+            text = json.dumps(source, default=os.fspath, indent=1)
         except (TypeError, ValueError) as error:
             remedy = "Use texts, numbers, lists and dictionaries, as a YAML file would have them"
             raise ConfigError(f"{place.stem}: {error}", remedy=remedy) from error
@@ -109,6 +111,20 @@ def _file(source: File | Mapping[str, Any], place: Path) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(f"{place.stem}: expected a file or a dictionary, found {type(source).__name__}", remedy="Give one of them")
     return os.fspath(source)
+
+
+@contextmanager
+def _in_words_of_the_caller(scratch: Path) -> Iterator[None]:
+    """Errors name a dictionary and what stands in it, not the file that it was written to."""
+    try:
+        yield
+    except Sai3sshError as error:
+        if isinstance(error, ConfigError) and error.file is not None and Path(error.file).parent == scratch:
+            place = Path(error.file)
+            near = place.read_text(encoding="utf-8").splitlines()[error.line - 1].strip(" ,:[{") if error.line is not None else ""
+            error.file, error.line, error.column = f"{place.stem}, at {near}" if near else place.stem, None, None
+        error.message = re.sub(rf"{re.escape(str(scratch))}/([\w-]+)\.yml", r"\1", error.message)
+        raise
 
 
 def _load(file: Path, name: str | None, policy: str | None, op_log: bool) -> Workload:

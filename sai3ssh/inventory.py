@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,15 @@ def _quiet() -> Iterator[list[str]]:
     os.environ.setdefault("ANSIBLE_DEVEL_WARNING", "0")
     # Another locale makes Ansible end the process.
     os.environ.setdefault("LC_ALL", "C.UTF-8")
-    text = io.StringIO()
+    # Ansible reconfigures what it writes to, which a StringIO has not, and complains of that.
+    raw = io.BytesIO()
+    text = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
     said: list[str] = []
     with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
         try:
             yield said
         finally:
-            said += [line for line in text.getvalue().splitlines() if line.strip()]
+            said += [line for line in raw.getvalue().decode("utf-8", "replace").splitlines() if line.strip()]
 
 
 def _first_line(said: list[str]) -> str:
@@ -85,7 +88,9 @@ def _ansible(sources: Sequence[str]) -> tuple[Any, Any]:
     # Ansible's signatures; from 2.19 on, what plugins raised comes as an exception.
     Display.warning = lambda self, msg, *_, **__: collected.append(str(msg))  # noqa: ARG005
     Display.error_as_warning = lambda self, msg, exception, **_: collected.append(f"{msg} {exception}")  # noqa: ARG005
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        # It warns where it is called a second time in a process.
+        warnings.simplefilter("ignore")
         init_plugin_loader()
     try:
         loader = DataLoader()

@@ -146,6 +146,16 @@ def test_mistakes_are_typed_errors(tmp_path: Path) -> None:
         sai3ssh.run({**workload, "matrix": {"seed": [1, 2]}}, inventory=hosts)
     with pytest.raises(ConfigError, match=r"inventory-0: expected .*, not set\. Use texts, numbers"):
         sai3ssh.run({**workload, "name": Path("n")}, inventory={"all": {"hosts": {1, 2}}})
+    # What stands in a dictionary is named, not the file that Ansible and the compiler read it from.
+    for wrong, said in (
+        ({**workload, "tarket": {}}, "workload, at \"tarket\": {}: unknown key 'tarket'; did you mean 'target'?"),
+        ({**workload, "duration": "1 fortnight"}, 'workload, at "duration": "1 fortnight": duration: expected '),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            sai3ssh.run(wrong, inventory=hosts)
+        assert str(caught.value).startswith(said)
+    with pytest.raises(InventoryError, match=r"^inventory inventory-0 has no hosts\. Try"):
+        sai3ssh.run(workload, inventory={"all": {}})
     with pytest.raises(ConfigError, match="workload: expected a file or a dictionary, found list"):
         sai3ssh.run([workload], inventory=hosts)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
