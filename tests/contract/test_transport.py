@@ -195,9 +195,12 @@ def test_close_wakes_a_recv_in_another_thread(connection: Connection) -> None:
 
 
 def test_probe_says_yes_at_once(host: Host) -> None:
-    began = time.monotonic()
-    assert transport_for(host).probe(threading.Event(), 5)
-    assert time.monotonic() - began < 0.4
+    took_s = []
+    for _ in range(3):
+        transport, began = transport_for(host), time.monotonic()
+        assert transport.probe(threading.Event(), 5)
+        took_s.append(time.monotonic() - began)
+    assert min(took_s) < 0.4, "one of three may meet a busy machine"
 
 
 # --- SSH: what goes wrong -----------------------------------------------------------------------------------------------------------------
