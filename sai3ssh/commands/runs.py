@@ -71,7 +71,11 @@ def run(
     skip: Skip = None,
     series: Annotated[
         Path | None,
-        typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
+        typer.Option(
+            "--continue",
+            help="Of a file with a matrix: go on with the series in this directory, beside its runs.",
+            show_default=False,
+        ),
     ] = None,
     web: Web = False,
     listen: Listen = None,
@@ -101,6 +105,9 @@ def run(
         raise ConfigError(
             f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
         )
+    if series is not None and series.resolve().parent != results_dir.resolve():
+        # Its runs are beside it.
+        results_dir = series.resolve().parent
     pause_s = config.seconds(pause, "--pause")
     waits = {"connect_timeout_s": connect_timeout, "start_with_available": start_with_available}
     launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json, **waits)
