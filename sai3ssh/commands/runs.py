@@ -301,12 +301,14 @@ def credentials_of(directory: RunDirectory) -> dict[str, Any] | None:
     from ..config import credentials
     from ..errors import ConfigError
 
-    workload = directory.path / "config.yaml"
+    workload, plan = directory.path / "config.yaml", directory.contents().plan
     if workload.is_file():
         try:
-            return credentials.find(config.load(workload), os.environ)
+            loaded = config.load(workload)
+            # The settings of a replay do not say where to; its command did.
+            loaded.keys.target = next((stage.replay.target for stage in plan.stages if stage.replay is not None), loaded.keys.target)
+            return credentials.find(loaded, os.environ)
         except ConfigError as error:
             # It is about variables that this shell has not, say: no reason to leave a run alone, whose plan is known.
             err(f"notice: credentials are looked for in the environment only: {error}")
-    plan = directory.contents().plan
     return credentials.of_plan(plan, os.environ) if plan.needs_credentials else None
