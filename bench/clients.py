@@ -42,7 +42,6 @@ from sai3ssh.model import (
     Target,
     to_json,
 )
-from sai3ssh.protocol import Json
 
 CREDENTIALS = {"access_key": "AKIDEXAMPLE", "secret_key": "not-a-secret-of-anyone"}
 BATCH = 2000
@@ -163,13 +162,17 @@ def run_agent(load: Load) -> None:
     run_plan(*plan_of(load, 3600))
 
 
+def submit(directory: str | Path, plan: Plan, assignment: Assignment) -> None:
+    """Writes the plan as the daemon does."""
+    key = {"run_id": plan.run_id, "generation": 1, "controller": "bench", "sequence": 0}
+    epoch = {"epoch": "e", "run_id": plan.run_id, "agent_id": "a0", "generation": 1, "version": "", "digest": "", "plan_sha256": ""}
+    state.write_json(f"{directory}/plan.json", {"plan": to_json(plan), "assignment": to_json(assignment), "key": key, "epoch": epoch})
+
+
 def run_plan(plan: Plan, assignment: Assignment) -> bytes:
     """An agent's whole run; its journal."""
     with tempfile.TemporaryDirectory(prefix=f"bench-agent-{os.getpid()}-") as directory:
-        key = {"run_id": plan.run_id, "generation": 1, "controller": "bench", "sequence": 0}
-        epoch = {"epoch": "e", "run_id": plan.run_id, "agent_id": "a0", "generation": 1, "version": "", "digest": "", "plan_sha256": ""}
-        submitted: Json = {"plan": to_json(plan), "assignment": to_json(assignment), "key": key, "epoch": epoch}
-        state.write_json(f"{directory}/plan.json", submitted)
+        submit(directory, plan, assignment)
         SelfReleased(directory, {"credentials": {**CREDENTIALS, "session_token": None}}).run()
         return Path(directory, "journal.ndjson").read_bytes()
 

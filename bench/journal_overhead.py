@@ -32,10 +32,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.clients import CREDENTIALS
+from bench.clients import CREDENTIALS, SelfReleased, submit
 from bench.controller_load import OBJECT, cpu_s, s3_server
 from sai3ssh.agent import state
-from sai3ssh.agent.supervisor import Supervisor
 from sai3ssh.model import (
     OPERATIONS,
     Assignment,
@@ -47,7 +46,6 @@ from sai3ssh.model import (
     Stage,
     StageKind,
     Target,
-    to_json,
 )
 from sai3ssh.protocol import Json, decode_record
 
@@ -67,21 +65,14 @@ class Sample:
     operations: int
 
 
-class Alternating(Supervisor):
-    """Releases itself, and journals its seconds in every other block only."""
+class Alternating(SelfReleased):
+    """Journals its seconds in every other block only."""
 
     def __init__(self, directory: str, init: Json, block_s: int) -> None:
         super().__init__(directory, init)
         self.samples: list[Sample] = []
         self._block_s = block_s
         self._seconds = 0
-
-    def _become(self, name: str) -> None:
-        super()._become(name)
-        if name == "READY":
-            start_ns = state.clock_ns() + 200_000_000
-            self._release.release_self(start_ns)
-            self._start_stage(0, start_ns)
 
     def _second(self) -> None:
         if self._stage is None:
@@ -116,8 +107,8 @@ def run_agent(directory: str, block_s: int, answer: str) -> None:
     Path(answer).write_text(json.dumps([asdict(sample) for sample in agent.samples]))
 
 
-def submit(directory: Path, url: str, seconds: int) -> None:
-    """Writes the plan as the daemon does."""
+def plan_of(url: str, seconds: int) -> Plan:
+    """One execute stage of three operations."""
     uri = "s3://bucket/prefix/"
     size = SizeSpec("fixed", len(OBJECT), len(OBJECT))
     mix = (
@@ -125,7 +116,7 @@ def submit(directory: Path, url: str, seconds: int) -> None:
         OperationSpec("put", 20, uri + "new/", size=size),
         OperationSpec("stat", 20, uri, "prepared"),
     )
-    plan = Plan(
+    return Plan(
         f"journal-overhead-{uuid.uuid4().hex[:8]}",
         "journal-overhead",
         Target("s3", url),
@@ -134,17 +125,14 @@ def submit(directory: Path, url: str, seconds: int) -> None:
         workers=1,
         error_limits=ErrorLimits(0, 0.0, 1.0),
     )
-    assignment = Assignment("a0", 0, 1, {"prepared": ((0, OBJECTS),)})
-    key = {"run_id": plan.run_id, "generation": 1, "controller": "bench", "sequence": 0}
-    epoch = {"epoch": "e", "run_id": plan.run_id, "agent_id": "a0", "generation": 1, "version": "", "digest": "", "plan_sha256": ""}
-    state.write_json(str(directory / "plan.json"), {"plan": to_json(plan), "assignment": to_json(assignment), "key": key, "epoch": epoch})
 
 
 def measure(directory: Path, pairs: int, block_s: int) -> list[Sample]:
     """The samples of one agent's run; raises when it met an error, or journalled other seconds than it was to."""
     blocks = 2 * pairs
     with s3_server() as url:
-        submit(directory, url, WARM_UP_S + blocks * block_s + 2)
+        assignment = Assignment("a0", 0, 1, {"prepared": ((0, OBJECTS),)})
+        submit(directory, plan_of(url, WARM_UP_S + blocks * block_s + 2), assignment)
         answer = directory / "samples.json"
         process = multiprocessing.get_context("fork").Process(target=run_agent, args=(str(directory), block_s, str(answer)))
         process.start()

@@ -129,7 +129,7 @@ def tune(
     path.mkdir(parents=True)
     made = bool(keys.prepare.ensure_objects)
     entries: list[Json] = []
-
+    began: list[RunDirectory] = []
     warmup_s = max(keys.warmup_period, keys.ramp_up)
 
     def once(
@@ -144,6 +144,7 @@ def tune(
             **values,
         }
         directory = tools.create(config.varied(workload, given), change)
+        began.append(directory)
         code = tools.steer(directory)
         if code != Verdict.COMPLETE.exit_code:
             raise RunError(f"run {directory.path.name} is not COMPLETE", exit_code=code, remedy=f"See {directory.path / 'STATUS.txt'}")
@@ -168,7 +169,7 @@ def tune(
             once([{"name": "prepare", "type": "prepare"}])
         found = search(settings, trial, most)
     except BaseException:
-        if cleans:
+        if cleans and began:
             err("The prepared objects are still there; `sai3ssh run` of the file with cleanup_only: true in prepare deletes them")
         raise
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from .controller.rundir import RunDirectory
+from .controller.rundir import STEERED, RunDirectory
 from .errors import ConfigError, Permanent, Superseded
 from .plain import plain
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .protocol import Json
     from .ui.views import View
 
-USAGE, UNREADY, SUPERSEDED, REGRESSED, INTERRUPTED = 2, 5, 6, 7, 130
+USAGE, UNREADY, REGRESSED, INTERRUPTED = 2, 5, 7, 130
 HANDOVER_S = 20.0
 """How long the controller that is taken over has to let go."""
 SHOWN = 5
@@ -217,7 +217,7 @@ def finish(controller: RunController, view: View, *, as_json: bool, summary: boo
         view.close()
         controller.left = True
         err(f"sai3ssh: {superseded}")
-        return SUPERSEDED
+        return STEERED
     except Permanent as error:
         view.close()
         controller.left = True

@@ -143,6 +143,8 @@ class Journal:
         """Replaces the waiting second summaries by one gap record with their totals."""
         gap: Optional[Record] = None
         kept: Deque[Waiting] = collections.deque()
+        # What is being written counts, too: it may come back.
+        self._pending_bytes -= sum(len(line) for _, line, _ in self._pending)
         for record, line, callback in self._pending:
             if record["kind"] not in ("sec", "gap") or callback is not None:
                 kept.append((record, line, callback))
@@ -158,7 +160,7 @@ class Journal:
             gap["done"] = record["done"]
         self._written += len(self._pending) - len(kept)
         self._pending = collections.deque((record, line or encode_fields(record), callback) for record, line, callback in kept)
-        self._pending_bytes = sum(len(line) for _, line, _ in self._pending)
+        self._pending_bytes += sum(len(line) for _, line, _ in self._pending)
 
     def _write_loop(self) -> None:
         while True:

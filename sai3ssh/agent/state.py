@@ -153,7 +153,7 @@ def connect(directory: str, name: str, timeout_s: float = 5.0) -> socket.socket:
 
 
 def ask(sock: socket.socket, message: bytes) -> Any:
-    """The answer to the first message on a connection. Raises OSError."""
+    """The answer to a message, on a connection on which nothing else is under way. Raises OSError."""
     sock.sendall(message)
     answer = b""
     while not answer.endswith(b"\n"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,18 +31,13 @@ def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-Run = Annotated[
-    str,
-    typer.Argument(
-        help="Run directory, or the id of a run below --results-dir or its beginning.", show_default=False, autocompletion=known_runs
-    ),
-]
-Runs = Annotated[
-    list[str],
-    typer.Argument(
-        help="Run directories, or ids of runs below --results-dir or their beginnings.", show_default=False, autocompletion=known_runs
-    ),
-]
+def named_runs(text: str) -> Any:
+    """The argument that names runs, with its help."""
+    return typer.Argument(help=text, show_default=False, autocompletion=known_runs)
+
+
+Run = Annotated[str, named_runs("Run directory, or the id of a run below --results-dir or its beginning.")]
+Runs = Annotated[list[str], named_runs("Run directories, or ids of runs below --results-dir or their beginnings.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 Policy = Annotated[

@@ -22,7 +22,7 @@ from .options import (
     TokenFile,
     find,
     find_all,
-    known_runs,
+    named_runs,
     sources,
 )
 
@@ -69,11 +69,7 @@ def show_results(run: Run, results_dir: ResultsDir = RESULTS_DIR, as_json: AsJso
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            help="Run directory, or the id of a run below --results-dir or its beginning; directory of a matrix; or several runs.",
-            show_default=False,
-            autocompletion=known_runs,
-        ),
+        named_runs("Run directory, or the id of a run below --results-dir or its beginning; directory of a matrix; or several runs."),
     ],
     output: Annotated[
         Path | None,
@@ -188,14 +184,7 @@ def export(
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Run directories or ids of runs: two, or several a side with the word vs between the sides.",
-            show_default=False,
-            autocompletion=known_runs,
-        ),
-    ],
+    runs: Annotated[list[str], named_runs("Run directories or ids of runs: two, or several a side with the word vs between the sides.")],
     fail_if: Annotated[
         list[str] | None,
         typer.Option(

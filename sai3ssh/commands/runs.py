@@ -71,7 +71,11 @@ def run(
     skip: Skip = None,
     series: Annotated[
         Path | None,
-        typer.Option("--continue", help="Of a file with a matrix: go on with the series in this directory.", show_default=False),
+        typer.Option(
+            "--continue",
+            help="Of a file with a matrix: go on with the series in this directory, beside its runs.",
+            show_default=False,
+        ),
     ] = None,
     web: Web = False,
     listen: Listen = None,
@@ -101,6 +105,9 @@ def run(
         raise ConfigError(
             f"--continue is for workload files with a matrix, and {workload} has none", remedy="`sai3ssh resume` goes on with a run"
         )
+    if series is not None and series.resolve().parent != results_dir.resolve():
+        # Its runs are beside it.
+        results_dir = series.resolve().parent
     pause_s = config.seconds(pause, "--pause")
     waits = {"connect_timeout_s": connect_timeout, "start_with_available": start_with_available}
     launch = Launch.of(loaded, hosts, results_dir, skip or (), as_json=as_json, **waits)
@@ -294,12 +301,14 @@ def credentials_of(directory: RunDirectory) -> dict[str, Any] | None:
     from ..config import credentials
     from ..errors import ConfigError
 
-    workload = directory.path / "config.yaml"
+    workload, plan = directory.path / "config.yaml", directory.contents().plan
     if workload.is_file():
         try:
-            return credentials.find(config.load(workload), os.environ)
+            loaded = config.load(workload)
+            # The settings of a replay do not say where to; its command did.
+            loaded.keys.target = next((stage.replay.target for stage in plan.stages if stage.replay is not None), loaded.keys.target)
+            return credentials.find(loaded, os.environ)
         except ConfigError as error:
             # It is about variables that this shell has not, say: no reason to leave a run alone, whose plan is known.
             err(f"notice: credentials are looked for in the environment only: {error}")
-    plan = directory.contents().plan
     return credentials.of_plan(plan, os.environ) if plan.needs_credentials else None

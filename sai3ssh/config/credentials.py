@@ -57,6 +57,7 @@ def of_plan(plan: Plan, environ: Mapping[str, str]) -> Secret | None:
     if plan.target.engine != "obstore":
         return of_environment(environ)
     targets = [p.target for p in plan.populations] + [op.target for stage in plan.stages for op in stage.operations]
+    targets += [stage.replay.target for stage in plan.stages if stage.replay is not None]
     return _of_azure(environ, plan.target.account) if any(uri.startswith("az://") for uri in targets) else _of_google(environ)
 
 

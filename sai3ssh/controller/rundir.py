@@ -21,7 +21,7 @@ from ..protocol import Json
 from .eventlog import read
 
 STEERED = 6
-"""The exit code of who wanted a run that another controller has."""
+"""The exit code of who wants a run that another controller has, or has taken over."""
 LOCK_S = 0.5
 """Who only looks whether somebody has a run holds its lock for a moment."""
 

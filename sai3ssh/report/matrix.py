@@ -71,12 +71,18 @@ def matrix(content: Json, directories: Sequence[Sequence[Path]], series: Json, b
 def _runs(entry: Json, directories: Sequence[Path], beside: Path) -> list[Json]:
     """Those that ended first, in their order: rows name them by it."""
     known = {run["run_id"]: run for run in entry["each"]}
-    where = {path.name: path for path in directories}
+    where = {_run_id(path): path for path in directories}
     rest = [name for name in where if name not in known]
     return [
         {"run_id": name, **(known.get(name) or NOT_ENDED), "report": _address(where[name], beside) if name in where else None}
         for name in (*known, *rest)
     ]
+
+
+def _run_id(run: Path) -> str:
+    """Its directory may have another name by now."""
+    plan = run / "plan.json"
+    return str(json.loads(plan.read_text(encoding="utf-8"))["run_id"]) if plan.is_file() else run.name
 
 
 def _address(run: Path, beside: Path) -> str | None:

@@ -55,6 +55,16 @@ class Window(unittest.TestCase):
         self.addCleanup(os.close, self.window._daemon.in_fd)
         self.assertEqual(self.ask(cmd="submit")["error"]["type"], "Transient")
 
+    def test_an_old_daemon_that_another_controller_has_just_retired_is_no_error(self):
+        for end in (socket.SHUT_WR, socket.SHUT_RDWR):
+            mine, daemons = socket.socketpair()
+            daemons.shutdown(end)
+            build = {"version": "1", "digest": "d"}
+            with mock.patch.object(self.window, "_connect_daemon") as connect:
+                self.window._replace_daemon(mine, build, build)
+            connect.assert_called_once()
+            daemons.close()
+
     def test_a_command_that_fills_the_socket_arrives_whole(self):
         mine, daemons = socket.socketpair()
         self.addCleanup(daemons.close)

@@ -157,6 +157,27 @@ class FullDisk(Base):
         self.assertEqual(total["get"][6], 199)
         self.assertEqual(sum(r["errors"]["get"]["http_503"] for r in records if r["kind"] in ("sec", "gap")), 200)
 
+    def test_what_is_being_written_counts_towards_the_limit(self):
+        journal = Journal(self.path, boot="b")
+        begun, go_on = threading.Event(), threading.Event()
+        write = journal._write
+
+        def hang(data):
+            begun.set()
+            go_on.wait(10)
+            write(data)
+
+        with mock.patch.object(journal_module, "PENDING_LIMIT", 4000), mock.patch.object(journal, "_write", hang):
+            journal.append("sec", self.sec(0))
+            self.assertTrue(begun.wait(10))
+            for n in range(1, 100):
+                journal.append("sec", self.sec(n))
+            self.assertLess(journal._pending_bytes, 4001)
+            go_on.set()
+            self.assertTrue(journal.flush(10))
+        self.assertEqual(journal._pending_bytes, 0, "a limit that folding has raised")
+        journal.close()
+
     def test_reserve_is_refused_when_there_is_no_room(self):
         journal = Journal(self.path, boot="b")
         free = os.statvfs(self._directory.name)

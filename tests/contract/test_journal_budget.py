@@ -16,21 +16,9 @@ from unittest import mock
 import pytest
 
 from bench import load_results
-from sai3ssh.agent import state
+from bench.clients import run_plan
 from sai3ssh.agent.nullserver import NullServer
-from sai3ssh.agent.supervisor import Supervisor
-from sai3ssh.model import (
-    Assignment,
-    ErrorLimits,
-    OperationSpec,
-    Plan,
-    Population,
-    SizeSpec,
-    Stage,
-    StageKind,
-    Target,
-    to_json,
-)
+from sai3ssh.model import Assignment, ErrorLimits, OperationSpec, Plan, Population, SizeSpec, Stage, StageKind, Target
 from sai3ssh.protocol import decode_record
 
 BUDGET_BYTES = 1024
@@ -44,17 +32,6 @@ NOT_ALWAYS = {
 
 Record = dict[str, Any]
 FORK = multiprocessing.get_context("fork")
-
-
-class Released(Supervisor):
-    """Begins without a controller."""
-
-    def _become(self, name: str) -> None:
-        super()._become(name)
-        if name == "READY":
-            start_ns = state.clock_ns()
-            self._release.release_self(start_ns)
-            self._start_stage(0, start_ns)
 
 
 def plan(url: str) -> Plan:
@@ -90,32 +67,22 @@ class Slow:
         return getattr(self._real, name)
 
 
-def run_agent(directory: str) -> None:
+def run_agent(url: str, journal: str) -> None:
     """The agent, in a process group of its own as the daemon starts it."""
     os.setsid()
-    Released(directory, {"credentials": {"access_key": "a", "secret_key": "b", "session_token": None}}).run()
+    Path(journal).write_bytes(run_plan(plan(url), Assignment("a0", 0, 1, {"prepared": ((0, 1000),)})))
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The journal of an agent that was at work for 10 s."""
-    directory = tmp_path_factory.mktemp("agent")
+    journal = tmp_path_factory.mktemp("agent") / "journal.ndjson"
     server = NullServer()
     serving = FORK.Process(target=server.serve, args=(lambda: True,), daemon=True)
     with mock.patch.object(server, "_poller", Slow(server)):
         serving.start()
     try:
-        mine = plan(server.url)
-        key = {"run_id": mine.run_id, "generation": 1, "controller": "test", "sequence": 0}
-        epoch = {"epoch": "e", "run_id": mine.run_id, "agent_id": "a0", "generation": 1, "version": "", "digest": "", "plan_sha256": ""}
-        told = {
-            "plan": to_json(mine),
-            "assignment": to_json(Assignment("a0", 0, 1, {"prepared": ((0, 1000),)})),
-            "key": key,
-            "epoch": epoch,
-        }
-        state.write_json(str(directory / "plan.json"), told)
-        agent = FORK.Process(target=run_agent, args=(str(directory),))
+        agent = FORK.Process(target=run_agent, args=(server.url, str(journal)))
         agent.start()
         agent.join(120.0)
         assert agent.exitcode == 0
@@ -123,7 +90,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
         serving.kill()
         serving.join()
         server._listener.close()
-    return (directory / "journal.ndjson").read_bytes().splitlines(keepends=True)
+    return journal.read_bytes().splitlines(keepends=True)
 
 
 def test_an_agent_second_takes_at_most_1_kib(lines: list[bytes]) -> None:

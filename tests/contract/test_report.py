@@ -268,6 +268,23 @@ def test_the_numbers_of_a_plot_can_be_copied_and_many_shades_are_one(page: Tab) 
     assert tab.evaluate("csv(['a'], [['=1+1'], ['x,\"y\"'], [null], [-2]])") == 'a\r\n\'=1+1\r\n"x,""y"""\r\n\r\n-2\r\n'
 
 
+LATER = """
+new Promise((go) => {
+  const page = Object.assign(Object.create(Shell.prototype), { waiting: new Set() });
+  const found = [];
+  const one = { refresh: () => found.push('drawn') };
+  window.addEventListener('error', (event) => found.push(event.message));
+  page.later(one);
+  page.later(one);
+  requestIdleCallback(() => requestIdleCallback(() => go(found)));
+})
+"""
+
+
+def test_a_plot_that_changes_before_it_was_drawn_is_drawn_once(browser: Browser, run: Path) -> None:
+    assert opened(browser, run).evaluate(LATER) == ["drawn"]
+
+
 def test_there_are_no_barriers(browser: Browser, run: Path) -> None:
     tab = opened(browser, run)
     tab.evaluate("['throughput', 'heat'].forEach((id) => document.getElementById(`${id}-as-table`).click())")

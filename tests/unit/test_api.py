@@ -138,7 +138,7 @@ def test_mistakes_are_typed_errors(tmp_path: Path) -> None:
         sai3ssh.run(tmp_path / "none.yml", inventory=hosts)
     with pytest.raises(InventoryError, match="does not exist"):
         sai3ssh.run(workload, inventory=tmp_path / "none.yml")
-    with pytest.raises(ConfigError, match="policy 'brave' is none"):
+    with pytest.raises(ConfigError, match=r"policy: expected 'fail_fast', .*, found 'brave'"):
         sai3ssh.run(workload, inventory=hosts, policy="brave")
     with pytest.raises(ConfigError, match=r"name: expected 1 to 40 letters, .*, found '\.\./x'"):
         sai3ssh.run(workload, inventory=hosts, name="../x")

@@ -205,6 +205,16 @@ def test_what_was_tried_is_kept_when_a_run_fails(tmp_path: Path, capsys: pytest.
     assert content["best"] is None
 
 
+def test_nothing_is_said_to_be_left_where_nothing_was_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Refused(Runs):
+        def create(self, workload: Workload, change: Callable[[Plan], Plan]) -> RunDirectory:
+            raise RunError("preflight failed", exit_code=5)
+
+    with pytest.raises(RunError, match="preflight failed"):
+        go(tmp_path, Refused(tmp_path))
+    assert "still there" not in capsys.readouterr().err
+
+
 def test_a_demand_that_nothing_keeps_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no setting is good: none keeps get.p99 < 10us"):
         go(tmp_path, Runs(tmp_path), under=("get.p99 < 10us",))

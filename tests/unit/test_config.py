@@ -23,8 +23,10 @@ from sai3ssh.model import (
     OperationSpec,
     Plan,
     Ranges,
+    Replay,
     SizeSpec,
     Spread,
+    Stage,
     StageKind,
     Steady,
     Target,
@@ -760,6 +762,17 @@ def test_a_run_is_taken_up_in_a_shell_without_the_variables_of_its_file(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
     assert credentials_of(made) == {"access_key": "AK", "secret_key": "SK", "session_token": None}
     assert "BUCKET_OF_MINE" in capsys.readouterr().err
+
+
+def test_a_replay_is_taken_up_with_the_credentials_that_its_settings_name(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("[default]\naws_access_key_id = AK\naws_secret_access_key = SK\n")
+    settings = tmp_path / "s.yml"
+    settings.write_text(f"s3: {{endpoint_url: 'http://s3', credentials_file: {tmp_path}/keys}}\n")
+    loaded = config.replay_settings(settings, "s3://bench/x/")
+    stage = Stage("replay", StageKind.REPLAY, 1, replay=Replay("s3://bench/x/", ("get",), 1, 0, 1))
+    plan, assignments = compile_plan(loaded, "r", [Host("a", "a")], needs_credentials=True, replay=[stage])
+    made = RunDirectory.create(tmp_path, plan, assignments, [Host("a", "a")], loaded.document.text)
+    assert credentials_of(made) == {"access_key": "AK", "secret_key": "SK", "session_token": None}
 
 
 def test_very_many_problems_are_not_all_told(tmp_path: Path) -> None:

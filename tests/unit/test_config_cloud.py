@@ -10,7 +10,7 @@ import pytest
 from sai3ssh import config
 from sai3ssh.config import credentials
 from sai3ssh.errors import ConfigError
-from sai3ssh.model import Host, Plan
+from sai3ssh.model import Host, Plan, Replay, Stage, StageKind
 from sai3ssh.preflight import demand
 
 TEXT = "target: {uri}\nconcurrency: 8\nworkers: 1\nworkload:\n- {{op: put, path: n/, weight: 1, object_size: 64MiB}}\n"
@@ -47,6 +47,14 @@ def test_azure_takes_a_key_before_a_token_and_the_files_account_before_the_envir
     assert credentials.find(loaded, {"AZURE_STORAGE_ACCOUNT": "env"}) is None
     with pytest.raises(ConfigError, match="AZURE_STORAGE_KEY is set, but no storage account"):
         credentials.find(loaded, {"AZURE_STORAGE_KEY": "a2V5"})
+
+
+def test_a_plan_that_replays_says_whose_credentials_it_needs(tmp_path: Path) -> None:
+    loaded = config.replay_settings(None, "az://con/x/")
+    stage = Stage("replay", StageKind.REPLAY, 1, replay=Replay("az://con/x/", ("get",), 1, 0, 1))
+    made, _ = config.compile_plan(loaded, "r", HOSTS, replay=[stage])
+    environ = {"AZURE_STORAGE_ACCOUNT": "a", "AZURE_STORAGE_SAS_TOKEN": "sig=s"}
+    assert credentials.of_plan(made, environ) == {"account": "a", "account_key": None, "sas_token": "sig=s"}
 
 
 @pytest.mark.parametrize("scheme", ["gs", "gcs"])

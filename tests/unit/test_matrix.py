@@ -17,6 +17,7 @@ from sai3ssh.cli import app
 from sai3ssh.config import Combination
 from sai3ssh.controller.rundir import RunDirectory
 from sai3ssh.errors import ConfigError, RunError
+from sai3ssh.launch import Launch
 from sai3ssh.matrix import Series, run
 from sai3ssh.model import Host
 from sai3ssh.results import matrix as results
@@ -180,6 +181,23 @@ def test_a_series_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
         Series.go_on(series.path, combinations[:2])
     with pytest.raises(ConfigError, match="is no directory of a matrix"):
         Series.go_on(tmp_path, combinations)
+
+
+def test_a_series_goes_on_beside_its_runs_whatever_the_results_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+
+    def of(_workload: Any, _hosts: Any, results_dir: Path, *_: Any, **_options: Any) -> Any:
+        places.append(results_dir)
+        raise ConfigError("that is enough")
+
+    monkeypatch.setattr(Launch, "of", of)
+    monkeypatch.chdir(tmp_path)
+    series = Series.begin(tmp_path / "elsewhere", "x", load(tmp_path, "matrix: {concurrency: [1, 2]}"))
+    series.note()
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {a: {ansible_connection: local}}}")
+    CliRunner().invoke(app, ["run", "w.yml", "-i", "hosts.yml", "--continue", str(series.path)])
+    CliRunner().invoke(app, ["run", "w.yml", "-i", "hosts.yml", "--results-dir", "elsewhere", "--continue", str(series.path)])
+    assert places == [tmp_path / "elsewhere", Path("elsewhere")]
 
 
 def test_what_has_been_read_of_a_series_is_not_read_again_after_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,16 @@ def test_a_run_that_is_gone_leaves_its_figures_as_they_were(series: Path) -> Non
     assert found["combinations"][0]["reasons"][-1] == "run a2 is not there: its figures are as they were noted"
 
 
+def test_a_run_whose_directory_was_renamed_is_told_once(series: Path) -> None:
+    before, after = series.parent / "b #1", series.parent / "after"
+    before.rename(after)
+    (told_of,) = matrix.document_of_runs([series.parent / "a1", after], series.parent)["combinations"]
+    assert [(one["run_id"], one["verdict"], one["report"]) for one in told_of["runs"]] == [
+        ("a1", "COMPLETE", None),
+        ("b #1", "COMPLETE", "after/report.html"),
+    ]
+
+
 def test_the_command_knows_a_series_by_its_name_and_runs_of_one_plan(
     series: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,8 +164,9 @@ class Shell {
 
   /** Makes what nobody looks at yet while the browser has nothing else to do. */
   later(chart) {
+    const begun = this.waiting.size > 0;
     this.waiting.add(chart);
-    if (this.waiting.size > 1) return;
+    if (begun) return;
     const idle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
     const next = () => {
       const [one] = this.waiting;
