@@ -669,6 +669,50 @@ class Loop(Case):
         os.close(read_fd)
         os.close(write_fd)
 
+    def test_an_idle_connection_that_is_closed_just_as_it_is_taken_ends_nothing(self):
+        """Its next request is made, and has not left, when the close is looked at: a load balancer ends what is idle all at once."""
+        both, others = threading.Barrier(2), []
+
+        def script(client, request, number):
+            if number < 6:
+                # Two connections, each with several requests.
+                both.wait(10)
+                return response(b"abc")
+            if number == 6:
+                for other in server._clients:
+                    if other is not client:
+                        other.shutdown(socket.SHUT_RDWR)
+                        others.append(other)
+                return response(b"abc", headers=("Connection: close",))
+            return response(b"abc")
+
+        class Poller:
+            """Gives both events in one turn, the response first."""
+
+            def __init__(self, poller):
+                self.register, self.modify, self.unregister = poller.register, poller.modify, poller.unregister
+                self.fileno, self._poll, self.held = poller.fileno, poller.poll, True
+
+            def poll(self, timeout_s, most):
+                events = self._poll(timeout_s, most)
+                if not self.held:
+                    return events
+                if len(events) < 2:
+                    return []
+                self.held = False
+                busy = [fd for fd, _ in events if engine._connections[fd].task is not None]
+                return sorted(events, key=lambda event: event[0] not in busy)
+
+        with Server(script) as server:
+            engine, root = self.engine(server)
+            engine.run(CountingWork(task(root, GET, size=3) for _ in range(6)), 2)
+            engine._poller = Poller(engine._poller)
+            work = CountingWork(task(root, GET, size=3) for _ in range(2))
+            engine.run(work, 1)
+            self.assertFalse(engine._poller.held)
+        self.assertEqual((len(work.dones), work.failures, len(others)), (2, [], 1))
+        self.assertEqual(work.requests, len(server.requests) - 6)
+
     def test_an_error_in_control_ends_the_run(self):
         read_fd, write_fd = os.pipe()
         os.write(write_fd, b"x")

@@ -360,9 +360,11 @@ class S3Engine:
         """Does what an event of a connection asks for."""
         task = connection.task
         if task is None:
-            # Nothing is expected on an idle connection: the server has closed it.
-            connection.endpoint.idle.remove(connection)
-            self._drop(connection)
+            # Nothing is expected on an idle connection: the server has closed it. One that was taken in this turn is no longer idle: its
+            # request is about to leave, and the poller tells again.
+            if connection in connection.endpoint.idle:
+                connection.endpoint.idle.remove(connection)
+                self._drop(connection)
             return
         try:
             if connection.phase <= HANDSHAKE:
