@@ -14,7 +14,7 @@ import unittest.mock
 from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Kept, RepeatedTask
+from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Kept, RepeatedTask, Task
 from sai3ssh.agent.engines.connection import Connection
 from sai3ssh.agent.engines.endpoint import EndpointMap
 from sai3ssh.agent.engines.sigv4 import Credentials
@@ -228,6 +228,46 @@ class Good(Case):
             self.addCleanup(made.close)
             with self.assertRaisesRegex(TargetError, "AccessDenied: for nobody"):
                 made.check()
+
+
+class Dates(Case):
+    """The host was suspended, or its clock was set: the date that requests keep for a minute is no longer that of the clock."""
+
+    def test_what_was_signed_before_is_signed_anew(self):
+        skewed = error(403, "RequestTimeTooSkewed")
+        for kind, op, answer in ((RepeatedTask, GET, skewed), (RepeatedTask, GET, response(b"", 403)), (Task, PUT, skewed)):
+            with self.subTest(op=op, answer=answer):
+                self.suspend(kind, op, answer)
+
+    def suspend(self, kind, op, answer):
+        clock, together, kept = [1_700_000_000.0], threading.Barrier(4), Kept(1)
+        well = response(b"abc" if op == GET else b"")
+
+        def script(client, request, number):
+            if number < 4:
+                return well
+            if number < 8:
+                # All four are under way.
+                together.wait(10)
+                clock[0] = 1_700_001_000.0
+            return answer if request.headers["x-amz-date"] == "20231114T221320Z" else well
+
+        with Server(script) as server:
+            engine, root = self.engine(server)
+            root.endpoint.signer._clock = lambda: clock[0]
+            tasks = [kind(op, root, "k", 3, 0, CONTENT, 0) for _ in range(12)]
+            for made in tasks:
+                if kind is RepeatedTask:
+                    made.kept = kept
+            work = CountingWork(tasks)
+            engine.run(work, 4)
+        self.assertEqual((len(work.dones), work.failures, server.unsigned), (12, [], []))
+        self.assertEqual(work.retries, [("http_403", True)] * 4)
+        self.assertEqual(work.requests, len(server.requests))
+
+    def test_a_clock_that_is_wrong_fails_the_operation(self):
+        work, server = self.perform(lambda c, r, n: error(403, "RequestTimeTooSkewed"), (GET, {"size": 3}))
+        self.assertEqual((self.classes(work), work.retries, len(server.requests)), (["http_403"], [], 1))
 
 
 class Region(Case):
