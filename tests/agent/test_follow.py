@@ -1,6 +1,7 @@
 """A controller's window, when what is behind it goes away."""
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -11,6 +12,7 @@ from unittest import mock
 
 from sai3ssh.agent import follow
 from sai3ssh.agent.lines import Lines
+from sai3ssh.protocol import encode_record
 
 
 def gone():
@@ -54,6 +56,27 @@ class Window(unittest.TestCase):
         self.window._daemon = gone()
         self.addCleanup(os.close, self.window._daemon.in_fd)
         self.assertEqual(self.ask(cmd="submit")["error"]["type"], "Transient")
+
+    def test_a_supervisor_that_is_too_slow_to_answer_has_lost_no_journal(self):
+        """The host swaps, or was suspended: the controller gives up for good what it is told is lost."""
+        run_dir = os.path.join(self.directory.name, "runs", "r", "a")
+        os.makedirs(run_dir)
+        line = encode_record({"seq": 0, "kind": "epoch", "epoch": "e"})
+        with open(os.path.join(run_dir, "journal.ndjson"), "wb") as file:
+            file.write(line)
+        silent = socket.socket(socket.AF_UNIX)
+        self.addCleanup(silent.close)
+        silent.bind(os.path.join(run_dir, "supervisor.sock"))
+        silent.listen()
+        passed = itertools.count()
+        with (
+            mock.patch.object(follow.time, "monotonic", lambda: next(passed) * 1.0),
+            mock.patch.object(follow.Follow, "_selector_wait", lambda *_: False),
+        ):
+            answer = self.ask(cmd="follow", run_id="r", agent_id="a", epoch="e", offset=len(line), controller="")
+        self.addCleanup(os.close, self.window._journal)
+        self.assertEqual(answer["error"]["type"], "Transient")
+        self.assertIsNone(self.window._supervisor)
 
     def test_a_command_that_fills_the_socket_arrives_whole(self):
         mine, daemons = socket.socketpair()
