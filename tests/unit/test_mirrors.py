@@ -120,6 +120,19 @@ def test_columns_that_are_torn_altered_or_of_another_version_are_made_anew(run: 
         assert altered != whole_file
         place.write_bytes(altered)
         assert columnfile.load(place, key) is None
+    begin = whole_file.index(b"\n") + 1
+    shapes: list[Any] = [[], {"splits": [["get", []]]}]
+    for data in shapes:
+        # Whole, of our version, and of another shape.
+        head, content = json.loads(whole_file[:begin]), whole_file[begin:]
+        meta = json.loads(content[: head["meta"]])
+        stage = meta["stages"]["0"]
+        stage["data"] = {**stage["data"], **data} if data else data
+        text = json.dumps(meta).encode()
+        content = text + bytes(-len(text) % columnfile.WORD) + content[head["meta"] + -head["meta"] % columnfile.WORD :]
+        line = json.dumps({**head, "meta": len(text), "sum": columnfile._sum(content)}).encode()
+        place.write_bytes(line + b" " * (-(len(line) + 1) % columnfile.WORD) + b"\n" + content)
+        assert columnfile.load(place, key) is None
     before = files(run)
     assert columnfile.load(place, key) is not None
     monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 10**9)
