@@ -112,6 +112,18 @@ def test_a_document_that_grew_is_the_one_that_is_read_at_once(tmp_path: Path, mo
     assert seen[-1] == 1000
 
 
+@pytest.mark.parametrize(
+    "fields", [b'"kind":"hist","stage":0,"clock_ns":1,"cells":7', b'"kind":"sec","stage":0,"ops":{"get":[1]}', b'"x":1']
+)
+def test_a_document_that_grows_by_a_record_that_is_none_of_ours_stays_as_it_was(tmp_path: Path, fields: bytes) -> None:
+    run = written(tmp_path / "r1", [whole("a", 5 * SECOND), whole("b", 7 * SECOND)])
+    with (run / "agents/a/journal.ndjson").open("ab") as mirror:
+        mirror.write(encode_line(0, fields))
+    made = Documents(Catalogue(tmp_path)).of("r1")
+    assert made is not None
+    assert json.loads(made.body)["stages"][0]["operations"]["get"]["ops"] >= 500
+
+
 def test_a_run_that_is_too_large_for_memory_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path / "over", [whole("a", 5 * SECOND)], ENDED)
     written(tmp_path / "live", [whole("a", 5 * SECOND)])
