@@ -78,6 +78,14 @@ class Window(unittest.TestCase):
         self.assertEqual(answer["error"]["type"], "Transient")
         self.assertIsNone(self.window._supervisor)
 
+    def test_a_peer_that_sends_what_is_no_line_of_ours_is_left(self):
+        for line in (b"x", b"[]", b"[" * 100_000):
+            mine, peer = socket.socketpair()
+            with mine, peer:
+                peer.sendall(line + b"\n")
+                with self.assertRaises(EOFError, msg=line[:10]):
+                    Lines(mine.fileno(), mine.fileno()).read()
+
     def test_a_command_that_fills_the_socket_arrives_whole(self):
         mine, daemons = socket.socketpair()
         self.addCleanup(daemons.close)
