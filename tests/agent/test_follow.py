@@ -6,11 +6,12 @@ import json
 import os
 import selectors
 import socket
+import sys
 import tempfile
 import unittest
 from unittest import mock
 
-from sai3ssh.agent import follow
+from sai3ssh.agent import follow, state, workers
 from sai3ssh.agent.lines import Lines
 from sai3ssh.protocol import encode_record
 
@@ -109,3 +110,23 @@ class Window(unittest.TestCase):
             self.window._turn()
             self.assertLess(lines.waiting, waiting)
         self.assertEqual(json.loads(arrived), sent)
+
+
+class Worker(unittest.TestCase):
+    def test_a_plan_that_is_larger_than_a_pipe_arrives_whole(self):
+        script = "import sys; n = len(sys.stdin.buffer.readline()); print('{\"got\":%d}' % n, flush=True)"
+        with mock.patch.object(state, "self_argv", lambda: [sys.executable, "-c", script]):
+            worker = workers.WorkerProcess(0, 0, {"plan": "x" * 300_000}, {})
+        for close in (worker.process.stdin.close, worker.process.stdout.close, worker.process.wait, worker.process.kill):
+            self.addCleanup(close)
+        heard = []
+        with selectors.DefaultSelector() as selector:
+            selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: heard.extend(worker.lines.read()))
+            worker.feed(selector)
+            while not heard:
+                events = selector.select(60)
+                self.assertTrue(events, "the worker waits for the rest")
+                for key, _ in events:
+                    key.data()
+            self.assertNotIn(worker.lines.out_fd, selector.get_map())
+        self.assertGreater(heard[0]["got"], 300_000)
