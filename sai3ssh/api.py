@@ -199,7 +199,12 @@ def _steer(directory: RunDirectory, archive: Path, credentials: Json | None, wat
     from .controller.run import Leave
 
     directory.take()
-    controller = steering.make_controller(directory, directory.contents(), archive, credentials, [watch])
+    try:
+        controller = steering.make_controller(directory, directory.contents(), archive, credentials, [watch])
+    except BaseException:
+        # The caller's process goes on, and would keep everybody from resuming the run.
+        directory.release()
+        raise
     watch.controller = controller
     ended: list[BaseException] = []
     # Not thread.join: a signal in it has Python take the thread for one that has ended.

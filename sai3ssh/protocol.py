@@ -25,6 +25,9 @@ MAX_LINE = 4 * 1024 * 1024
 MAX_NOISE = 64 * 1024
 """More than this before the preamble is not an rc file but another program."""
 
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading JSON that is not as ours raises, too deep nesting included."""
+
 Record = Dict[str, Any]
 Json = Dict[str, Any]
 
@@ -63,7 +66,10 @@ def decode_record(line: bytes) -> Record:
     body, mark, tail = line.rpartition(b',"crc":"')
     if not mark or tail[8:] != b'"}\n' or tail[:8] != b"%08x" % zlib.crc32(body):
         raise ProtocolError("journal line is torn or altered")
-    return compact.within(json.loads(body + b"}"))
+    try:
+        return compact.within(json.loads(body + b"}"))
+    except MISSHAPEN as error:
+        raise ProtocolError(f"journal line is no record: {type(error).__name__}") from error
 
 
 def scan(data: bytes) -> Tuple[List[Record], int]:
@@ -159,13 +165,13 @@ class FrameDecoder:
             del self._buffer[: end + 1]
             try:
                 message = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ProtocolError(f"not a control line: {line[:80]!r}") from error
             if not isinstance(message, dict):
                 raise ProtocolError(f"not a control line: {line[:80]!r}")
             if "data" not in message:
                 return message
-            if not 0 < message.get("len", 0) <= MAX_DATA:
+            if type(message.get("len")) is not int or not 0 < message["len"] <= MAX_DATA:
                 raise ProtocolError(f"data frame of {message.get('len')} bytes")
             self._head = message
         head = self._head

@@ -83,6 +83,7 @@ class Crew:
         }
         worker = WorkerProcess(index, incarnation, init, self._env)
         self._selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: self._on_worker(worker))
+        worker.feed(self._selector)
         return worker
 
     def _on_worker(self, worker: WorkerProcess) -> None:
@@ -92,6 +93,7 @@ class Crew:
             messages = worker.lines.read()
         except EOFError:
             self._selector.unregister(worker.lines.in_fd)
+            worker.unfeed(self._selector)
             if self.stopping:
                 worker.ended = worker.ended or {}
                 self._hear(worker, {})
@@ -192,5 +194,6 @@ class Crew:
         return [worker for worker in self.members if worker.pid in left]
 
     def _unwatch(self, worker: WorkerProcess) -> None:
+        worker.unfeed(self._selector)
         if self.hears(worker):
             self._selector.unregister(worker.lines.in_fd)

@@ -251,7 +251,9 @@ class Follow:
                 return
             if time.monotonic() >= deadline:
                 if wait_s:
-                    raise Transient(f"no supervisor has {self._run_dir} and its journal has no end", remedy="See supervisor.log there.")
+                    raise Transient(
+                        f"no supervisor of {self._run_dir} answers and its journal has no end", remedy="See supervisor.log there."
+                    )
                 if self._daemon is None:
                     self._connect_daemon()
                 return
@@ -271,6 +273,10 @@ class Follow:
                     for message in lines.read():
                         self._from_supervisor(message)
         except EOFError:
+            os.close(fd)
+            return False
+        if not self._committed:
+            # Alive, but kept from answering; what it has committed it will say to the next one who asks.
             os.close(fd)
             return False
         self._supervisor = lines

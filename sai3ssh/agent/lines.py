@@ -47,7 +47,7 @@ class Lines:
                 continue
             try:
                 message = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise EOFError(f"not JSON: {line[:80]!r}") from error
             if not isinstance(message, dict):
                 raise EOFError(f"not a JSON object: {line[:80]!r}")

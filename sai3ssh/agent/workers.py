@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import time
@@ -40,6 +41,23 @@ class WorkerProcess:
     def pid(self) -> int:
         """The process id."""
         return self.process.pid
+
+    def feed(self, selector: selectors.BaseSelector) -> None:
+        """Has the selector go on with what the pipe has not taken: of a large plan it takes 64 KiB until the worker reads."""
+        if self.lines.waiting:
+            selector.register(self.lines.out_fd, selectors.EVENT_WRITE, lambda: self._feed(selector))
+
+    def _feed(self, selector: selectors.BaseSelector) -> None:
+        with contextlib.suppress(EOFError):
+            self.lines.write()
+            if self.lines.waiting:
+                return
+        self.unfeed(selector)
+
+    def unfeed(self, selector: selectors.BaseSelector) -> None:
+        """Leaves the selector."""
+        if self.lines.out_fd in selector.get_map():
+            selector.unregister(self.lines.out_fd)
 
     def order(self, message: Json) -> None:
         """Sends a line; a worker that is gone is noticed by its end of file, not here."""

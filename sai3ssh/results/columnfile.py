@@ -87,7 +87,7 @@ def load(path: Path, key: list[Any] | None) -> AgentJournal | None:
         if at != len(view):
             return None
         return _from_json(orjson.loads(view[begin : begin + head["meta"]]), arrays, view)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 

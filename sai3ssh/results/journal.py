@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import struct
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -15,13 +16,20 @@ import numpy as np
 import orjson
 
 from .. import compact
+from ..errors import ConfigError
 from ..histogram import Histogram
 from ..model import OPERATIONS, SPLIT_PARTS
-from ..protocol import ProtocolError
+from ..protocol import MISSHAPEN, ProtocolError
 from .cells import ArrayHistogram, CellSum, told
 from .columns import KINDS, Collector, Names, Seconds
 
 Json = dict[str, Any]
+
+
+UNLIKE_OURS = (*MISSHAPEN, ArithmeticError, struct.error)
+"""What comes of records that are whole, but not such as an agent writes."""
+MOST_HISTOGRAMS = 8192
+"""Of a stage, of one agent: more than operations, size buckets and endpoints give."""
 
 
 @dataclass
@@ -220,15 +228,21 @@ OnHistogram = Callable[[str, Json, AgentStage], None]
 
 
 def read_agent(agent_id: str, path: Path, on_histogram: OnHistogram | None = None) -> AgentJournal:
-    """The agent's journal; empty when there is no mirror yet. `on_histogram` sees what happened when."""
-    reader = JournalReader(agent_id, on_histogram)
-    if path.exists():
-        try:
-            for record in records(path):
-                reader.take(record)
-        except ProtocolError:
-            reader.agent.torn = True
-    return reader.result()
+    """The agent's journal; empty when there is no mirror yet. `on_histogram` sees what happened when. Raises ConfigError on whole records
+    that are none of ours."""
+    reader, number = JournalReader(agent_id, on_histogram), 0
+    try:
+        if path.exists():
+            try:
+                for record in records(path):
+                    number += 1
+                    reader.take(record)
+            except ProtocolError:
+                reader.agent.torn = True
+        return reader.result()
+    except UNLIKE_OURS as error:
+        text = f"the journal of agent {agent_id} cannot be read: {type(error).__name__} near line {number}: {error}"
+        raise ConfigError(text, file=str(path), remedy="Use the version of sai3ssh that wrote it, or look at what its host runs") from error
 
 
 _TIMES = ("from_clock_ns", "to_clock_ns", "start_clock_ns", "actual_clock_ns", "end_clock_ns", "drained_clock_ns")
@@ -363,6 +377,8 @@ class _Sums:
         for kind, op, name, part, first, steps in told(record):
             kept = self._kept.get((kind, op, name))
             if kept is None:
+                if len(self._kept) >= MOST_HISTOGRAMS:
+                    raise ValueError(f"more than {MOST_HISTOGRAMS} histograms of one stage")
                 kept = self._kept[kind, op, name] = (CellSum(), [0, 0, 0])
             kept[0].add(first, steps, part.get("sum_ns", 0), part.get("max_ns", 0))
             for at, figure in enumerate(FIGURES[kind]):

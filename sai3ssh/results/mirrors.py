@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __file__ as package
+from ..errors import ConfigError
 from . import columnfile
 from .journal import AgentJournal, read_agent
 
@@ -62,8 +63,8 @@ def read_agents(run: Path, agent_ids: Sequence[str]) -> dict[str, AgentJournal]:
 def convert(journals: Mapping[str, Path], place: Path) -> None:
     """Reads journals and keeps what was read. What cannot be read or kept is left out: who needs it reads it again, and is told why."""
     for agent_id, path in journals.items():
-        # TypeError: also of a number of more than 64 bits.
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        # TypeError: of a number of more than 64 bits.
+        with contextlib.suppress(OSError, ConfigError, TypeError):
             key = columnfile.key_of(path)
             columnfile.store(place / agent_id, key, read_agent(agent_id, path))
 

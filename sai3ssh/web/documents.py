@@ -3,6 +3,7 @@ since, and not more often than this machine can afford."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import OrderedDict
@@ -11,10 +12,10 @@ from typing import Any
 
 from ..controller.rundir import RunDirectory
 from ..errors import ConfigError
-from ..protocol import Json, ProtocolError
+from ..protocol import Json
 from ..report.document import compose, document
 from ..report.windows import Windows
-from ..results.journal import JournalReader, decode
+from ..results.journal import UNLIKE_OURS, JournalReader, decode
 from ..results.merge import inputs_at_first
 from ..results.steady import leave_out_what_is_late
 from .catalogue import Catalogue, stamp_of
@@ -57,9 +58,11 @@ class Growing:
             try:
                 for line in lines.new() if not reader.agent.torn else ():
                     reader.take(decode(line))
-            except ProtocolError:
+            except UNLIKE_OURS:
                 reader.agent.torn = True
-            self._inputs.agents[agent_id] = reader.result()
+            # Where what came before it is spoiled, too, what was shown last stays.
+            with contextlib.suppress(*UNLIKE_OURS):
+                self._inputs.agents[agent_id] = reader.result()
         self._inputs.events += [json.loads(line) for line in self._events.new()]
         self._inputs.known.clear()
         leave_out_what_is_late(self._inputs.plan, self._inputs.agents)

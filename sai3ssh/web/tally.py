@@ -13,7 +13,7 @@ from .. import compact
 from ..controller.rundir import Contents, RunDirectory
 from ..histogram import Histogram
 from ..model import AgentState, StageKind
-from ..protocol import Json, ProtocolError, decode_record
+from ..protocol import MISSHAPEN, Json, decode_record
 from .lines import Lines
 
 LATE_S = 3.0
@@ -152,26 +152,28 @@ class RunTally:
         grew_at = lines.grew_at
         for line in lines.new():
             try:
-                record = decode_record(line)
-            except (ProtocolError, ValueError):
+                self._record(agent, decode_record(line), grew_at)
+            except (*MISSHAPEN, ArithmeticError):
                 # As results do: what follows something that was altered is not believed.
                 agent.torn = True
                 return
-            kind = record["kind"]
-            if kind in ("sec", "gap", "lost"):
-                _count(agent, record)
-            if kind == "sec":
-                agent.latest = _latest(record, grew_at)
-                agent.done = record["done"] if record["stage"] == self.stage else agent.done
-            elif kind == "lost" and record["to_clock_ns"] > record["from_clock_ns"]:
-                agent.lost_intervals += 1
-                agent.lost_ns += record["to_clock_ns"] - record["from_clock_ns"]
-            elif kind == "hist":
-                record = compact.unpack(record)
-                for op, buckets in record["hist"].items():
-                    histogram = agent.latency.setdefault((record["stage"], record["warmup"], op), Histogram())
-                    for part in buckets.values():
-                        histogram.merge(Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=part["max_ns"]))
+
+    def _record(self, agent: AgentTally, record: Json, grew_at: float) -> None:
+        kind = record["kind"]
+        if kind in ("sec", "gap", "lost"):
+            _count(agent, record)
+        if kind == "sec":
+            agent.latest = _latest(record, grew_at)
+            agent.done = record["done"] if record["stage"] == self.stage else agent.done
+        elif kind == "lost" and record["to_clock_ns"] > record["from_clock_ns"]:
+            agent.lost_intervals += 1
+            agent.lost_ns += record["to_clock_ns"] - record["from_clock_ns"]
+        elif kind == "hist":
+            record = compact.unpack(record)
+            for op, buckets in record["hist"].items():
+                histogram = agent.latency.setdefault((record["stage"], record["warmup"], op), Histogram())
+                for part in buckets.values():
+                    histogram.merge(Histogram.from_pairs(part["cells"], sum_ns=part["sum_ns"], max_ns=part["max_ns"]))
 
     # --- what a page asks --------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import unittest.mock
 from pathlib import Path
 
 from sai3ssh.agent.engines import make_engine
-from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Kept, RepeatedTask
+from sai3ssh.agent.engines.base import DELETE, GET, LIST, PUT, STAT, Kept, RepeatedTask, Task
 from sai3ssh.agent.engines.connection import Connection
 from sai3ssh.agent.engines.endpoint import EndpointMap
 from sai3ssh.agent.engines.sigv4 import Credentials
@@ -228,6 +228,46 @@ class Good(Case):
             self.addCleanup(made.close)
             with self.assertRaisesRegex(TargetError, "AccessDenied: for nobody"):
                 made.check()
+
+
+class Dates(Case):
+    """The host was suspended, or its clock was set: the date that requests keep for a minute is no longer that of the clock."""
+
+    def test_what_was_signed_before_is_signed_anew(self):
+        skewed = error(403, "RequestTimeTooSkewed")
+        for kind, op, answer in ((RepeatedTask, GET, skewed), (RepeatedTask, GET, response(b"", 403)), (Task, PUT, skewed)):
+            with self.subTest(op=op, answer=answer):
+                self.suspend(kind, op, answer)
+
+    def suspend(self, kind, op, answer):
+        clock, together, kept = [1_700_000_000.0], threading.Barrier(4), Kept(1)
+        well = response(b"abc" if op == GET else b"")
+
+        def script(client, request, number):
+            if number < 4:
+                return well
+            if number < 8:
+                # All four are under way.
+                together.wait(10)
+                clock[0] = 1_700_001_000.0
+            return answer if request.headers["x-amz-date"] == "20231114T221320Z" else well
+
+        with Server(script) as server:
+            engine, root = self.engine(server)
+            root.endpoint.signer._clock = lambda: clock[0]
+            tasks = [kind(op, root, "k", 3, 0, CONTENT, 0) for _ in range(12)]
+            for made in tasks:
+                if kind is RepeatedTask:
+                    made.kept = kept
+            work = CountingWork(tasks)
+            engine.run(work, 4)
+        self.assertEqual((len(work.dones), work.failures, server.unsigned), (12, [], []))
+        self.assertEqual(work.retries, [("http_403", True)] * 4)
+        self.assertEqual(work.requests, len(server.requests))
+
+    def test_a_clock_that_is_wrong_fails_the_operation(self):
+        work, server = self.perform(lambda c, r, n: error(403, "RequestTimeTooSkewed"), (GET, {"size": 3}))
+        self.assertEqual((self.classes(work), work.retries, len(server.requests)), (["http_403"], [], 1))
 
 
 class Region(Case):
@@ -668,6 +708,50 @@ class Loop(Case):
         self.assertEqual((len(work.dones), [data for _, data in heard]), (1, [b"x"]))
         os.close(read_fd)
         os.close(write_fd)
+
+    def test_an_idle_connection_that_is_closed_just_as_it_is_taken_ends_nothing(self):
+        """Its next request is made, and has not left, when the close is looked at: a load balancer ends what is idle all at once."""
+        both, others = threading.Barrier(2), []
+
+        def script(client, request, number):
+            if number < 6:
+                # Two connections, each with several requests.
+                both.wait(10)
+                return response(b"abc")
+            if number == 6:
+                for other in server._clients:
+                    if other is not client:
+                        other.shutdown(socket.SHUT_RDWR)
+                        others.append(other)
+                return response(b"abc", headers=("Connection: close",))
+            return response(b"abc")
+
+        class Poller:
+            """Gives both events in one turn, the response first."""
+
+            def __init__(self, poller):
+                self.register, self.modify, self.unregister = poller.register, poller.modify, poller.unregister
+                self.fileno, self._poll, self.held = poller.fileno, poller.poll, True
+
+            def poll(self, timeout_s, most):
+                events = self._poll(timeout_s, most)
+                if not self.held:
+                    return events
+                if len(events) < 2:
+                    return []
+                self.held = False
+                busy = [fd for fd, _ in events if engine._connections[fd].task is not None]
+                return sorted(events, key=lambda event: event[0] not in busy)
+
+        with Server(script) as server:
+            engine, root = self.engine(server)
+            engine.run(CountingWork(task(root, GET, size=3) for _ in range(6)), 2)
+            engine._poller = Poller(engine._poller)
+            work = CountingWork(task(root, GET, size=3) for _ in range(2))
+            engine.run(work, 1)
+            self.assertFalse(engine._poller.held)
+        self.assertEqual((len(work.dones), work.failures, len(others)), (2, [], 1))
+        self.assertEqual(work.requests, len(server.requests) - 6)
 
     def test_an_error_in_control_ends_the_run(self):
         read_fd, write_fd = os.pipe()

@@ -1,16 +1,19 @@
 """A controller's window, when what is behind it goes away."""
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
 import socket
+import sys
 import tempfile
 import unittest
 from unittest import mock
 
-from sai3ssh.agent import follow
+from sai3ssh.agent import follow, state, workers
 from sai3ssh.agent.lines import Lines
+from sai3ssh.protocol import encode_record
 
 
 def gone():
@@ -65,6 +68,35 @@ class Window(unittest.TestCase):
             connect.assert_called_once()
             daemons.close()
 
+    def test_a_supervisor_that_is_too_slow_to_answer_has_lost_no_journal(self):
+        """The host swaps, or was suspended: the controller gives up for good what it is told is lost."""
+        run_dir = os.path.join(self.directory.name, "runs", "r", "a")
+        os.makedirs(run_dir)
+        line = encode_record({"seq": 0, "kind": "epoch", "epoch": "e"})
+        with open(os.path.join(run_dir, "journal.ndjson"), "wb") as file:
+            file.write(line)
+        silent = socket.socket(socket.AF_UNIX)
+        self.addCleanup(silent.close)
+        silent.bind(os.path.join(run_dir, "supervisor.sock"))
+        silent.listen()
+        passed = itertools.count()
+        with (
+            mock.patch.object(follow.time, "monotonic", lambda: next(passed) * 1.0),
+            mock.patch.object(follow.Follow, "_selector_wait", lambda *_: False),
+        ):
+            answer = self.ask(cmd="follow", run_id="r", agent_id="a", epoch="e", offset=len(line), controller="")
+        self.addCleanup(os.close, self.window._journal)
+        self.assertEqual(answer["error"]["type"], "Transient")
+        self.assertIsNone(self.window._supervisor)
+
+    def test_a_peer_that_sends_what_is_no_line_of_ours_is_left(self):
+        for line in (b"x", b"[]", b"[" * 100_000):
+            mine, peer = socket.socketpair()
+            with mine, peer:
+                peer.sendall(line + b"\n")
+                with self.assertRaises(EOFError, msg=line[:10]):
+                    Lines(mine.fileno(), mine.fileno()).read()
+
     def test_a_command_that_fills_the_socket_arrives_whole(self):
         mine, daemons = socket.socketpair()
         self.addCleanup(daemons.close)
@@ -88,3 +120,23 @@ class Window(unittest.TestCase):
             self.window._turn()
             self.assertLess(lines.waiting, waiting)
         self.assertEqual(json.loads(arrived), sent)
+
+
+class Worker(unittest.TestCase):
+    def test_a_plan_that_is_larger_than_a_pipe_arrives_whole(self):
+        script = "import sys; n = len(sys.stdin.buffer.readline()); print('{\"got\":%d}' % n, flush=True)"
+        with mock.patch.object(state, "self_argv", lambda: [sys.executable, "-c", script]):
+            worker = workers.WorkerProcess(0, 0, {"plan": "x" * 300_000}, {})
+        for close in (worker.process.stdin.close, worker.process.stdout.close, worker.process.wait, worker.process.kill):
+            self.addCleanup(close)
+        heard = []
+        with selectors.DefaultSelector() as selector:
+            selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: heard.extend(worker.lines.read()))
+            worker.feed(selector)
+            while not heard:
+                events = selector.select(60)
+                self.assertTrue(events, "the worker waits for the rest")
+                for key, _ in events:
+                    key.data()
+            self.assertNotIn(worker.lines.out_fd, selector.get_map())
+        self.assertGreater(heard[0]["got"], 300_000)

@@ -39,6 +39,19 @@ class JournalCodec(unittest.TestCase):
         data = journal(2) + protocol.encode_record({"seq": 3, "kind": "sec"})
         self.assertEqual(protocol.scan(data)[1], len(journal(2)))
 
+    def test_what_is_no_record_is_refused_though_its_checksum_is_right(self):
+        for fields in (
+            b'"x":1',
+            b'"kind":"sec","ops":5',
+            b'"kind":"sec","ops":{"get":[]}',
+            b'"kind":"sec","ops":{"get":[1]},"retried":{"get":3}',
+            b'"kind":"notice","text":' + b"[" * 100_000 + b"]" * 100_000,
+        ):
+            line = protocol.encode_line(0, fields)
+            with self.assertRaises(ProtocolError, msg=fields[:60]):
+                protocol.decode_record(line)
+            self.assertEqual(protocol.scan(line), ([], 0))
+
 
 class Frames(unittest.TestCase):
     def stream(self):
@@ -67,6 +80,11 @@ class Frames(unittest.TestCase):
     def test_noise_without_end_is_refused(self):
         with self.assertRaises(ProtocolError):
             list(FrameDecoder("n").feed(b"y\n" * protocol.MAX_NOISE))
+
+    def test_what_is_no_frame_is_refused(self):
+        for line in (b"[" * 100_000, b'{"data":0,"len":"1"}', b'{"data":0,"len":1.5}', b'{"data":0,"len":null}', b'{"data":0}'):
+            with self.assertRaises(ProtocolError, msg=line[:60]):
+                list(FrameDecoder(None).feed(line + b"\nxx"))
 
     def test_altered_payload_is_refused(self):
         frame = bytearray(protocol.encode_data(0, b"abc"))

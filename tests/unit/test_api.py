@@ -131,6 +131,24 @@ def test_an_interrupt_stops_the_run_and_a_second_one_leaves(steer: Any, times: i
     assert controller.done == (["results", "op-logs"] if times == 1 else [])
 
 
+def test_a_run_that_cannot_be_steered_is_left_to_others() -> None:
+    told: list[str] = []
+
+    class Directory(FakeDirectory):
+        def take(self) -> None:
+            told.append("taken")
+
+        def release(self) -> None:
+            told.append("released")
+
+        def contents(self) -> None:
+            raise ConfigError("plan.json cannot be read")
+
+    with pytest.raises(ConfigError):
+        api._steer(Directory(), Path(), None, api._Watch(None, None))  # type: ignore[arg-type]
+    assert told == ["taken", "released"]
+
+
 def test_mistakes_are_typed_errors(tmp_path: Path) -> None:
     hosts = {"all": {"hosts": {"a": {"ansible_connection": "local"}}}}
     workload = {"target": f"file://{tmp_path}/t/", "workload": [{"op": "put", "path": "x/", "weight": 1, "size_spec": "1KiB"}]}

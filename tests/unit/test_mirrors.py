@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from sai3ssh import compact, results
+from sai3ssh.errors import ConfigError
 from sai3ssh.histogram import CELLS, Histogram
-from sai3ssh.protocol import decode_record
+from sai3ssh.protocol import decode_record, encode_line, encode_record
 from sai3ssh.results import columnfile, mirrors
+from sai3ssh.results import journal as journals
 from sai3ssh.results.cells import ArrayHistogram, CellSum, told
 from sai3ssh.results.journal import JournalReader, StageData, decode, read_agent
 
@@ -118,10 +120,63 @@ def test_columns_that_are_torn_altered_or_of_another_version_are_made_anew(run: 
         assert altered != whole_file
         place.write_bytes(altered)
         assert columnfile.load(place, key) is None
+    begin = whole_file.index(b"\n") + 1
+    shapes: list[Any] = [[], {"splits": [["get", []]]}]
+    for data in shapes:
+        # Whole, of our version, and of another shape.
+        head, content = json.loads(whole_file[:begin]), whole_file[begin:]
+        meta = json.loads(content[: head["meta"]])
+        stage = meta["stages"]["0"]
+        stage["data"] = {**stage["data"], **data} if data else data
+        text = json.dumps(meta).encode()
+        content = text + bytes(-len(text) % columnfile.WORD) + content[head["meta"] + -head["meta"] % columnfile.WORD :]
+        line = json.dumps({**head, "meta": len(text), "sum": columnfile._sum(content)}).encode()
+        place.write_bytes(line + b" " * (-(len(line) + 1) % columnfile.WORD) + b"\n" + content)
+        assert columnfile.load(place, key) is None
     before = files(run)
     assert columnfile.load(place, key) is not None
     monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", 10**9)
     assert before == files(run)
+
+
+@pytest.mark.parametrize("kept_from_bytes", [0, 10**9])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"kind":"sec","ops":5',
+        b'"kind":"gap","stage":0,"ops":{"get":null}',
+        b'"kind":"hist","stage":0,"hist":{},"cells":7',
+        b'"kind":"hist","stage":0,"hist":{"get":[]},"cells":"A"',
+        b'"kind":"notice","text":' + b"[" * 100_000 + b"]" * 100_000,
+        b'"kind":"recovered","shift_ns":"x"',
+    ],
+)
+def test_records_that_are_none_of_ours_are_refused_in_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, fields: bytes, kept_from_bytes: int
+) -> None:
+    monkeypatch.setattr(mirrors, "KEPT_FROM_BYTES", kept_from_bytes)
+    monkeypatch.setattr(mirrors, "SHARED_FROM_BYTES", 10**9)
+    journal = run / "agents" / "b" / "journal.ndjson"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, encode_line(len(lines), fields)]))
+    near = f"({len(lines)}|{len(lines) + 1})"
+    with pytest.raises(
+        ConfigError, match=f"/b/journal.ndjson: the journal of agent b cannot be read: [A-Za-z]* near line {near}: "
+    ) as refused:
+        mirrors.read_agents(run, ["a", "b"])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_record_with_names_without_end_does_not_take_memory_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "MOST_HISTOGRAMS", 50)
+    part = {"cells": [7, 1], "bytes": 1, "sum_ns": 1, "max_ns": 1}
+    for many in (50, 51):
+        fields = compact.pack({"stage": 0, "warmup": False, "hist": {"get": {str(name): part for name in range(many)}}})
+        path = tmp_path / str(many)
+        path.write_bytes(encode_record({"seq": 0, "clock_ns": 1, "kind": "hist", **fields}))
+    assert len(journals.read_agent("a", tmp_path / "50").stages[0].data.regions) == 50
+    with pytest.raises(ConfigError, match="more than 50 histograms"):
+        journals.read_agent("a", tmp_path / "51")
 
 
 def test_a_journal_that_has_changed_is_read_again(run: Path) -> None:

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from sai3ssh.controller.rundir import Steering
 from sai3ssh.errors import ConfigError
 from sai3ssh.model import Assignment, Host, to_json
+from sai3ssh.protocol import encode_line
 from sai3ssh.report import document
 from sai3ssh.web import artefacts, metrics, server
 from sai3ssh.web.catalogue import Catalogue
@@ -111,6 +112,18 @@ def test_a_document_that_grew_is_the_one_that_is_read_at_once(tmp_path: Path, mo
     assert seen[-1] == 1000
 
 
+@pytest.mark.parametrize(
+    "fields", [b'"kind":"hist","stage":0,"clock_ns":1,"cells":7', b'"kind":"sec","stage":0,"ops":{"get":[1]}', b'"x":1']
+)
+def test_a_document_that_grows_by_a_record_that_is_none_of_ours_stays_as_it_was(tmp_path: Path, fields: bytes) -> None:
+    run = written(tmp_path / "r1", [whole("a", 5 * SECOND), whole("b", 7 * SECOND)])
+    with (run / "agents/a/journal.ndjson").open("ab") as mirror:
+        mirror.write(encode_line(0, fields))
+    made = Documents(Catalogue(tmp_path)).of("r1")
+    assert made is not None
+    assert json.loads(made.body)["stages"][0]["operations"]["get"]["ops"] >= 500
+
+
 def test_a_run_that_is_too_large_for_memory_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path / "over", [whole("a", 5 * SECOND)], ENDED)
     written(tmp_path / "live", [whole("a", 5 * SECOND)])
@@ -161,6 +174,25 @@ def test_what_follows_an_altered_record_is_not_believed(tmp_path: Path) -> None:
     assert tally is not None
     assert tally.agents["a"].torn
     assert tally.agents["a"].counts[0, False, "get"].ops == 100
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"kind":"sec","stage":0,"from_clock_ns":1,"to_clock_ns":"x","ops":{}',
+        b'"kind":"hist","stage":0,"hist":{"get":{"0":{}}},"cells":7',
+        b'"kind":"hist","stage":0,"hist":{"get":5},"cells":"A"',
+        b'"text":"of no kind"',
+    ],
+)
+def test_nor_is_what_follows_a_record_that_is_none_of_ours(tmp_path: Path, fields: bytes) -> None:
+    run = written(tmp_path / "r1", [whole("a", 5 * SECOND), whole("b", 7 * SECOND)])
+    with (run / "agents/a/journal.ndjson").open("ab") as mirror:
+        mirror.write(encode_line(0, fields))
+    tally = Catalogue(tmp_path).tally("r1")
+    assert tally is not None
+    assert [agent.torn for agent in tally.agents.values()] == [True, False]
+    assert tally.agents["a"].counts[0, False, "get"].ops == 500
 
 
 def test_stages_of_one_name_are_told_apart() -> None:

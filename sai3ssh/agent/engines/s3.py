@@ -360,9 +360,11 @@ class S3Engine:
         """Does what an event of a connection asks for."""
         task = connection.task
         if task is None:
-            # Nothing is expected on an idle connection: the server has closed it.
-            connection.endpoint.idle.remove(connection)
-            self._drop(connection)
+            # Nothing is expected on an idle connection: the server has closed it. One that was taken in this turn is no longer idle: its
+            # request is about to leave, and the poller tells again.
+            if connection in connection.endpoint.idle:
+                connection.endpoint.idle.remove(connection)
+                self._drop(connection)
             return
         try:
             if connection.phase <= HANDSHAKE:
@@ -404,6 +406,9 @@ class S3Engine:
     def _sweep(self) -> None:
         """Ends the attempts whose deadline has passed. Cheaper than a timer per operation, and late by 100 ms at most."""
         now = perf_counter_ns()
+        self._leave()
+        for endpoint in self._endpoints():
+            endpoint.signer.renew(now)
         limits = self._deadlines
         connect_ns, first_byte_ns, total_ns = (int(s * 1e9) for s in (limits.connect_s, limits.first_byte_s, limits.total_s))
         for connection in list(self._connections.values()):
@@ -546,7 +551,7 @@ class S3Engine:
         else:
             self._drop(connection)
         if problem is not None:
-            self._refused(task, problem, connection.endpoint)
+            self._refused(task, problem, connection.endpoint, connection.began_ns)
             return
         if self.splits:
             if connection.first_ns or connection.served == 1 or op == LIST:
@@ -572,8 +577,14 @@ class S3Engine:
         """What an error response says."""
         return refusal(connection.status, connection.head, connection.body, self._credentials)
 
-    def _refused(self, task: Task, problem: Refusal, asked: Endpoint) -> None:
+    def _refused(self, task: Task, problem: Refusal, asked: Endpoint, began_ns: int) -> None:
         """A whole response of the endpoint that was asked is no success."""
+        if problem.misdated:
+            asked.signer.renew(perf_counter_ns())
+            if began_ns < asked.signer.renewed_ns:
+                self._work.retried(task.whole, problem.error_class, sent=True)
+                self._begin(task, perf_counter_ns())
+                return
         if problem.elsewhere:
             root: S3Root = task.root
             if root.endpoint is asked and not root.moved and problem.region not in ("", asked.region):

@@ -34,6 +34,11 @@ class Refusal(NamedTuple):
     """The region that the server says the bucket is in."""
 
     @property
+    def misdated(self) -> bool:
+        """Whether the server may have meant the date of the request; a HEAD has no code to say so."""
+        return self.status == 403 and self.code in ("RequestTimeTooSkewed", "")
+
+    @property
     def elsewhere(self) -> bool:
         """Whether the server says that the bucket is in another region; a HEAD has no code to say so."""
         wrong = self.code == "AuthorizationHeaderMalformed" or (not self.code and bool(self.region))

@@ -128,7 +128,7 @@ class S3PartsEngine(S3Engine):
         else:
             self._drop(connection)
         if problem is not None:
-            self._refused(task, problem, connection.endpoint)
+            self._refused(task, problem, connection.endpoint, connection.began_ns)
         else:
             self._part_done(task, now)
 

@@ -61,6 +61,10 @@ class RequestSigner:
         self._credentials = credentials
         self._clock = clock
         self._until_ns = -1
+        self._dated_s = 0.0
+        """What the clock said when the date was made."""
+        self.renewed_ns = -1
+        """When the date was last found to be wrong: earlier requests have it."""
         self._day = ""
         self._key = b""
         self._inner = self._outer = sha256()
@@ -69,7 +73,7 @@ class RequestSigner:
 
     def _prepare(self, now_ns: int) -> None:
         """Brings everything that depends on the date up to date."""
-        wall = self._clock()
+        wall = self._dated_s = self._clock()
         self._until_ns = now_ns + int(DATE_S * 1e9)
         date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall))
         access_key, secret_key, token = self._credentials
@@ -95,8 +99,14 @@ class RequestSigner:
         self._authorization = f"AWS4-HMAC-SHA256 Credential={access_key}/{scope}, SignedHeaders="
         self._fixed = f"{fixed}Authorization: AWS4-HMAC-SHA256 Credential={access_key}/{scope}, SignedHeaders={names}, Signature="
 
+    def renew(self, now_ns: int) -> None:
+        """Has the next request dated anew where the date is further from the clock than one that is kept can be: the host was suspended, or
+        its clock was set."""
+        if self._until_ns >= 0 and not -DATE_S <= self._clock() - self._dated_s <= 2 * DATE_S:
+            self._until_ns, self.renewed_ns = -1, now_ns
+
     def head(self, method: str, path: str, query: str, now_ns: int, length: int = -1, payload_sha256: str = "") -> bytes:
-        """The whole head of a request, signed for the present second.
+        """The whole head of a request, with a date that is at most DATE_S old.
 
         path and query are encoded already; now_ns is any clock that counts nanoseconds; length becomes Content-Length when it is not
         negative; without payload_sha256 the payload is not signed.
