@@ -81,9 +81,8 @@ class Crew:
             "workers": count,
             "incarnation": incarnation,
         }
-        worker = WorkerProcess(index, incarnation, init, self._env)
+        worker = WorkerProcess(index, incarnation, init, self._env, self._selector)
         self._selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: self._on_worker(worker))
-        worker.feed(self._selector)
         return worker
 
     def _on_worker(self, worker: WorkerProcess) -> None:
@@ -93,7 +92,7 @@ class Crew:
             messages = worker.lines.read()
         except EOFError:
             self._selector.unregister(worker.lines.in_fd)
-            worker.unfeed(self._selector)
+            worker.unfeed()
             if self.stopping:
                 worker.ended = worker.ended or {}
                 self._hear(worker, {})
@@ -194,6 +193,6 @@ class Crew:
         return [worker for worker in self.members if worker.pid in left]
 
     def _unwatch(self, worker: WorkerProcess) -> None:
-        worker.unfeed(self._selector)
+        worker.unfeed()
         if self.hears(worker):
             self._selector.unregister(worker.lines.in_fd)

@@ -20,8 +20,8 @@ KILL_WAIT_S = 5.0
 class WorkerProcess:
     """One worker: its process, its pipe, and what it last said."""
 
-    def __init__(self, index: int, incarnation: int, init: Json, env: Dict[str, str]) -> None:
-        """`env` is added to the environment."""
+    def __init__(self, index: int, incarnation: int, init: Json, env: Dict[str, str], selector: selectors.BaseSelector) -> None:
+        """`env` is added to the environment; the selector goes on with what the worker's pipe has not taken at once."""
         self.index = index
         self.incarnation = incarnation
         self.ready = False
@@ -35,34 +35,36 @@ class WorkerProcess:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.lines = Lines(self.process.stdout.fileno(), self.process.stdin.fileno())
-        self.lines.send({"init": init})
+        self._selector = selector
+        self.order({"init": init})
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self.process.pid
 
-    def feed(self, selector: selectors.BaseSelector) -> None:
-        """Has the selector go on with what the pipe has not taken: of a large plan it takes 64 KiB until the worker reads."""
-        if self.lines.waiting:
-            selector.register(self.lines.out_fd, selectors.EVENT_WRITE, lambda: self._feed(selector))
-
-    def _feed(self, selector: selectors.BaseSelector) -> None:
-        with contextlib.suppress(EOFError):
-            self.lines.write()
-            if self.lines.waiting:
-                return
-        self.unfeed(selector)
-
-    def unfeed(self, selector: selectors.BaseSelector) -> None:
-        """Leaves the selector."""
-        if self.lines.out_fd in selector.get_map():
-            selector.unregister(self.lines.out_fd)
-
     def order(self, message: Json) -> None:
         """Sends a line; a worker that is gone is noticed by its end of file, not here."""
         with contextlib.suppress(EOFError):
             self.lines.send(message)
+        # Of a large plan, or many ranges, a pipe takes 64 KiB until the worker reads.
+        if self.lines.waiting and not self._is_fed():
+            self._selector.register(self.lines.out_fd, selectors.EVENT_WRITE, self._feed)
+
+    def _is_fed(self) -> bool:
+        return self.lines.out_fd in self._selector.get_map()
+
+    def _feed(self) -> None:
+        with contextlib.suppress(EOFError):
+            self.lines.write()
+            if self.lines.waiting:
+                return
+        self.unfeed()
+
+    def unfeed(self) -> None:
+        """Leaves the selector."""
+        if self._is_fed():
+            self._selector.unregister(self.lines.out_fd)
 
     def how_it_ended(self) -> str:
         """The end of a process that closed its pipe, in words."""

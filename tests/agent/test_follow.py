@@ -123,20 +123,23 @@ class Window(unittest.TestCase):
 
 
 class Worker(unittest.TestCase):
-    def test_a_plan_that_is_larger_than_a_pipe_arrives_whole(self):
-        script = "import sys; n = len(sys.stdin.buffer.readline()); print('{\"got\":%d}' % n, flush=True)"
-        with mock.patch.object(state, "self_argv", lambda: [sys.executable, "-c", script]):
-            worker = workers.WorkerProcess(0, 0, {"plan": "x" * 300_000}, {})
-        for close in (worker.process.stdin.close, worker.process.stdout.close, worker.process.wait, worker.process.kill):
-            self.addCleanup(close)
+    def test_a_plan_and_an_order_that_are_larger_than_a_pipe_arrive_whole(self):
+        script = "import sys\nfor line in sys.stdin.buffer: print('{\"got\":%d}' % len(line), flush=True)"
         heard = []
         with selectors.DefaultSelector() as selector:
+            with mock.patch.object(state, "self_argv", lambda: [sys.executable, "-c", script]):
+                worker = workers.WorkerProcess(0, 0, {"plan": "x" * 300_000}, {}, selector)
+            for close in (worker.process.stdin.close, worker.process.stdout.close, worker.process.wait, worker.process.kill):
+                self.addCleanup(close)
             selector.register(worker.lines.in_fd, selectors.EVENT_READ, lambda: heard.extend(worker.lines.read()))
-            worker.feed(selector)
-            while not heard:
-                events = selector.select(60)
-                self.assertTrue(events, "the worker waits for the rest")
-                for key, _ in events:
-                    key.data()
-            self.assertNotIn(worker.lines.out_fd, selector.get_map())
+            for count in (1, 2):
+                while len(heard) < count:
+                    events = selector.select(60)
+                    self.assertTrue(events, "the worker waits for the rest")
+                    for key, _ in events:
+                        key.data()
+                self.assertNotIn(worker.lines.out_fd, selector.get_map())
+                worker.order({"ranges": "x" * 200_000})
+            worker.unfeed()
         self.assertGreater(heard[0]["got"], 300_000)
+        self.assertGreater(heard[1]["got"], 200_000)
