@@ -81,11 +81,13 @@ class Turns(unittest.TestCase):
         # However long this process has to wait for a processor.
         with mock.patch("sai3ssh.agent.engines.threaded._LOOK_S", 60.0):
             self.assertEqual(len(set(self.performed(perform, 2000))), 1)
+        self.assertEqual(self.engine.share_in_turn, 1.0)
 
     def test_as_many_operations_as_were_asked_for_wait_at_the_same_time(self):
         together = threading.Barrier(8)
         self.performed(lambda _: together.wait(60.0), 80)
         self.assertFalse(together.broken)
+        self.assertLess(self.engine.share_in_turn, 0.5)
 
     def test_two_operations_that_wait_end_the_turns_before_anybody_looks(self):
         with mock.patch("sai3ssh.agent.engines.threaded._LOOK_S", 60.0):

@@ -65,7 +65,7 @@ class ThreadedEngine:
         self._leader: Optional[int] = None
         self._others = self._parked = 0
         """How many threads there are beside the leader, and how many of them wait for their turn."""
-        self._begun = self._in_flight = self._seen = self._waited = 0
+        self._begun = self._begun_alone = self._in_flight = self._seen = self._waited = 0
         self._turns_again_s = _TURNS_AGAIN_S[0]
         self._work: Optional[Work] = None
         self._stopping = False
@@ -80,6 +80,11 @@ class ThreadedEngine:
     def content_of(self, task: Task) -> Optional[Content]:
         """What the bytes of a read are to be compared with; None where they are not."""
         return task.content if self._verify_reads and self._sample() else None
+
+    @property
+    def share_in_turn(self) -> float:
+        """Of the operations of the last run, those that were performed one at a time although more could have been in flight."""
+        return self._begun_alone / self._begun if self._begun else 0.0
 
     def perform(self, task: Task) -> int:
         """Makes one attempt and returns the bytes of object data moved; raises OperationFailed."""
@@ -102,6 +107,7 @@ class ThreadedEngine:
         self._work = work
         self._stopping, self._crash, self._timekeeper = False, None, False
         self._in_flight, self._turns_again_s = 0, _TURNS_AGAIN_S[0]
+        self._begun = self._begun_alone = 0
         self._parked, self._others = 0, max(concurrency, 1) - 1
         with self._changed:
             self._take_turns(self.takes_turns and self._others > 0)
@@ -198,6 +204,7 @@ class ThreadedEngine:
             task = work.next(time.perf_counter_ns())
             if task is not None:
                 self._begun += 1
+                self._begun_alone += self._alone
                 self._in_flight += 1
                 return task
             if work.finished:
