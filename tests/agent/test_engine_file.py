@@ -93,6 +93,21 @@ class Turns(unittest.TestCase):
         with mock.patch("sai3ssh.agent.engines.threaded._LOOK_S", 60.0):
             self.assertGreater(len(set(self.performed(lambda number: time.sleep(0.001), 200))), 1)
 
+    def test_an_operation_that_has_no_processor_does_not_end_the_turns(self):
+        with (
+            mock.patch("sai3ssh.agent.engines.threaded._LOOKS", 1 << 30),
+            mock.patch("sai3ssh.agent.engines.threaded._is_runnable") as runnable,
+        ):
+
+            def perform(number):
+                if number == 1:
+                    wait_for(lambda: runnable.call_count > 2 or not self.engine._alone, "look at an operation that takes long")
+
+            for runnable.return_value in (True, False):
+                self.performed(perform, 100)
+                self.assertEqual(self.engine.share_in_turn == 1.0, runnable.return_value)
+                runnable.reset_mock()
+
     def test_turns_are_taken_again_when_operations_no_longer_wait(self):
         together = threading.Barrier(8)
         deadline = time.monotonic() + 60.0

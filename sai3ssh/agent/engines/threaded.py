@@ -20,7 +20,9 @@ _CONTROL_S = 0.05
 _IDLE_S = 0.1
 """How long a thread waits at most before it looks again."""
 _LOOK_S = 0.005
-"""While operations take turns: one that takes so long, or twice that, ends it."""
+"""While operations take turns: one that waits so long, or twice that, ends it."""
+_LOOKS = 20
+"""One that does not wait ends it after so many looks."""
 _SAMPLE = 16
 """Of so many operations in a row, and then of each 16th, it is seen whether they wait; two that do are too many."""
 _SHORT_BYTES = 1 << 16
@@ -154,13 +156,21 @@ class ThreadedEngine:
 
     def _look(self, watch: _Watch) -> None:
         """Ends turns when an operation takes long, and begins them again where threads keep a processor busy."""
+        alone, begun, leader = self._alone, self._begun, self._leader
+        if alone and (begun != watch.begun or not self._in_flight):
+            watch.begun, watch.looks = begun, 0
+            return
+        watch.looks += 1
+        # A thread that only waits for a processor, or uses one, is not helped by others.
+        if alone and watch.looks < _LOOKS and leader is not None and _is_runnable(leader):
+            return
         with self._changed:
-            begun, watch.begun = watch.begun, self._begun
-            if self._alone:
-                watch.restart()
-                if self._in_flight and begun == self._begun:
+            if alone:
+                if self._alone and begun == self._begun:
+                    watch.restart()
                     self._take_turns(False)
             elif watch.busy(self._turns_again_s):
+                watch.begun, watch.looks = self._begun, 0
                 self._turns_again_s = min(self._turns_again_s * 2, _TURNS_AGAIN_S[1])
                 self._take_turns(True)
 
@@ -184,7 +194,7 @@ class ThreadedEngine:
 
     def _serve(self, work: Work) -> None:
         """Performs one task after another until no more will come."""
-        me = threading.get_ident()
+        me = threading.get_native_id()
         with self._changed:
             task = self._take(work, me)
         while task is not None:
@@ -274,11 +284,21 @@ class ThreadedEngine:
                 return self._take(work, me)
 
 
+def _is_runnable(thread: int) -> bool:
+    """Whether a thread of this process uses or waits for a processor, and for nothing else."""
+    try:
+        with open(f"/proc/self/task/{thread}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"R"
+    except OSError:
+        return False
+
+
 class _Watch:
     """How busy this process has been since threads last took turns."""
 
     def __init__(self) -> None:
         self.begun = -1
+        self.looks = 0
         self.restart()
 
     def restart(self) -> None:
