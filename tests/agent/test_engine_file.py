@@ -53,6 +53,19 @@ def pages_in_memory(path):
 
 
 class Turns(unittest.TestCase):
+    def setUp(self):
+        # However busy the machine is.
+        patch = mock.patch("sai3ssh.agent.engines.threaded._SHORT_NS", 1 << 62)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def test_operations_that_take_long_without_waiting_end_the_turns(self):
+        with mock.patch("sai3ssh.agent.engines.threaded._SHORT_NS", -1):
+            self.performed(
+                lambda number: number > 1 or wait_for(lambda: self.engine._parked == 7, "wait of the others for their turn"), 100
+            )
+        self.assertLess(self.engine.share_in_turn, 1.0)
+
     def performed(self, perform, count, concurrency=8):
         """The threads that performed operations of a file engine, one for each."""
         threads = []

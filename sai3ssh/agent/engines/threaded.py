@@ -27,6 +27,8 @@ _SAMPLE = 16
 """Of so many operations in a row, and then of each 16th, it is seen whether they wait; two that do are too many."""
 _SHORT_BYTES = 1 << 16
 """More bytes take long enough to move that other processors are of use."""
+_SHORT_NS = 100_000
+"""So does what the kernel is longer busy with, as with new files where many were removed."""
 _TURNS_AGAIN_S = (0.05, 3.2)
 """After so long, doubled each time that it fails, threads that keep a processor busy try again to take turns."""
 
@@ -236,9 +238,10 @@ class ThreadedEngine:
         """perform(), of which it is seen now and then, while it is this thread's turn, whether it waits."""
         if not self._alone or self._parked < self._others or (self._seen >= _SAMPLE and self._begun % _SAMPLE):
             return self.perform(task)
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        before, began_ns = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw, time.perf_counter_ns()
         size = self.perform(task)
-        waited = task.size > _SHORT_BYTES or resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw != before
+        long = task.size > _SHORT_BYTES or time.perf_counter_ns() - began_ns > _SHORT_NS
+        waited = long or resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw != before
         with self._changed:
             self._notice(waited)
         return size
