@@ -1,10 +1,14 @@
 """CPU time of the file engine: per 4 KiB file, and per byte of 8 MiB files, against a plain loop of the same system calls.
 
-    python -m bench.file_cpu [--directory /var/tmp] [--seconds 2] [--concurrency 8] [--least-share 0.4]
+    python -m bench.file_cpu [--directory /var/tmp] [--seconds 2] [--concurrency 8] [--least-share 0.4] [--least-kept 0.6]
 
 The plain loop opens, writes or reads, and closes as one thread of Python can do it with least effort, with one buffer that is never made
 anew: its cost is the kernel's and the interpreter's. CPU is user and system time of this process. Where fio is on PATH its psync engine
 is measured as well. Exits 1 when the engine has less than --least-share of the plain loop's bytes per CPU second for 8 MiB.
+
+Then 1 KiB files at concurrency 16 against 1, in turn: operations per CPU second and p99. GETs are of the page cache, so more threads can
+win nothing, and must lose little: exits 1 when they keep less than --least-kept of the operations per CPU second. PUTs wait for some
+file systems, and are told only.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import mmap
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,12 +28,14 @@ from collections.abc import Callable
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import GET, PUT, Root, Task
 from sai3ssh.dataset import Content
-from sai3ssh.histogram import CELLS, cell_of
+from sai3ssh.histogram import CELLS, Histogram, cell_of
 from sai3ssh.model import OPERATIONS, Deadlines, Retry, Target
 
 ROUNDS = 3
 SIZES = {"4 KiB": 4096, "8 MiB": 8 << 20}
-FILES = {4096: 1000, 8 << 20: 16}
+MANY, SMALL = 16, 1024
+"""Concurrency that is held against 1, and the size of the files."""
+FILES = {SMALL: 1000, 4096: 1000, 8 << 20: 16}
 """As many files are written and read over and over: they stay in the page cache, which is all that CPU time needs."""
 
 
@@ -83,8 +90,8 @@ class FileWork(TimedWork):
         return task
 
 
-def engine_cpu_s(scheme: str, directory: str, op: int, size: int, concurrency: int, seconds: float) -> float:
-    """CPU seconds of one operation of the engine."""
+def engine_cpu_s(scheme: str, directory: str, op: int, size: int, concurrency: int, seconds: float) -> tuple[float, float]:
+    """CPU seconds of one operation of the engine, and p99 of their latencies in seconds."""
     uri = f"{scheme}://{directory}/"
     engine = make_engine(Target("file"), uri, None, Deadlines(), Retry())
     work = FileWork(op, engine.root(uri), size, seconds)
@@ -94,7 +101,21 @@ def engine_cpu_s(scheme: str, directory: str, op: int, size: int, concurrency: i
     engine.close()
     if work.errors:
         raise SystemExit(f"{len(work.errors)} errors; first: {work.errors[0]}")
-    return cpu / sum(work.cells)
+    latencies = Histogram({cell: count for cell, count in enumerate(work.cells) if count})
+    return cpu / latencies.count, latencies.percentile(99) / 1e9
+
+
+def kept(directory: str, op: int, seconds: float) -> float:
+    """Prints small operations at both concurrencies; returns the share of those per CPU second that the high one keeps, as a median."""
+    rounds = [[engine_cpu_s("file", directory, op, SMALL, concurrency, seconds) for concurrency in (1, MANY)] for _ in range(ROUNDS)]
+    costs, p99s = ([statistics.median(pair[i][figure] for pair in rounds) for i in (0, 1)] for figure in (0, 1))
+    share = costs[0] / costs[1]
+    figures = f"{1 / costs[1]:,.0f} / {1 / costs[0]:,.0f} operations per CPU second = {share:.2f}"
+    print(
+        f"file   {OPERATIONS[op]:3} 1 KiB  concurrency {MANY} / 1: {figures}; p99 {p99s[1] * 1e6:,.0f} / {p99s[0] * 1e6:,.0f} us",
+        flush=True,
+    )
+    return share
 
 
 def plain_cpu_s(directory: str, op: int, size: int, seconds: float, flags: int) -> float:
@@ -135,6 +156,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--least-share", type=float, default=0.4)
+    parser.add_argument("--least-kept", type=float, default=0.6)
     options = parser.parse_args()
     within = True
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
@@ -143,7 +165,7 @@ def main() -> int:
                 for op in (PUT, GET):
                     round_s = options.seconds / ROUNDS
                     # The least of some rounds: what else runs on the machine can only add.
-                    engine = min(engine_cpu_s(scheme, directory, op, size, options.concurrency, round_s) for _ in range(ROUNDS))
+                    engine = min(engine_cpu_s(scheme, directory, op, size, options.concurrency, round_s)[0] for _ in range(ROUNDS))
                     costs = {"engine": engine, "plain loop": min(plain_cpu_s(directory, op, size, round_s, flags) for _ in range(ROUNDS))}
                     if shutil.which("fio"):
                         costs["fio psync"] = fio_cpu_s(directory, op, size, round_s, scheme == "direct")
@@ -153,6 +175,8 @@ def main() -> int:
                     ratio = engine / costs["plain loop"]
                     print(f"{scheme:6} {OPERATIONS[op]:3} {label}  engine / plain loop = {ratio:.2f}", flush=True)
                     within = within and (size == SIZES["4 KiB"] or scheme == "direct" or 1 / ratio >= options.least_share)
+        shares = {op: kept(directory, op, options.seconds / ROUNDS) for op in (PUT, GET)}
+        within = within and shares[GET] >= options.least_kept
     return 0 if within else 1
 
 

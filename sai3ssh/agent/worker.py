@@ -38,6 +38,8 @@ from sai3ssh.protocol import dumps
 SPIN_NS = 200_000
 NEVER_NS = 1 << 62
 TICK_S = 0.25
+TURNS_TOLD = 0.1
+"""A worker says when so much of a stage was done one at a time."""
 SWEEP = 64
 """After so many directories a worker listens."""
 CHECK_S = 30.0
@@ -165,8 +167,10 @@ class Worker:
             self._work = self._log = None
             logged = {} if log is None else {"op_log": log.close()}
         self._report_finished(work)
-        if not work.stopped and isinstance(self._engine, FileEngine):
-            self._sweep(self._engine, order.get("swept", {}))
+        if isinstance(self._engine, FileEngine):
+            self._tell_turns(self._engine, stage)
+            if not work.stopped:
+                self._sweep(self._engine, order.get("swept", {}))
         send({"ended": {**work.result(), **logged, "drained_clock_ns": drained_ns, "stopped": self._stop_reason}})
         if self._stop_reason is not None:
             raise Stopped(self._stop_reason)
@@ -203,6 +207,12 @@ class Worker:
         if self._plan.op_log_bytes is None:
             return None
         return OpLog(order["directory"], order["stage"], self._index, self._incarnation, self._plan.op_log_bytes // self._workers)
+
+    def _tell_turns(self, engine: FileEngine, stage: Stage) -> None:
+        """That concurrency was of no use; the first worker says it for all."""
+        if self._index == 0 and engine.share_in_turn > TURNS_TOLD:
+            share = f"{engine.share_in_turn:.0%} of its operations"
+            send({"notice": f"stage {stage.name}: {share} were one at a time, whatever the concurrency: files did not wait for storage"})
 
     def _sweep(self, engine: FileEngine, swept: Dict[str, Any]) -> None:
         """Removes the empty ones of the directories that objects of a cleanup were in. The last one to come finds them empty."""

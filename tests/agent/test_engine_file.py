@@ -18,6 +18,7 @@ from unittest import mock
 from sai3ssh.agent.engines import make_engine
 from sai3ssh.agent.engines.base import COPY, DELETE, GET, LIST, MKDIR, PUT, RMDIR, STAT, TreeTask
 from sai3ssh.agent.engines.direct import alignment_of
+from sai3ssh.agent.engines.file import FileEngine
 from sai3ssh.agent.engines.tasks import CopyTask, LevelTask
 from sai3ssh.agent.engines.threaded import OperationFailed, ThreadedEngine
 from sai3ssh.dataset import Content
@@ -49,6 +50,92 @@ def pages_in_memory(path):
         finally:
             del anchor
         return sum(page & 1 for page in found)
+
+
+class Turns(unittest.TestCase):
+    def setUp(self):
+        # However busy the machine is.
+        patch = mock.patch("sai3ssh.agent.engines.threaded._SHORT_NS", 1 << 62)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def test_operations_that_take_long_without_waiting_end_the_turns(self):
+        with mock.patch("sai3ssh.agent.engines.threaded._SHORT_NS", -1):
+            self.performed(
+                lambda number: number > 1 or wait_for(lambda: self.engine._parked == 7, "wait of the others for their turn"), 100
+            )
+        self.assertLess(self.engine.share_in_turn, 1.0)
+
+    def performed(self, perform, count, concurrency=8):
+        """The threads that performed operations of a file engine, one for each."""
+        threads = []
+
+        class Quick(FileEngine):
+            def perform(self, task):
+                threads.append(threading.get_ident())
+                perform(len(threads))
+                return 0
+
+        work = CountingWork(task(None, STAT) for _ in range(count))
+        self.engine = Quick(QUICK)
+        self.engine.run(work, concurrency)
+        self.assertEqual((len(work.dones), work.failures), (count, []))
+        return threads
+
+    def test_operations_that_do_not_wait_are_performed_by_one_thread(self):
+        others = threading.active_count()
+        threads = []
+
+        def perform(number):
+            threads.append(threading.get_ident())
+            if number == 1:
+                wait_for(lambda: len(set(threads)) > 1 or threading.active_count() == others + 8, "start of all threads")
+
+        # However long this process has to wait for a processor.
+        with mock.patch("sai3ssh.agent.engines.threaded._LOOK_S", 60.0):
+            self.assertEqual(len(set(self.performed(perform, 2000))), 1)
+        self.assertEqual(self.engine.share_in_turn, 1.0)
+
+    def test_as_many_operations_as_were_asked_for_wait_at_the_same_time(self):
+        together = threading.Barrier(8)
+        self.performed(lambda _: together.wait(60.0), 80)
+        self.assertFalse(together.broken)
+        self.assertLess(self.engine.share_in_turn, 0.5)
+
+    def test_two_operations_that_wait_end_the_turns_before_anybody_looks(self):
+        with mock.patch("sai3ssh.agent.engines.threaded._LOOK_S", 60.0):
+            self.assertGreater(len(set(self.performed(lambda number: time.sleep(0.001), 200))), 1)
+
+    def test_an_operation_that_has_no_processor_does_not_end_the_turns(self):
+        with (
+            mock.patch("sai3ssh.agent.engines.threaded._LOOKS", 1 << 30),
+            mock.patch("sai3ssh.agent.engines.threaded._is_runnable") as runnable,
+        ):
+
+            def perform(number):
+                if number == 1:
+                    wait_for(lambda: runnable.call_count > 2 or not self.engine._alone, "look at an operation that takes long")
+
+            for runnable.return_value in (True, False):
+                self.performed(perform, 100)
+                self.assertEqual(self.engine.share_in_turn == 1.0, runnable.return_value)
+                runnable.reset_mock()
+
+    def test_turns_are_taken_again_when_operations_no_longer_wait(self):
+        together = threading.Barrier(8)
+        deadline = time.monotonic() + 60.0
+
+        def perform(number):
+            if number <= 8:
+                together.wait(60.0)
+            elif number == 9:
+                # What the others have begun ends meanwhile, and none of them begins another.
+                while not self.engine._alone and time.monotonic() < deadline:
+                    os.stat("/")
+
+        with mock.patch("sai3ssh.agent.engines.threaded._Watch.busy", lambda *_: True):
+            self.performed(perform, 100)
+        self.assertLess(time.monotonic(), deadline)
 
 
 class Late(unittest.TestCase):

@@ -38,6 +38,8 @@ class FileEngine(ThreadedEngine):
     what the kernel is advised for file://, see fileio.Buffered.
     """
 
+    takes_turns = True
+
     def __init__(
         self, retry: Retry, rng: Optional[random.Random] = None, verify_reads: float = 0.0, *, fsync: str = "none", page_cache: str = "auto"
     ) -> None:

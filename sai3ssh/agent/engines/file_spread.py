@@ -50,10 +50,9 @@ class FileSpreadEngine(FileEngine):
         """See base.Engine."""
         super().run(watched(work, self._chooser), concurrency, control_fd, on_control)
 
-    def _take(self, work: Work) -> Optional[Task]:
-        with self._changed:
-            task = super()._take(work)
-            if task is not None:
-                task.endpoint = self._chooser.choose()
-                task.root = task.root.at[task.endpoint]
-            return task
+    def _take(self, work: Work, me: int) -> Optional[Task]:
+        task = super()._take(work, me)
+        if task is not None:
+            task.endpoint = self._chooser.choose()
+            task.root = task.root.at[task.endpoint]
+        return task
