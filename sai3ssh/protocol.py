@@ -172,7 +172,7 @@ class FrameDecoder:
             if "data" not in message:
                 return message
             if type(message.get("len")) is not int or not 0 < message["len"] <= MAX_DATA:
-                raise ProtocolError(f"data frame of {message.get('len')} bytes")
+                raise ProtocolError(f"data frame of {message.get('len')!r} bytes")
             self._head = message
         head = self._head
         if len(self._buffer) < head["len"]:

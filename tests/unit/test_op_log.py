@@ -185,7 +185,7 @@ FALSE = {
     "a size below zero": (said({"segment": NAME, "size": -1}), "is no segment"),
     "a checksum of nothing": (said({"sha256": "0"}), "a checksum of no segment"),
     "an error that is none": (said({"error": ["x"]}), "no agent sends"),
-    "data of no length": (said({"data": 0, "len": "1"}), "no agent sends"),
+    "data of no length": (said({"data": 0, "len": "1"}), "data frame of '1' bytes"),
     "more than it may have": (said({"segment": NAME, "size": 1 << 40}), "its agent has more than 1,000 bytes"),
     "more than it may have, in pieces": (
         said(*({"segment": segment_name(0, 0, 0, n), "size": 400} for n in range(3))),
