@@ -18,9 +18,10 @@ import selectors
 import signal
 import subprocess
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from sai3ssh.agent import state
+from sai3ssh.agent.workers import group_members
 from sai3ssh.errors import AgentError
 from sai3ssh.model import Plan, from_json
 
@@ -30,6 +31,8 @@ POLL_S = 0.1
 KILL_WAIT_S = 5.0
 NOT_STARTED = 127
 """The exit code of a command that could not be started, as shells have it."""
+MARK = "SAI3SSH_COMMAND"
+"""In the environment of a command: whose it is. The number of a process group says so only while its first process is waited for."""
 
 
 def follow(directory: str, stage: int, poll: Callable[[float], None]) -> Dict[str, Any]:
@@ -72,18 +75,39 @@ def _start(directory: str, stage: int, base: str, lock: int) -> None:
 
 
 def kill(directory: str) -> None:
-    """Kills the commands of a run that are still there, each with its process group; returns when they are gone."""
+    """Kills the commands of a run that are still there, each with its process group; returns when they are gone.
+
+    A command that has an outcome is over. One whose waiting process was killed has none, and may go on.
+    """
     for path in glob.glob(os.path.join(glob.escape(directory), "command-s*.lock")):
         deadline = time.monotonic() + KILL_WAIT_S
-        while state.is_locked(path) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            locked = state.is_locked(path)
             with open(path, encoding="ascii") as file:
                 words = file.read().split()
             # Before that it is just about to begin, and could be missed.
-            if len(words) > 2 and words[1] == state.boot_id():
+            noted = len(words) > 2 and words[1] == state.boot_id()
+            if locked and noted:
                 for word in (words[2], words[0]):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(int(word), signal.SIGKILL)
+            elif not locked:
+                base = path[: -len(".lock")]
+                left = list(_left(base, int(words[2]))) if noted and _outcome(base) is None else []
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                if not left:
+                    break
             time.sleep(0.01)
+
+
+def _left(base: str, group: int) -> Iterator[int]:
+    """The processes of a command that nobody waits for any more."""
+    for pid in group_members(group):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if f"{MARK}={base}".encode() in file.read().split(b"\0"):
+                yield pid
 
 
 def _base(directory: str, stage: int) -> str:
@@ -121,9 +145,16 @@ def main(directory: str, index: int, lock: int) -> int:
     output = _Output()
     code, timed_out = NOT_STARTED, False
     _note(lock, str(os.getpid()), state.boot_id())
+    base = _base(directory, index)
     try:
         child = subprocess.Popen(
-            stage.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", start_new_session=True
+            stage.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env={**os.environ, MARK: base},
+            start_new_session=True,
         )
     except OSError as error:
         output.take(f"{stage.command[0]}: {error.strerror}".encode())
@@ -131,7 +162,7 @@ def main(directory: str, index: int, lock: int) -> int:
         _note(lock, str(os.getpid()), state.boot_id(), str(child.pid))
         code, timed_out = _wait(child, output, deadline)
     found = {"exit_code": code, "timed_out": timed_out, "seconds": round(time.monotonic() - began, 3), **output.to_json()}
-    state.write_json(f"{_base(directory, index)}.json", found)
+    state.write_json(f"{base}.json", found)
     return 0
 
 

@@ -8,6 +8,7 @@ import unittest
 
 from sai3ssh.agent import command, state
 from sai3ssh.agent.supervisor import told_failure
+from sai3ssh.agent.workers import group_members
 from sai3ssh.model import IoRate, OperationSpec, Own, SizeSpec, Stage, StageKind
 from sai3ssh.protocol import scan
 from tests.agent.agent_case import COUNT, KillingCase, wait
@@ -160,12 +161,14 @@ class Stages(KillingCase):
         self.assertEqual({record["output"] for record in self.records("command")}, {"done\n"})
 
     def test_a_command_of_which_nobody_knows_is_not_run_again(self):
-        channel = self.custom(f"echo $PPID >> {self.data}/said; sleep 600")
+        channel = self.custom(f"echo $PPID $$ >> {self.data}/said; sleep 600")
         wait(self.said, "the command")
-        os.kill(int(self.said()), signal.SIGKILL)
+        waiting, shell = map(int, self.said().split())
+        os.kill(waiting, signal.SIGKILL)
         records = self.finish(channel)
         self.assertIn("had been started, and nobody knows its outcome", records[-1]["reason"])
-        self.assertEqual(len(self.said().split()), 1)
+        self.assertEqual(self.said(), f"{waiting} {shell}\n")
+        self.assertEqual(group_members(shell), [])
 
     def test_an_optional_stage_that_fails_is_told_and_the_next_one_runs(self):
         prepare, _, cleanup = self.plan().stages
