@@ -55,22 +55,27 @@ class AgentCase(unittest.TestCase):
     def clean(self):
         for channel in self.channels:
             channel.close()
-        lock = os.path.join(self.state, "agent.lock")
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        wait(lambda: not state.is_locked(lock), "end of the daemon")
+        wait(self.killed, "end of the processes")
         shutil.rmtree(self.root)
         self.assertEqual([name for name in os.listdir(state.metrics_dir()) if name.startswith(self.run_id)], [])
 
-    def pids(self):
-        """Daemon and supervisors of this test, by their command lines."""
+    def killed(self):
+        """Kills what is there; True when nothing was. A window that is killed may have a daemon under way, still with its command line."""
+        left = self.pids("serve", "supervise", "command", "follow")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        return not left
+
+    def pids(self, *verbs):
+        """The processes of this test, by their command lines; daemon and supervisors and commands where nothing else is asked for."""
+        verbs = set(verbs or ("serve", "supervise", "command"))
         found = []
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                     arguments = file.read().decode().split("\0")
-                    if any(argument.startswith(self.root) for argument in arguments) and {"serve", "supervise", "command"} & set(arguments):
+                    if any(argument.startswith(self.root) for argument in arguments) and verbs & set(arguments):
                         found.append(int(name))
         return found
 
