@@ -26,6 +26,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     serve.add_argument("--halt", action="store_true", help="SIGTERM halts the runs too; the next start goes on with them")
     serve.add_argument("--keep-days", type=int, default=0, metavar="N", help="remove runs that ended longer ago; 0: keep them")
     serve.add_argument("--spool-max-bytes", type=int, default=0, metavar="B", help="remove the oldest runs above that; 0: keep them")
+    serve.add_argument("--idle-s", type=float, default=0.0, metavar="S", help="end when not needed for so long; 0: stay")
     runs = verbs.add_parser("runs", help="the runs on this host as JSON; needs no daemon")
     runs.add_argument("--state")
     preflight = verbs.add_parser("preflight", help="what a run would need here, as JSON; the request comes on stdin")
@@ -61,7 +62,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             print(json.dumps({"runs": daemon.listing(directory)}))
             return 0
         if arguments.foreground:
-            return daemon.main(directory, arguments.halt, Keep(arguments.keep_days, arguments.spool_max_bytes))
+            return daemon.main(directory, arguments.halt, Keep(arguments.keep_days, arguments.spool_max_bytes), arguments.idle_s)
         print(daemon.start(directory))
         return 0
     if arguments.verb == "preflight":

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from sai3ssh.agent import state, traces
 from sai3ssh.agent.recovery import replay
@@ -36,6 +36,8 @@ KILL_S = 5.0
 FINALISE_S = 20.0
 """For a supervisor that is started only to end a journal."""
 WATCH_S = 0.5
+IDLE_S = 600.0
+"""How long a daemon that no service keeps stays without windows and runs in progress: whoever comes later starts another."""
 QUICK_S = 30.0
 MAX_QUICK = 5
 """So many supervisors of one run that die in a row, each within QUICK_S, are enough; a controller's stop starts one more."""
@@ -97,7 +99,7 @@ class Run:
 
 
 class Daemon:
-    """Serves the Unix socket until `retire` or SIGTERM. Supervisors outlive it."""
+    """Serves the Unix socket until `retire` or SIGTERM, or until nobody has needed it for long. Supervisors outlive it."""
 
     def __init__(self, directory: str, halts: bool = False) -> None:
         self._dir = directory
@@ -105,22 +107,32 @@ class Daemon:
         for name in (REMOVED, traces.DIRECTORY):
             shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
         self._runs: Dict[str, Run] = {path: Run(path, halts) for _, _, path in state.runs(directory)}
+        self._clients: Set[socket.socket] = set()
         self._halting = False
         self._lock = threading.Lock()
         self._over = threading.Event()
 
-    def serve(self, server: socket.socket, keep: Keep) -> None:
-        """Answers clients until told to end."""
+    def serve(self, server: socket.socket, keep: Keep, idle_s: float) -> None:
+        """Answers clients until told to end, or, with idle_s, until it has had neither clients nor runs in progress for so long."""
         server.settimeout(WATCH_S)
         watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         watcher.start()
         rotation = Rotation(self._dir, keep, lambda path: self._forget(self._runs[path]), _log)
         threading.Thread(target=rotation.run, args=(self._over,), name="rotation", daemon=True).start()
+        needed_at = time.monotonic()
         while not self._over.is_set():
             try:
                 client, _ = server.accept()
             except socket.timeout:
+                if self._clients:
+                    needed_at = time.monotonic()
+                elif idle_s and time.monotonic() - needed_at > idle_s:
+                    if not active_runs(self._dir):
+                        break
+                    needed_at = time.monotonic()
                 continue
+            needed_at = time.monotonic()
+            self._clients.add(client)
             threading.Thread(target=self._client, args=(client,), daemon=True).start()
         server.close()
         if self._halting:
@@ -160,6 +172,12 @@ class Daemon:
             time.sleep(0.01)
 
     def _client(self, client: socket.socket) -> None:
+        try:
+            self._answer(client)
+        finally:
+            self._clients.discard(client)
+
+    def _answer(self, client: socket.socket) -> None:
         client.settimeout(None)
         with client, client.makefile("rb") as lines:
             while True:
@@ -192,7 +210,7 @@ class Daemon:
         if verb == "runs":
             return {"runs": listing(self._dir)}
         if verb == "retire":
-            active = [entry["run_id"] for entry in listing(self._dir) if entry["state"] == "active"]
+            active = active_runs(self._dir)
             if active:
                 raise VersionMismatch(
                     f"agent {state.version()['version']} has {', '.join(active)} in progress",
@@ -385,6 +403,11 @@ def listing(directory: str) -> List[Json]:
     return entries
 
 
+def active_runs(directory: str) -> List[str]:
+    """The ids of those without a final record."""
+    return [entry["run_id"] for entry in listing(directory) if entry["state"] == "active"]
+
+
 def start(directory: str) -> str:
     """Makes sure that a daemon serves the directory; 'started' or 'already running'. Raises AgentError when none answers within 10 s."""
     if state.is_served(directory):
@@ -406,7 +429,7 @@ def start(directory: str) -> str:
         compiled.ensure(archive)
     with open(os.path.join(directory, "agent.log"), "ab") as log:
         subprocess.Popen(
-            [*state.self_argv(), "serve", "--foreground", "--state", directory],
+            [*state.self_argv(), "serve", "--foreground", "--idle-s", str(IDLE_S), "--state", directory],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -433,8 +456,9 @@ def _tell_systemd(what: str) -> None:
             sock.sendto(what.encode("ascii"), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def main(directory: str, halt: bool = False, keep: Keep = Keep()) -> int:  # noqa: B008 (frozen)
-    """Entry point of `serve --foreground`: 0 at the end and when another daemon has the directory. With `halt`, SIGTERM halts the runs."""
+def main(directory: str, halt: bool, keep: Keep, idle_s: float) -> int:
+    """Entry point of `serve --foreground`: 0 at the end and when another daemon has the directory. With `halt`, SIGTERM halts the
+    runs; with `idle_s` it ends when it has not been needed for so long."""
     lock = state.try_lock(os.path.join(directory, "agent.lock"))
     if lock is None:
         print("already running", flush=True)
@@ -444,5 +468,5 @@ def main(directory: str, halt: bool = False, keep: Keep = Keep()) -> int:  # noq
     server = state.listen(directory, "agent.sock")
     _tell_systemd("READY=1")
     _log(f"sai3ssh agent {state.version()['version']} serves {directory}")
-    daemon.serve(server, keep)
+    daemon.serve(server, keep, idle_s)
     return 0
