@@ -18,10 +18,9 @@ import selectors
 import signal
 import subprocess
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from sai3ssh.agent import state
-from sai3ssh.agent.workers import group_members
 from sai3ssh.errors import AgentError
 from sai3ssh.model import Plan, from_json
 
@@ -32,7 +31,7 @@ KILL_WAIT_S = 5.0
 NOT_STARTED = 127
 """The exit code of a command that could not be started, as shells have it."""
 MARK = "SAI3SSH_COMMAND"
-"""In the environment of a command: whose it is. The number of a process group says so only while its first process is waited for."""
+"""In the environment of a command: whose it is. Numbers of processes say so only while somebody waits for them."""
 
 
 def follow(directory: str, stage: int, poll: Callable[[float], None]) -> Dict[str, Any]:
@@ -80,34 +79,34 @@ def kill(directory: str) -> None:
     A command that has an outcome is over. One whose waiting process was killed has none, and may go on.
     """
     for path in glob.glob(os.path.join(glob.escape(directory), "command-s*.lock")):
+        base = path[: -len(".lock")]
         deadline = time.monotonic() + KILL_WAIT_S
         while time.monotonic() < deadline:
-            locked = state.is_locked(path)
-            with open(path, encoding="ascii") as file:
-                words = file.read().split()
-            # Before that it is just about to begin, and could be missed.
-            noted = len(words) > 2 and words[1] == state.boot_id()
-            if locked and noted:
-                for word in (words[2], words[0]):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(int(word), signal.SIGKILL)
-            elif not locked:
-                base = path[: -len(".lock")]
-                left = list(_left(base, int(words[2]))) if noted and _outcome(base) is None else []
-                for pid in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                if not left:
-                    break
+            if state.is_locked(path):
+                with open(path, encoding="ascii") as file:
+                    words = file.read().split()
+                # Before that it is just about to begin, and could be missed.
+                if len(words) > 2 and words[1] == state.boot_id():
+                    for word in (words[2], words[0]):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(int(word), signal.SIGKILL)
+            elif _outcome(base) is not None or not _kill_marked(base):
+                break
             time.sleep(0.01)
 
 
-def _left(base: str, group: int) -> Iterator[int]:
-    """The processes of a command that nobody waits for any more."""
-    for pid in group_members(group):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            if f"{MARK}={base}".encode() in file.read().split(b"\0"):
-                yield pid
+def _kill_marked(base: str) -> bool:
+    """Kills all that a command has started; whether there was anything."""
+    mark = f"{MARK}={base}".encode()
+    found = False
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{name}/environ", "rb") as file:
+                marked = mark in file.read().split(b"\0")
+            if marked:
+                found = True
+                os.kill(int(name), signal.SIGKILL)
+    return found
 
 
 def _base(directory: str, stage: int) -> str:

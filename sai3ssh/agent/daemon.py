@@ -429,7 +429,7 @@ def start(directory: str) -> str:
         compiled.ensure(archive)
     with open(os.path.join(directory, "agent.log"), "ab") as log:
         subprocess.Popen(
-            [*state.self_argv(), "serve", "--foreground", "--idle-s", str(IDLE_S), "--state", directory],
+            [*state.self_argv(), "serve", "--foreground", "--state", directory, "--idle-s", str(IDLE_S)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -412,26 +412,29 @@ class Agent(AgentCase):
         self.assertIn("without a link to the controller", records[-1]["reason"])
 
     def test_a_daemon_that_nobody_needs_ends_and_the_next_window_starts_another(self):
-        argv = [*state.self_argv(), "serve", "--foreground", "--idle-s", "0.2", "--state", self.state]
-        lock = os.path.join(self.state, "agent.lock")
-        process = subprocess.Popen(argv, env=environment())
-        self.addCleanup(process.wait)
-        wait(lambda: state.is_locked(lock), "daemon")
         channel = self.channel()
         self.submit(channel, self.plan())
-        time.sleep(1.5)
-        self.assertIsNone(process.poll())  # there is a window
+        channel.follow(self.run_id, "a0")
+        channel.wait_state("READY")
+        daemon = self.pids("serve")[0]
+        with open(f"/proc/{daemon}/cmdline", encoding="utf-8") as file:
+            self.assertIn("\x00--idle-s\x00600.0\x00", file.read())
         channel.close()
+        os.kill(daemon, signal.SIGKILL)
+        wait(lambda: not self.pids("serve"), "end of the daemon")
+        argv = [*state.self_argv(), "serve", "--foreground", "--idle-s", "0.2", "--state", self.state]
+        process = subprocess.Popen(argv, env=environment())
+        self.addCleanup(process.wait)
+        wait(lambda: state.is_locked(os.path.join(self.state, "agent.lock")), "daemon")
         time.sleep(1.5)
         self.assertIsNone(process.poll())  # there is a run in progress
         channel = self.channel()
         channel.ok("stop", key=self.key, agent_id="a0", reason="enough")
+        time.sleep(1.5)
+        self.assertIsNone(process.poll())  # there is a window
         channel.close()
         self.assertEqual(process.wait(30), 0)
-        channel = self.channel()
-        self.assertEqual([run["state"] for run in channel.ok("runs")["runs"]], ["stopped"])
-        with open(f"/proc/{self.pids('serve')[0]}/cmdline", encoding="utf-8") as file:
-            self.assertIn("--idle-s\x00600.0\x00", file.read())
+        self.assertEqual([run["state"] for run in self.channel().ok("runs")["runs"]], ["stopped"])
 
     def test_serve_is_idempotent_and_secrets_stay_in_memory(self):
         argv = [*state.self_argv(), "serve", "--state", self.state]
