@@ -223,7 +223,7 @@ def test_a_run_whose_link_is_cut_again_and_again(operator: Operator) -> None:
     assert seconds == list(range(len(seconds)))
     assert len(seconds) >= 6, "the cuts took nothing from the measurement"
     downs = [up.down_s for up in operator.of(LinkUp)[1:]]
-    assert max(downs) < 5
+    assert max(downs) < 10
     assert not list(operator.data.rglob("*.dat"))
 
 
@@ -237,7 +237,7 @@ def test_a_frozen_follow_is_replaced_and_the_run_goes_on(operator: Operator) -> 
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     down = operator.wait_for(LinkDown)
-    assert 1.5 < time.monotonic() - began < 4
+    assert 1.5 < time.monotonic() - began < 10
     assert "nothing was heard" in str(down.cause)
     operator.wait_for(LinkUp, 2)
     for pid in frozen:

@@ -118,7 +118,7 @@ def test_run_ends_at_its_deadline(connection: Connection) -> None:
     began = time.monotonic()
     with pytest.raises(LinkLost, match="did not end within"):
         connection.run("sleep 60", timeout_s=0.5)
-    assert 0.4 < time.monotonic() - began < 5
+    assert 0.4 < time.monotonic() - began < 10
 
 
 def test_a_killed_program_has_no_exit_code(connection: Connection) -> None:
@@ -187,7 +187,7 @@ def test_close_wakes_a_recv_in_another_thread(connection: Connection) -> None:
     timer.start()
     began = time.monotonic()
     assert channel.recv(30) == b""
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     timer.join()
     assert not connection.is_active()
     with pytest.raises((LinkLost, Transient)):
@@ -276,7 +276,7 @@ def test_a_broken_handshake_is_transient(sshd: Sshd, serve: Callable[[socket.soc
     with server(serve) as port:
         began = time.monotonic()
         error = connect_error(sshd.host(port=port), deadline_s=1.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
     assert isinstance(error, Transient), repr(error.__cause__)
     assert str(port) in str(error)
 
@@ -570,7 +570,7 @@ def test_a_frozen_sshd_does_not_hold_exec_beyond_its_deadline(tmp_path: Path) ->
         began = time.monotonic()
         with pytest.raises(Transient):
             connection.exec("true", 1.0)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
     finally:
         signal_all(victims, signal.SIGCONT)
         connection.close()
@@ -619,7 +619,7 @@ def test_the_probe_notices_a_port_that_opens(sshd: Sshd) -> None:
     threading.Timer(0.3, stop.set).start()
     began = time.monotonic()
     assert not transport.probe(stop, 30)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_quoting_is_the_shells(sshd: Sshd) -> None:
